@@ -1,0 +1,275 @@
+//! Where a statement runs and what is done with the rows, as data that prints itself.
+//!
+//! One rule holds for every plan: **when the shards it names come down to one, the statement goes
+//! there as the client wrote it**, and nothing above the route runs. The tree of a [`Gather`] is for
+//! two shards and more.
+
+use std::sync::Arc;
+
+use crate::copy::CopyFrom;
+use crate::key::KeyType;
+use crate::map::ShardId;
+use crate::refusal::Refusal;
+
+/// How one statement is answered. Immutable once made.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Plan {
+    /// On one shard, untouched: the key is known, or the answer is the same anywhere, or the tables
+    /// live on one shard. If the keys turn out to name several shards, `many` is the refusal.
+    Route { shards: Shards, many: Option<Box<Refusal>> },
+    /// Read on several shards and merged here.
+    Gather(Arc<Gather>),
+    /// The same text on every shard, in one atomic step: DDL, TRUNCATE, GRANT. `transactional` is
+    /// false for what PostgreSQL refuses inside a transaction block (VACUUM, CREATE INDEX
+    /// CONCURRENTLY): those run shard by shard.
+    Broadcast { transactional: bool },
+    /// COPY ... FROM STDIN into a sharded or reference table.
+    CopyFrom(Arc<CopyFrom>),
+    /// Nothing goes to any server: the session answers (BEGIN, SAVEPOINT, DEALLOCATE, ...).
+    Session,
+    /// Not answered while there is more than one shard.
+    Refused(Box<Refusal>),
+}
+
+/// Which shards a statement concerns.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Shards {
+    /// Any one gives the same answer: no tables, catalogs, reference tables.
+    Any,
+    /// The home of a local table.
+    One(ShardId),
+    /// Where these keys live. All of them are values for key columns of one type.
+    Keys { key_type: KeyType, keys: Vec<KeyValue>, null: NullKey },
+    /// Every shard.
+    All,
+}
+
+/// What a NULL among the keys means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NullKey {
+    /// A comparison with NULL is never true: no shard holds such rows.
+    Nothing,
+    /// A row to be stored has no shard: refused with `23502`.
+    Refused,
+}
+
+/// Where a key value is found once parameters and literals are at hand.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeyValue {
+    /// The literal with this number among the literals of the request's text, in order of
+    /// appearance (see [`crate::sql::shape`]); `negative` when a minus sign stands before it.
+    Literal { slot: u16, negative: bool },
+    /// A literal whose slot is not kept: the decoded text of a constant.
+    Constant(Box<str>),
+    /// Parameter `$n`, counted from 0.
+    Param(u16),
+    /// All elements of the array parameter `$n`, counted from 0: `= ANY($1)`.
+    ParamElements(u16),
+    /// A NULL literal: it equals nothing, so no shard holds such rows; an INSERT refuses it.
+    Null,
+}
+
+/// A read on several shards and what the router does with their rows.
+///
+/// Every shard runs `sql` (the original with splices) by the extended protocol, with the client's
+/// parameters. Its columns are first the `visible` ones, in the formats the client asked for, then
+/// helper columns, always in binary.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Gather {
+    pub shards: Shards,
+    /// What every shard runs.
+    pub sql: String,
+    /// How many helper columns `sql` has at its end.
+    pub helpers: u16,
+    /// What happens in the router; the leaf is [`Node::Route`].
+    pub tree: Node,
+    /// Parameters that `sql` does not use any more but the client still sends; their numbers stay
+    /// the same, so nothing is renumbered. Highest parameter number in the original, 0 for none.
+    pub params: u16,
+}
+
+/// A column of a shard's row. Helpers are counted from the first helper, because a star hides how
+/// many visible columns there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ColumnRef {
+    Visible(u16),
+    Helper(u16),
+}
+
+/// What the router does with rows. Below is what it reads from.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Node {
+    /// The rows of every shard, one stream each.
+    Route,
+    /// The streams one after another, in whatever order they come.
+    Append {
+        input: Box<Node>,
+    },
+    /// Streams that are each sorted by `keys` -> one sorted stream. Nothing is buffered.
+    MergeSort {
+        keys: Vec<SortKey>,
+        input: Box<Node>,
+    },
+    /// Equal values of `keys` are brought together and their aggregates combined. When `sorted`,
+    /// the input is sorted by the group keys, and each group is given out as soon as it is complete;
+    /// else groups are kept in memory, in order of appearance. Without keys there is exactly one group.
+    Aggregate {
+        keys: Vec<ColumnRef>,
+        aggregates: Vec<Aggregate>,
+        sorted: bool,
+        input: Box<Node>,
+    },
+    /// Rows for which `condition` is true stay.
+    Having {
+        condition: Condition,
+        input: Box<Node>,
+    },
+    /// Equal rows become one; equality by the binary values of `keys`. When `sorted`, equal rows are
+    /// neighbours.
+    Distinct {
+        keys: Vec<ColumnRef>,
+        sorted: bool,
+        input: Box<Node>,
+    },
+    /// Rows are kept in memory and given out sorted.
+    Sort {
+        keys: Vec<SortKey>,
+        input: Box<Node>,
+    },
+    Limit {
+        count: Option<Count>,
+        offset: Option<Count>,
+        input: Box<Node>,
+    },
+    /// Only the visible columns leave.
+    Project {
+        input: Box<Node>,
+    },
+}
+
+/// One key of an order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SortKey {
+    pub value: SortValue,
+    pub descending: bool,
+    pub nulls_first: bool,
+    /// What the planner knows of the collation, if the type turns out to have one.
+    pub collation: crate::catalog::Collation,
+    /// The expression as the client wrote it, for EXPLAIN and error messages.
+    pub name: String,
+}
+
+/// What a sort looks at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SortValue {
+    /// A helper column of the shards' rows.
+    Column(ColumnRef),
+    /// The result of the aggregate with this number, above an [`Node::Aggregate`].
+    Aggregate(u16),
+}
+
+/// How the partial results of one aggregate are combined and where they are shown.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Aggregate {
+    pub function: AggregateFunction,
+    /// The visible column that shows the result, if any (HAVING and ORDER BY may need hidden ones).
+    pub output: Option<u16>,
+    /// As the client wrote it, for EXPLAIN: `sum(amount)`.
+    pub name: String,
+}
+
+/// Where the partial results of an aggregate are found. All helper columns are binary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AggregateFunction {
+    /// The counts are added.
+    Count {
+        count: ColumnRef,
+    },
+    /// The sums are added in the type PostgreSQL's sum() over the original type gives.
+    Sum {
+        sum: ColumnRef,
+    },
+    /// sum divided by count, as PostgreSQL's avg() over the original type gives it.
+    Avg {
+        sum: ColumnRef,
+        count: ColumnRef,
+    },
+    /// The least value; the winner's visible column is shown as it came.
+    Min {
+        value: ColumnRef,
+        collation: crate::catalog::Collation,
+    },
+    Max {
+        value: ColumnRef,
+        collation: crate::catalog::Collation,
+    },
+}
+
+/// A condition over results of aggregates, in three-valued logic.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Condition {
+    Compare { left: Operand, operator: Comparison, right: Operand },
+    IsNull { operand: Operand, negated: bool },
+    And(Vec<Condition>),
+    Or(Vec<Condition>),
+    Not(Box<Condition>),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Operand {
+    /// The result of the aggregate with this number.
+    Aggregate(u16),
+    /// A number as the client wrote it: `10`, `-2.5`, `1e6`.
+    Number(String),
+    /// Parameter `$n` counted from 0, of a numeric type.
+    Param(u16),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Comparison {
+    Equal,
+    NotEqual,
+    Less,
+    LessEqual,
+    Greater,
+    GreaterEqual,
+}
+
+/// The number of a LIMIT or OFFSET.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Count {
+    Rows(u64),
+    /// Parameter `$n`, counted from 0; NULL means no limit.
+    Param(u16),
+}
+
+/// The shards a statement turns out to concern.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ShardSet {
+    /// Any one will do.
+    Any,
+    One(ShardId),
+    /// Two or more, ascending; may be all.
+    Many(Vec<ShardId>),
+}
+
+/// What a request brings: literals of the text, parameters of the Bind.
+#[derive(Clone, Copy, Debug)]
+pub struct Values<'a> {
+    pub text: &'a str,
+    /// The literals of `text` in order of appearance, as byte ranges.
+    pub literals: &'a [crate::sql::shape::Literal],
+    pub params: &'a [crate::key::Input<'a>],
+}
+
+impl Shards {
+    /// The shards that hold the rows concerned, under `map`.
+    ///
+    /// # Errors
+    /// A value that cannot be coerced to the key's type gives PostgreSQL's error for it (`22P02`,
+    /// `22003`); a NULL key where a row would be stored gives `23502`.
+    pub fn resolve(&self, map: &crate::ShardMap, values: Values<'_>) -> Result<ShardSet, Refusal> {
+        let _ = (map, values);
+        todo!()
+    }
+}

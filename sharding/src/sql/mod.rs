@@ -1,0 +1,230 @@
+//! SQL text -> statements that the session and the planner understand.
+//!
+//! The only module that calls the parser. Its own tree stays inside the crate; what leaves is one
+//! [`Statement`] for every statement of a request.
+
+pub mod shape;
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::catalog::Catalog;
+use crate::plan::Plan;
+use crate::refusal::Refusal;
+
+/// All statements of one request's text, analysed and planned against one catalog version.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Script {
+    pub statements: Vec<Statement>,
+}
+
+/// One statement: what the session must know, and the plan.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Statement {
+    /// Its bytes in the request's text, without the semicolon.
+    pub span: Range<usize>,
+    pub command: Command,
+    pub access: Access,
+    pub effects: Effects,
+    /// The highest `$n`.
+    pub params: u16,
+    pub plan: Plan,
+}
+
+/// What a statement may do to rows, which decides about replicas and about commits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Access {
+    /// Proved to change nothing and to run on a replica.
+    Read,
+    /// Changes no row, but needs the primary: FOR UPDATE, advisory locks, EXPLAIN ANALYZE of such.
+    Lock,
+    /// Changes rows, or is not proved not to.
+    Write,
+}
+
+/// What a statement leaves behind in the server that runs it, beyond rows and settings.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Effects {
+    /// Why the session must keep this server from now on.
+    pub pin: Option<Pin>,
+    /// The catalog may look different after it commits (CREATE, ALTER, DROP, ...).
+    pub changes_catalog: bool,
+}
+
+/// Why a session keeps its server after the transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Pin {
+    TempTable,
+    HoldCursor,
+    AdvisoryLock,
+    Listen,
+    /// SQL-level PREPARE.
+    Prepare,
+    /// set_config() or a function known to SET.
+    SetConfig,
+    /// currval() and lastval() look at what nextval() left in the session.
+    Sequence,
+    Load,
+}
+
+/// What kind of statement it is, for the session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    Select,
+    Insert,
+    Update,
+    Delete,
+    Merge,
+    Ddl,
+    CopyFromStdin,
+    CopyToStdout,
+    Explain(Box<Explain>),
+    Begin(TransactionOptions),
+    Commit {
+        chain: bool,
+    },
+    Rollback {
+        chain: bool,
+    },
+    Savepoint(String),
+    Release(String),
+    RollbackTo(String),
+    /// PREPARE TRANSACTION and COMMIT/ROLLBACK PREPARED.
+    TwoPhase,
+    /// SET [SESSION | LOCAL] name = value; also SET ROLE, SET TIME ZONE, SET NAMES, SET SESSION
+    /// AUTHORIZATION under the names of their settings.
+    Set {
+        local: bool,
+        name: String,
+        value: SetValue,
+    },
+    /// SET TRANSACTION ...
+    SetTransaction(TransactionOptions),
+    /// SET SESSION CHARACTERISTICS AS TRANSACTION ..., as the default_transaction_* settings it sets.
+    SetSessionCharacteristics(Vec<(String, String)>),
+    Reset(String),
+    ResetAll,
+    Show(String),
+    DiscardAll,
+    Discard,
+    Prepare(String),
+    Execute(String),
+    /// `None` is DEALLOCATE ALL.
+    Deallocate(Option<String>),
+    Listen(String),
+    /// `None` is UNLISTEN *.
+    Unlisten(Option<String>),
+    Notify,
+    DeclareCursor {
+        name: String,
+        hold: bool,
+    },
+    /// FETCH, MOVE or CLOSE of a cursor; `None` is CLOSE ALL.
+    Cursor(Option<String>),
+    /// VACUUM, ANALYZE, LOCK, CALL, DO, CHECKPOINT, ...
+    Other,
+    /// Nothing but white space and comments.
+    Empty,
+}
+
+/// The value of a SET.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SetValue {
+    Default,
+    /// As it is written after `SET name TO`: `'UTC'`, `on`, `a, b`, already quoted where needed.
+    Text(String),
+    /// FROM CURRENT and anything else that only the server can evaluate.
+    Current,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TransactionOptions {
+    pub read_only: Option<bool>,
+    pub isolation: Option<Isolation>,
+    pub deferrable: Option<bool>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Isolation {
+    ReadUncommitted,
+    ReadCommitted,
+    RepeatableRead,
+    Serializable,
+}
+
+/// EXPLAIN of a statement.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Explain {
+    pub analyze: bool,
+    /// FORMAT TEXT, so the router may add its lines.
+    pub text_format: bool,
+    /// The bytes of the explained statement in the request's text.
+    pub inner: Range<usize>,
+    /// `EXPLAIN (options)`, everything before the explained statement.
+    pub prefix: Range<usize>,
+}
+
+/// The cached result of planning, shared between sessions of a worker.
+pub type SharedScript = Arc<Script>;
+
+/// Plans statements and remembers what it planned. One per worker: nothing in it is shared.
+#[derive(Debug)]
+pub struct Planner {
+    limits: Limits,
+    literals: Vec<shape::Literal>,
+}
+
+/// Bounds of a planner.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Longest statement text that is parsed; a longer one is refused with `54000`.
+    pub statement_bytes_max: usize,
+    /// Deepest nesting of the parser's tree; deeper is refused with `54001`.
+    pub depth_max: usize,
+    /// All cached plans together, by an estimate of their size.
+    pub cache_bytes_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { statement_bytes_max: 16 << 20, depth_max: 1000, cache_bytes_max: 64 << 20 }
+    }
+}
+
+/// Counters of a planner since it was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PlannerStats {
+    pub text_hits: u64,
+    pub shape_hits: u64,
+    pub misses: u64,
+    pub entries: usize,
+    pub bytes: usize,
+}
+
+impl Planner {
+    pub fn new(limits: Limits) -> Self {
+        Self { limits, literals: Vec::new() }
+    }
+
+    /// The plan of a request's text under `catalog`, from the cache where possible. The literals
+    /// that the plan's slots speak of are in [`Planner::literals`] until the next call.
+    ///
+    /// `search_path` is the session's, as the text of the setting; `None` when it has set none.
+    ///
+    /// # Errors
+    /// PostgreSQL's syntax error `42601` with its position, or a bound that was passed.
+    /// A statement that may not run over several shards is no error: its plan is `Plan::Refused`.
+    pub fn plan(&mut self, catalog: &Catalog, search_path: Option<&str>, text: &str) -> Result<SharedScript, Refusal> {
+        let _ = (catalog, search_path, text, self.limits);
+        todo!()
+    }
+
+    /// The literals of the text planned last.
+    pub fn literals(&self) -> &[shape::Literal] {
+        &self.literals
+    }
+
+    pub fn stats(&self) -> PlannerStats {
+        PlannerStats::default()
+    }
+}

@@ -1,0 +1,1 @@
+//! PostgreSQL values, text and binary: decode, compare in PostgreSQL's order, add.

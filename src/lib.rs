@@ -1,0 +1,1 @@
+//! Sluice: one binary in front of PostgreSQL.
