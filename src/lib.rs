@@ -1,1 +1,6 @@
 //! Sluice: one binary in front of PostgreSQL.
+
+pub mod config;
+pub mod net;
+pub mod protocol;
+pub mod stats;

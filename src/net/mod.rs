@@ -1,0 +1,3 @@
+//! Sockets: listening, TLS, driving one client.
+
+pub mod stream;
