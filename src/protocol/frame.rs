@@ -31,6 +31,9 @@ impl From<BadLength> for ErrorFields {
     }
 }
 
+/// A message and what follows it: tag, body, rest.
+pub type Split<'a> = (u8, &'a [u8], &'a [u8]);
+
 impl Header {
     /// The header at the start of `bytes`, or `None` when fewer than five bytes are there.
     ///
@@ -49,7 +52,7 @@ impl Header {
     ///
     /// # Errors
     /// As [`Header::parse`].
-    pub fn split(bytes: &[u8]) -> Result<Option<(u8, &[u8], &[u8])>, BadLength> {
+    pub fn split(bytes: &[u8]) -> Result<Option<Split<'_>>, BadLength> {
         let Some(header) = Self::parse(bytes)? else { return Ok(None) };
         let Some((message, rest)) = bytes.split_at_checked(header.total) else { return Ok(None) };
         Ok(Some((header.tag, &message[HEADER_BYTES..], rest)))
@@ -81,7 +84,7 @@ pub fn put_cstr(out: &mut BytesMut, text: &[u8]) {
 /// Appends a count of two bytes. PostgreSQL itself has no more than 65535 parameters and 1664 columns.
 pub fn put_count(out: &mut BytesMut, count: usize) {
     assert!(count <= usize::from(u16::MAX), "{count} items do not fit a message");
-    out.put_u16(count as u16);
+    out.put_u16(u16::try_from(count).unwrap_or(u16::MAX));
 }
 
 /// Appends a value behind its length; NULL is -1.

@@ -463,15 +463,15 @@ mod tests {
     proptest! {
         #[test]
         fn arbitrary_bytes_never_panic(body in vec(any::<u8>(), 0..200)) {
-            let _ = Query::read(&body);
-            let _ = Parse::read(&body).map(|parse| parse.types().count());
-            let _ = Bind::read(&body).map(|bind| bind.parameters().count());
-            let _ = Describe::read(&body);
-            let _ = Close::read(&body);
-            let _ = Execute::read(&body);
-            let _ = FunctionCall::read(&body);
-            let _ = CopyFail::read(&body);
-            let _ = bind_renamed(&mut BytesMut::new(), &body, None, Some(b"s"));
+            drop(Query::read(&body));
+            drop(Parse::read(&body).map(|parse| parse.types().count()));
+            drop(Bind::read(&body).map(|bind| bind.parameters().count()));
+            drop(Describe::read(&body));
+            drop(Close::read(&body));
+            drop(Execute::read(&body));
+            drop(FunctionCall::read(&body));
+            drop(CopyFail::read(&body));
+            drop(bind_renamed(&mut BytesMut::new(), &body, None, Some(b"s")));
         }
 
         #[test]

@@ -28,6 +28,12 @@ impl From<Malformed> for ErrorFields {
     }
 }
 
+impl From<Malformed> for Box<ErrorFields> {
+    fn from(malformed: Malformed) -> Self {
+        Self::new(malformed.into())
+    }
+}
+
 /// A cursor over a body. Nothing it returns is copied.
 #[derive(Clone, Debug)]
 pub struct Reader<'a>(&'a [u8]);

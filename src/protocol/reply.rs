@@ -157,14 +157,14 @@ mod tests {
     proptest! {
         #[test]
         fn arbitrary_bytes_never_panic(body in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = parameter_status(&body);
-            let _ = backend_key_data(&body);
-            let _ = row_description(&body);
-            let _ = parameter_description(&body);
-            let _ = command_tag(&body).map(tag_rows);
-            let _ = copy_response(&body);
-            let _ = data_row(&body).map(Iterator::count);
-            let _ = notification(&body);
+            drop(parameter_status(&body));
+            drop(backend_key_data(&body));
+            drop(row_description(&body));
+            drop(parameter_description(&body));
+            drop(command_tag(&body).map(tag_rows));
+            drop(copy_response(&body));
+            drop(data_row(&body).map(Iterator::count));
+            drop(notification(&body));
         }
 
         #[test]
