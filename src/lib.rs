@@ -1,5 +1,6 @@
 //! Sluice: one binary in front of PostgreSQL.
 
+pub mod auth;
 pub mod config;
 pub mod net;
 pub mod protocol;
