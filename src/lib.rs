@@ -2,5 +2,6 @@
 
 pub mod config;
 pub mod net;
+pub mod pool;
 pub mod protocol;
 pub mod stats;
