@@ -3,5 +3,6 @@
 pub mod auth;
 pub mod config;
 pub mod net;
+pub mod pool;
 pub mod protocol;
 pub mod stats;
