@@ -2,6 +2,7 @@
 
 pub mod auth;
 pub mod config;
+pub mod demo;
 pub mod net;
 pub mod pool;
 pub mod protocol;
