@@ -172,7 +172,7 @@ impl Link {
 
     async fn come_to_rest(&mut self) -> Result<(), Failure> {
         if self.copying_in {
-            frontend::copy_fail(&mut self.out, "the client has gone");
+            frontend::copy_fail(&mut self.out, b"the client has gone");
         }
         if self.unsynced {
             frontend::sync(&mut self.out);
@@ -199,7 +199,7 @@ impl Link {
 
     /// Adds a query of the router's own; its replies never reach the client.
     pub(super) fn hidden_query(&mut self, sql: &str) {
-        frontend::query(&mut self.out, sql);
+        frontend::query(&mut self.out, sql.as_bytes());
         self.server.state.expect(Due::Query(Audience::Router));
     }
 
@@ -313,7 +313,7 @@ impl Conversation {
 
     /// Brings a server to the session's settings and into its transaction block; the messages go
     /// out with whatever is sent next.
-    async fn bring_into_step(&mut self, i: usize) -> Result<(), Failure> {
+    pub(super) async fn bring_into_step(&mut self, i: usize) -> Result<(), Failure> {
         if self.links[i].is_in_step(&self.session) {
             return Ok(());
         }

@@ -12,6 +12,7 @@
 //! - [`block`]: BEGIN, COMMIT, savepoints, SET over the servers held
 //! - [`explain`]: the route and the shards' plans as rows
 
+mod ask;
 mod block;
 mod broadcast;
 mod client;
@@ -27,7 +28,10 @@ pub mod worker;
 
 use std::io;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Instant;
+
+use pgsluice_sharding::catalog::Catalog;
 
 use crate::config::PoolMode;
 use crate::protocol::backend::{self, TransactionStatus};
@@ -95,6 +99,8 @@ pub struct Conversation {
     pipeline: Pipeline,
     /// Parse messages that no server has seen yet, because no server is chosen yet.
     unsent_parses: Vec<Rc<crate::session::statements::PreparedStatement>>,
+    /// A statement that has succeeded may have changed the catalog.
+    catalog_changed: bool,
     /// When the request that is being answered came.
     asked_at: Instant,
     /// When the transaction that is running began.
@@ -111,6 +117,7 @@ impl Conversation {
             worker,
             pipeline: Pipeline::Running,
             unsent_parses: Vec::new(),
+            catalog_changed: false,
             asked_at: Instant::now(),
             transaction_began: None,
         }
@@ -134,7 +141,8 @@ impl Conversation {
 
     /// Handles all whole messages that are there, then waits for more.
     async fn turn(&mut self) -> Result<(), End> {
-        while let Some(header) = self.client.next_message(self.worker.limits().message_bytes_max)? {
+        let bytes_max = self.worker.limits().message_bytes_max;
+        while let Some(header) = self.client.next_message(bytes_max)? {
             self.asked_at = Instant::now();
             Box::pin(self.message(header)).await?;
             self.release_if_done();
@@ -165,6 +173,30 @@ impl Conversation {
             return self.client.read_more().await;
         }
         self.wait_with_links().await
+    }
+
+    /// The catalog that statements are planned against.
+    fn catalog(&self) -> Result<Arc<Catalog>, Failure> {
+        let catalog = self.served.catalog.borrow_mut().catalog().clone();
+        if catalog.version == 0 && self.served.shards.len() > 1 {
+            return Err(ErrorFields::error("57P03", "the tables of the database are not known yet")
+                .with_detail("No shard's primary could be asked since the router started.")
+                .with_hint("See SHOW INSTANCES in the console, and try again.")
+                .into());
+        }
+        Ok(catalog)
+    }
+
+    /// Learns what DDL has changed, before the next statement is planned.
+    async fn refresh_catalog(&mut self) -> Result<(), Failure> {
+        if self.catalog_changed && self.session.transaction.is_idle() {
+            self.catalog_changed = false;
+            let watch = self.served.catalog.borrow().watch().clone();
+            if let Err(error) = watch.refresh().await {
+                tracing::warn!(%error, database = %self.served.database, "the catalog could not be read after DDL");
+            }
+        }
+        Ok(())
     }
 
     /// Reports an error of the router and takes the consequences PostgreSQL would take.

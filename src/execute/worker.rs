@@ -1,6 +1,6 @@
 //! What the clients of one worker share. Nothing here is shared between workers but by `Arc`.
 
-use std::cell::{Ref, RefCell};
+use std::cell::{Cell, Ref, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use pgsluice_sharding::sql::{Limits as PlannerLimits, Planner};
 use pgsluice_sharding::{Refusal, ShardId, ShardMap};
 use xxhash_rust::xxh3;
 
-use crate::catalog::CatalogWatch;
+use crate::catalog::CatalogReader;
 use crate::config::{Limits, PoolMode};
 use crate::net::buffer::Buffers;
 use crate::pool::driver::Pool;
@@ -29,6 +29,8 @@ pub struct Worker {
     pub buffers: Buffers,
     limits: RefCell<Limits>,
     statements: RefCell<StatementCache>,
+    /// Raised for whatever needs a number of its own: transaction names, turns.
+    counter: Cell<u64>,
     /// Makes statement ids that no client can foresee; the same on all workers.
     seed: u64,
 }
@@ -46,8 +48,28 @@ impl Worker {
             buffers: Buffers::default(),
             limits: RefCell::new(limits),
             statements: RefCell::default(),
+            counter: Cell::new(0),
             seed,
         }
+    }
+
+    fn count(&self) -> u64 {
+        self.counter.replace(self.counter.get() + 1)
+    }
+
+    /// A name for a transaction over several shards that no other has.
+    pub fn new_gid(&self) -> String {
+        format!("sluice:{:016x}:{}:{}", xxh3::xxh3_64(&self.seed.to_be_bytes()), self.index, self.count())
+    }
+
+    /// A number that goes round, to spread what is equally good.
+    pub fn next_turn(&self) -> usize {
+        usize::try_from(self.count()).unwrap_or_default()
+    }
+
+    /// The shared form of settings, when they are the session's.
+    pub fn share(&self, settings: Settings, session: &Rc<Settings>) -> Rc<Settings> {
+        if settings == **session { session.clone() } else { Rc::new(settings) }
     }
 
     pub fn limits(&self) -> Ref<'_, Limits> {
@@ -84,7 +106,7 @@ impl Worker {
         Ok(statement)
     }
 
-    fn statement_id(
+    pub(super) fn statement_id(
         &self,
         served: &Served,
         catalog: &Catalog,
@@ -140,7 +162,7 @@ pub struct Served {
     pub database: Rc<str>,
     pub user: Rc<str>,
     pub mode: PoolMode,
-    pub catalog: Arc<CatalogWatch>,
+    pub catalog: RefCell<CatalogReader>,
     pub map: Arc<ShardMap>,
     /// Indexed by `ShardId`.
     pub shards: Vec<ShardPools>,
@@ -167,6 +189,15 @@ pub struct ReplicaPool {
 impl Served {
     /// Local tables, sequences and whatever has no key of its own live on the first shard.
     pub const HOME: ShardId = ShardId(0);
+
+    /// Keeps what PostgreSQL said of a statement; when there is too much, all of it is forgotten.
+    pub fn remember(&self, id: StatementId, description: Rc<Description>) {
+        let mut descriptions = self.descriptions.borrow_mut();
+        if descriptions.len() >= STATEMENTS_MAX {
+            descriptions.clear();
+        }
+        descriptions.insert(id, description);
+    }
 
     pub fn shard(&self, id: ShardId) -> &ShardPools {
         &self.shards[usize::from(id.0)]
