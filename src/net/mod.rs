@@ -1,3 +1,4 @@
 //! Sockets: listening, TLS, driving one client.
 
+pub mod buffer;
 pub mod stream;
