@@ -758,7 +758,8 @@ impl<S: Pooled, W> PoolCore<S, W> {
     /// When the last attempt failed and no server exists that could ever be released, waiters get the reason.
     fn refuse_hopeless(&mut self, now: Instant) {
         let Some(failure) = &self.failure else { return };
-        if self.live == 0 || self.counts.connecting > 0 || self.shared.established() > 0 {
+        // Past the pause the error is old news: another attempt is due, or only room is missing.
+        if now >= failure.retry_at || self.live == 0 || self.counts.connecting > 0 || self.shared.established() > 0 {
             return;
         }
         let error = Arc::clone(&failure.error);

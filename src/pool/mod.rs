@@ -7,3 +7,4 @@ pub mod budget;
 pub mod core;
 pub mod error;
 pub mod health;
+pub mod server;
