@@ -337,12 +337,13 @@ impl InstanceBudget {
         if self.starved.load(SeqCst) == 0 || self.has_room() {
             return false;
         }
+        let patient = pool.stamp(now).saturating_sub(u64::try_from(HUNGER_PATIENCE.as_nanos()).unwrap_or(u64::MAX));
         let hungry = lock(&self.hungry);
-        if self.yielding.load(SeqCst) as usize >= hungry.len() {
+        let others = || hungry.iter().filter(|h| h.pool.id != pool.id);
+        if self.yielding.load(SeqCst) as usize >= others().count() {
             return false;
         }
-        let patient = pool.stamp(now).saturating_sub(u64::try_from(HUNGER_PATIENCE.as_nanos()).unwrap_or(u64::MAX));
-        hungry.iter().filter(|h| h.pool.id != pool.id).any(|h| {
+        others().any(|h| {
             let theirs = h.pool.open();
             let Some(mine) = oldest else { return true };
             (pool.open() > theirs + 1 && h.since < patient) || (theirs == 0 && h.since < mine)

@@ -71,27 +71,49 @@ pub struct PoolLimits {
 #[derive(Debug)]
 pub enum Event<S> {
     /// A waiter went away before it was granted or refused anything.
-    Left { waiter: WaiterId },
+    Left {
+        waiter: WaiterId,
+    },
     /// A client gave its server back in a state to be used by others.
-    Released { server: S },
+    Released {
+        server: S,
+    },
     /// A client gave its server back and nobody may use it again.
-    Broken { server: S },
+    Broken {
+        server: S,
+    },
     /// An active server vanished with its client; its socket is closed.
     Lost,
     /// The answers to `Action::Connect`.
-    Connected { server: S },
-    ConnectFailed { error: Arc<ConnectError> },
+    Connected {
+        server: S,
+    },
+    ConnectFailed {
+        error: Arc<ConnectError>,
+    },
     /// The answers to `Action::Check`.
-    Checked { server: S },
-    CheckFailed { server: S },
+    Checked {
+        server: S,
+    },
+    CheckFailed {
+        server: S,
+    },
     /// The answer to `Action::Close`: the socket is closed.
     Closed,
     /// Another worker would like an idle server.
-    Asked { by: WorkerId },
+    Asked {
+        by: WorkerId,
+    },
     /// Another worker sent a server, unless it broke on the way. `asked` when it answers an `Action::Ask`.
-    Lent { by: WorkerId, server: Option<S>, asked: bool },
+    Lent {
+        by: WorkerId,
+        server: Option<S>,
+        asked: bool,
+    },
     /// Another worker has no idle server after all.
-    Declined { by: WorkerId },
+    Declined {
+        by: WorkerId,
+    },
     /// The pool or the instance may have room.
     Room,
     /// Another pool of the instance needs room.
@@ -104,23 +126,50 @@ pub enum Event<S> {
 #[derive(Debug)]
 pub enum Action<S, W> {
     /// Log in a new server; answer with `Connected` or `ConnectFailed`. Slots are taken.
-    Connect { generation: u32 },
-    Grant { waiter: W, server: S },
-    Refuse { waiter: W, why: Refusal },
+    Connect {
+        generation: u32,
+    },
+    Grant {
+        waiter: W,
+        server: S,
+    },
+    Refuse {
+        waiter: W,
+        why: Refusal,
+    },
     /// Answer with `Closed` when the socket is closed.
-    Close { server: S, why: CloseReason },
+    Close {
+        server: S,
+        why: CloseReason,
+    },
     /// Ask for a sign of life; answer with `Checked` or `CheckFailed`.
-    Check { server: S },
+    Check {
+        server: S,
+    },
     /// Move the server to another worker: `Lent` there.
-    Lend { to: WorkerId, server: S, asked: bool },
+    Lend {
+        to: WorkerId,
+        server: S,
+        asked: bool,
+    },
     /// `Asked` there.
-    Ask { of: WorkerId },
+    Ask {
+        of: WorkerId,
+    },
     /// `Declined` there.
-    Decline { to: WorkerId },
+    Decline {
+        to: WorkerId,
+    },
     /// `Room` at that worker's share of that pool.
-    Wake { worker: WorkerId, pool: PoolId },
+    Wake {
+        worker: WorkerId,
+        pool: PoolId,
+    },
     /// `Evict` at that worker's share of that pool.
-    Evict { worker: WorkerId, pool: PoolId },
+    Evict {
+        worker: WorkerId,
+        pool: PoolId,
+    },
 }
 
 /// Why a server is closed.
@@ -203,12 +252,7 @@ pub struct PoolCore<S, W> {
 }
 
 impl<S: Pooled, W> PoolCore<S, W> {
-    pub fn new(
-        me: WorkerId,
-        shared: Arc<PoolShared>,
-        instance: Arc<InstanceBudget>,
-        limits: Arc<PoolLimits>,
-    ) -> Self {
+    pub fn new(me: WorkerId, shared: Arc<PoolShared>, instance: Arc<InstanceBudget>, limits: Arc<PoolLimits>) -> Self {
         Self {
             me,
             limits,
@@ -317,12 +361,8 @@ impl<S: Pooled, W> PoolCore<S, W> {
     /// When `handle_timeout` must be called at the latest. To be asked again after every other call.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let limits = &self.limits;
-        let front = self.waiters.front().map(|w| w.since);
-        let failing = self.failure.as_ref().filter(|_| self.live > 0);
         let candidates = [
-            front.map(|since| since + limits.wait_timeout),
-            failing.map(|f| f.retry_at),
-            failing.and(front).map(|since| since + limits.unreachable_grace),
+            self.waiters.front().map(|w| w.since + limits.wait_timeout),
             self.recheck_at,
             self.idle.front().map(|i| i.since + limits.idle_timeout),
             self.idle.iter().map(|i| self.dies_at(&i.server)).min(),
@@ -607,9 +647,17 @@ impl<S: Pooled, W> PoolCore<S, W> {
             self.hungry = false;
             self.instance.sate(self.shared.id, self.me);
         }
-        self.recheck_at = (self.live > 0).then(|| now + RECHECK);
+        self.recheck_at = self.next_look(now);
         self.publish();
         self.wake_others();
+    }
+
+    /// When blocked waiters look again.
+    fn next_look(&self, now: Instant) -> Option<Instant> {
+        let since = self.waiters.front()?.since;
+        let failing = self.failure.as_ref().map(|f| [f.retry_at, since + self.limits.unreachable_grace]);
+        let failing = failing.into_iter().flatten().filter(|&at| at > now);
+        failing.chain([now + RECHECK]).min()
     }
 
     /// Idle servers for own waiters, then for those of other workers, then for other pools.
@@ -710,7 +758,8 @@ impl<S: Pooled, W> PoolCore<S, W> {
     /// When the last attempt failed and no server exists that could ever be released, waiters get the reason.
     fn refuse_hopeless(&mut self, now: Instant) {
         let Some(failure) = &self.failure else { return };
-        if self.live == 0 || self.counts.connecting > 0 || self.shared.established() > 0 {
+        // Past the pause the error is old news: another attempt is due, or only room is missing.
+        if now >= failure.retry_at || self.live == 0 || self.counts.connecting > 0 || self.shared.established() > 0 {
             return;
         }
         let error = Arc::clone(&failure.error);

@@ -12,14 +12,25 @@ use crate::protocol::ErrorFields;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ConnectError {
     /// No connection, or it broke before the login was complete. The text is for the log: it names the address.
-    Unreachable { text: String },
-    Timeout { after: Duration },
+    Unreachable {
+        text: String,
+    },
+    Timeout {
+        after: Duration,
+    },
     /// The server refused the login; `body` is its ErrorResponse without the header.
-    Server { sqlstate: String, body: Bytes },
+    Server {
+        sqlstate: String,
+        body: Bytes,
+    },
     /// The two sides could not agree on who is who: no password, a wrong server signature, an unknown method.
-    Authentication { text: String },
+    Authentication {
+        text: String,
+    },
     /// The server does not speak the protocol.
-    Protocol { text: &'static str },
+    Protocol {
+        text: &'static str,
+    },
 }
 
 impl ConnectError {
@@ -97,7 +108,9 @@ impl Refusal {
                 let fields = ErrorFields::error("53300", format!("no server became free within {waited:.1?}"))
                     .with_hint("Raise pool.size or pool.wait_timeout, or make transactions shorter.");
                 match last_error {
-                    Some(error) => fields.with_detail(format!("The last new connection failed ({}).", error.sqlstate())),
+                    Some(error) => {
+                        fields.with_detail(format!("The last new connection failed ({}).", error.sqlstate()))
+                    }
                     None => fields,
                 }
             }

@@ -2,6 +2,9 @@
 //!
 //! `core` and `budget` decide, `driver` does; `server` follows the protocol on one connection; `balance` and `health` choose among replicas.
 
+pub mod balance;
 pub mod budget;
 pub mod core;
 pub mod error;
+pub mod health;
+pub mod server;

@@ -209,7 +209,9 @@ impl ServerState {
             (Due::DescribeStatement(_) | Due::DescribePortal(_), b'T' | b'n') => (true, true),
             (Due::Execute(_), b'C' | b'I' | b's') => (true, true),
             (Due::Execute(_), b'D' | b'd' | b'c' | b'G' | b'H' | b'W') => (true, false),
-            (Due::Query(_) | Due::Part, b'T' | b'D' | b'C' | b'I' | b'd' | b'c' | b'G' | b'H' | b'W' | b'V' | b'n') => (true, false),
+            (Due::Query(_) | Due::Part, b'T' | b'D' | b'C' | b'I' | b'd' | b'c' | b'G' | b'H' | b'W' | b'V' | b'n') => {
+                (true, false)
+            }
             _ => (false, false),
         };
         if ends {
