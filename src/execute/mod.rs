@@ -22,6 +22,7 @@ mod explain;
 mod extended;
 mod forward;
 mod gather;
+mod greeting;
 mod links;
 mod simple;
 pub mod worker;
@@ -41,7 +42,7 @@ use crate::session::Session;
 
 pub use client::Client;
 use links::Links;
-use worker::{Served, Worker};
+use worker::{CancelSlot, Served, Worker};
 
 /// How a conversation ends.
 #[derive(Debug)]
@@ -96,6 +97,8 @@ pub struct Conversation {
     links: Links,
     served: Rc<Served>,
     worker: Rc<Worker>,
+    /// Where those who hold this client's cancel key find its servers.
+    cancel_slot: Rc<CancelSlot>,
     pipeline: Pipeline,
     /// Parse messages that no server has seen yet, because no server is chosen yet.
     unsent_parses: Vec<Rc<crate::session::statements::PreparedStatement>>,
@@ -108,13 +111,20 @@ pub struct Conversation {
 }
 
 impl Conversation {
-    pub fn new(client: Client, session: Session, served: Rc<Served>, worker: Rc<Worker>) -> Self {
+    pub fn new(
+        client: Client,
+        session: Session,
+        served: Rc<Served>,
+        worker: Rc<Worker>,
+        cancel_slot: Rc<CancelSlot>,
+    ) -> Self {
         Self {
             client,
             session,
             links: Links::default(),
             served,
             worker,
+            cancel_slot,
             pipeline: Pipeline::Running,
             unsent_parses: Vec::new(),
             catalog_changed: false,
@@ -135,6 +145,7 @@ impl Conversation {
             // The client may be gone already; there is nobody else to tell.
             let _ = self.client.flush().await;
         }
+        self.cancel_slot.clear();
         self.links.abandon(&self.worker, &self.session);
         end
     }
@@ -219,6 +230,9 @@ impl Conversation {
     }
 
     fn end_of_transaction(&mut self) {
+        if !self.links.all_clean() {
+            return;
+        }
         if let Some(began) = self.transaction_began.take() {
             self.served.stats.transactions.add(1);
             self.served.stats.transaction_time.record(began.elapsed());
@@ -226,12 +240,10 @@ impl Conversation {
         if self.links.is_empty() {
             return;
         }
-        let keep = self.session.is_pinned() || self.served.mode == PoolMode::Session;
-        if self.links.all_clean() {
-            self.links.note_writes(&mut self.session);
-            if !keep {
-                self.links.release_all(&self.worker);
-            }
+        self.links.note_writes(&mut self.session);
+        if !self.session.is_pinned() && self.served.mode != PoolMode::Session {
+            self.cancel_slot.clear();
+            self.links.release_all(&self.worker);
         }
     }
 }

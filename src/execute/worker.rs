@@ -2,8 +2,9 @@
 
 use std::cell::{Cell, Ref, RefCell};
 use std::collections::HashMap;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use pgsluice_sharding::catalog::Catalog;
@@ -15,9 +16,10 @@ use xxhash_rust::xxh3;
 use crate::catalog::CatalogReader;
 use crate::config::{Limits, PoolMode};
 use crate::net::buffer::Buffers;
-use crate::pool::driver::Pool;
-use crate::pool::health::InstanceHealth;
+use crate::pool::balance::Balance;
+use crate::pool::driver::{CancelTarget, Pool};
 use crate::pool::server::StatementId;
+use super::greeting::Greeting;
 use crate::session::settings::Settings;
 use crate::session::statements::PreparedStatement;
 use crate::stats::PoolStats;
@@ -29,6 +31,8 @@ pub struct Worker {
     pub buffers: Buffers,
     limits: RefCell<Limits>,
     statements: RefCell<StatementCache>,
+    /// What each client runs now, by the number of its cancel key.
+    pub cancel_slots: RefCell<HashMap<i32, Weak<CancelSlot>>>,
     /// Raised for whatever needs a number of its own: transaction names, turns.
     counter: Cell<u64>,
     /// Makes statement ids that no client can foresee; the same on all workers.
@@ -48,6 +52,7 @@ impl Worker {
             buffers: Buffers::default(),
             limits: RefCell::new(limits),
             statements: RefCell::default(),
+            cancel_slots: RefCell::default(),
             counter: Cell::new(0),
             seed,
         }
@@ -129,6 +134,34 @@ impl Worker {
     }
 }
 
+/// The servers that a client holds at this moment, for those who may cancel what runs there.
+#[derive(Default)]
+pub struct CancelSlot {
+    targets: RefCell<Vec<CancelTarget>>,
+}
+
+impl CancelSlot {
+    pub(super) fn enter(&self, target: CancelTarget) {
+        self.targets.borrow_mut().push(target);
+    }
+
+    pub(super) fn leave(&self, id: u64) {
+        self.targets.borrow_mut().retain(|target| target.id() != id);
+    }
+
+    pub(super) fn clear(&self) {
+        self.targets.borrow_mut().clear();
+    }
+
+    /// Cancels whatever runs; none of the servers is given to anybody else before that is settled.
+    pub async fn cancel(&self) {
+        let targets = self.targets.borrow().clone();
+        for target in targets {
+            target.cancel().await;
+        }
+    }
+}
+
 /// How many statements a worker remembers between two sweeps.
 const STATEMENTS_MAX: usize = 4096;
 
@@ -170,20 +203,17 @@ pub struct Served {
     /// What PostgreSQL said of statements that run on several shards.
     pub descriptions: RefCell<HashMap<StatementId, Rc<Description>>>,
     /// What servers report after startup settings were applied: ParameterStatus messages.
-    pub greetings: RefCell<HashMap<Rc<Settings>, Rc<[(String, String)]>>>,
+    pub greetings: RefCell<HashMap<Rc<Settings>, Greeting>>,
 }
 
 /// The pools of one shard.
 pub struct ShardPools {
     pub name: Rc<str>,
-    pub primary: Rc<Pool>,
-    pub primary_health: Arc<InstanceHealth>,
-    pub replicas: Vec<ReplicaPool>,
-}
-
-pub struct ReplicaPool {
-    pub pool: Rc<Pool>,
-    pub health: Arc<InstanceHealth>,
+    pub balance: RefCell<Balance>,
+    /// A replica further behind than this gets no reads.
+    pub lag_max: Duration,
+    /// Indexed by instance, as in `balance`.
+    pub pools: Vec<Rc<Pool>>,
 }
 
 impl Served {
