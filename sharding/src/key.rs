@@ -138,7 +138,7 @@ fn float_key(value: f64, column: Width) -> Result<Option<Key>, Refusal> {
         let same = integer as f64 == value;
         return Ok(same.then_some(Key::Int(integer)));
     }
-    let beyond = !(value.abs() <= 9_223_372_036_854_775_808.0);
+    let beyond = value.is_nan() || value.abs() > 9_223_372_036_854_775_808.0;
     if beyond || column != Width::Int8 {
         return Ok(None);
     }

@@ -102,10 +102,16 @@ fn shortest(
         let point = if digits.contains('.') { "" } else { "." };
         holds(&format!("{digits}{point}{:0>30}e{exponent}", 1)) && holds(&just_below(digits, point, exponent))
     };
+    // Among the shortest, the nearest; of two equally near ones, the even one: Rust's choice when it
+    // is told the number of digits, but not otherwise.
+    let length = candidate.bytes().take_while(|byte| *byte != b'e').filter(u8::is_ascii_digit).count();
+    let nearest = with_digits(length - 1);
+    if inside(&nearest) {
+        return nearest;
+    }
     if inside(candidate) {
         return candidate.to_owned();
     }
-    let length = candidate.bytes().take_while(|byte| *byte != b'e').filter(u8::is_ascii_digit).count();
     (length..digits_max).map(with_digits).find(|text| inside(text)).unwrap_or_else(|| candidate.to_owned())
 }
 

@@ -77,7 +77,9 @@ impl Numeric {
         out.extend_from_slice(&u16::try_from(decimal.digits.len()).unwrap_or(u16::MAX).to_be_bytes());
         out.extend_from_slice(&i16::try_from(decimal.weight).unwrap_or(i16::MAX).to_be_bytes());
         out.extend_from_slice(&sign.to_be_bytes());
-        out.extend_from_slice(&i16::try_from(decimal.scale).unwrap_or(i16::MAX).to_be_bytes());
+        // The infinities carry this scale in PostgreSQL's own binary form; nobody reads it.
+        let scale = if matches!(self, Self::Infinity | Self::NegativeInfinity) { 0x20 } else { decimal.scale };
+        out.extend_from_slice(&i16::try_from(scale).unwrap_or(i16::MAX).to_be_bytes());
         for digit in &decimal.digits {
             out.extend_from_slice(&digit.to_be_bytes());
         }
@@ -151,6 +153,14 @@ impl Numeric {
         match (self, other) {
             (Self::Finite(a), Self::Finite(b)) => a.compare(b),
             _ => self.rank().cmp(&other.rank()),
+        }
+    }
+
+    /// The bytes of the digits.
+    pub fn heap_bytes(&self) -> usize {
+        match self {
+            Self::Finite(decimal) => decimal.digits.capacity() * size_of::<i16>(),
+            _ => 0,
         }
     }
 
