@@ -1,3 +1,6 @@
 //! Sockets: listening, TLS, driving one client.
 
+pub mod listener;
+pub mod startup;
 pub mod stream;
+pub mod tls;
