@@ -2,5 +2,7 @@
 
 #[path = "pool/decisions.rs"]
 mod decisions;
+#[path = "pool/postgres.rs"]
+mod postgres;
 #[path = "pool/simulation.rs"]
 mod simulation;
