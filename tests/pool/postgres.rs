@@ -169,7 +169,7 @@ fn reuses_and_queues(cluster: &Cluster) {
 
         let second = spawn_local({
             let pool = Rc::clone(&pool);
-            async move { pid(&mut *pool.acquire().await.unwrap()).await }
+            async move { pid(&mut pool.acquire().await.unwrap()).await }
         });
         let gone = spawn_local({
             let pool = Rc::clone(&pool);
