@@ -11,5 +11,6 @@ pub mod net;
 pub mod pool;
 pub mod prober;
 pub mod protocol;
+pub mod router;
 pub mod session;
 pub mod stats;

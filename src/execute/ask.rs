@@ -42,6 +42,18 @@ impl Answer {
         self.tag() == tag
     }
 
+    /// The body of the first message with this tag.
+    pub(super) fn body_of(&self, tag: u8) -> Option<bytes::Bytes> {
+        let mut rest = &self.messages[..];
+        while let Ok(Some(header)) = Header::parse(rest) {
+            if header.tag == tag {
+                return Some(bytes::Bytes::copy_from_slice(&rest[5..header.total]));
+            }
+            rest = &rest[header.total..];
+        }
+        None
+    }
+
     /// The bodies of the DataRow messages.
     pub(super) fn rows(&self) -> impl Iterator<Item = &[u8]> {
         let mut rest = &self.messages[..];
@@ -77,7 +89,7 @@ impl Conversation {
         if self.links[i].unsynced || !self.links[i].server.state.is_settled() {
             self.settle(i).await?;
         }
-        crate::protocol::frontend::query(&mut self.links[i].out, sql);
+        crate::protocol::frontend::query(&mut self.links[i].out, sql.as_bytes());
         self.links[i].server.state.expect(Due::Query(Audience::Client));
         self.read_answer(i).await
     }
@@ -140,7 +152,7 @@ impl Conversation {
             b'N' | b'S' | b'A' if verdict == crate::pool::server::Verdict::Pass => {
                 client.out.extend_from_slice(message);
             }
-            b'T' | b'D' | b'C' if verdict == crate::pool::server::Verdict::Pass => {
+            b't' | b'T' | b'D' | b'C' if !hidden => {
                 too_large = answer.messages.len() + message.len() > ANSWER_BYTES_MAX;
                 if !too_large {
                     answer.messages.extend_from_slice(message);
@@ -163,7 +175,7 @@ impl Conversation {
     /// `Told` when the server refused the statement.
     pub(super) async fn ask_passing(&mut self, i: usize, sql: &str) -> Result<bool, Failure> {
         self.links[i].effects.clear();
-        crate::protocol::frontend::query(&mut self.links[i].out, sql);
+        crate::protocol::frontend::query(&mut self.links[i].out, sql.as_bytes());
         self.links[i].server.state.expect(Due::Part);
         let errors = self.served.stats.errors.get();
         self.pump(i).await?;

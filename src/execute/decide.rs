@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use pgsluice_sharding::copy::CopyFrom;
-use pgsluice_sharding::plan::{Gather, Plan, ShardSet, Values};
-use pgsluice_sharding::sql::{Access, Command, Statement};
+use pgsluice_sharding::plan::{Gather, KeyValue, Plan, ShardSet, Shards, Values};
+use pgsluice_sharding::sql::{Access, Command, Effects, Statement};
 use pgsluice_sharding::{Refusal, ShardId, ShardMap};
 
 /// What is done with one statement.
@@ -78,6 +78,53 @@ fn is_session_command(command: &Command) -> bool {
             | Command::DiscardAll
             | Command::Deallocate(_)
     )
+}
+
+/// Whether a statement that has succeeded means nothing for the session.
+pub(super) fn leaves_nothing(statement: &Statement) -> bool {
+    statement.effects == Effects::default()
+        && matches!(
+            statement.command,
+            Command::Select
+                | Command::Insert
+                | Command::Update
+                | Command::Delete
+                | Command::Merge
+                | Command::CopyFromStdin
+                | Command::CopyToStdout
+                | Command::Show(_)
+                | Command::Explain(_)
+                | Command::Cursor(_)
+                | Command::Execute(_)
+                | Command::Notify
+                | Command::Other
+                | Command::Empty
+        )
+}
+
+/// Whether a statement only says where transactions begin and end: no server has to judge it.
+pub(super) fn is_transaction_control(command: &Command) -> bool {
+    matches!(
+        command,
+        Command::Begin(_)
+            | Command::Commit { .. }
+            | Command::Rollback { .. }
+            | Command::Savepoint(_)
+            | Command::Release(_)
+            | Command::RollbackTo(_)
+            | Command::DiscardAll
+            | Command::Deallocate(_)
+    )
+}
+
+/// Whether the literals of the text are needed to find the shards.
+pub(super) fn uses_literals(plan: &Plan) -> bool {
+    let shards = match plan {
+        Plan::Route { shards, .. } => shards,
+        Plan::Gather(gather) => &gather.shards,
+        _ => return false,
+    };
+    matches!(shards, Shards::Keys { keys, .. } if keys.iter().any(|key| matches!(key, KeyValue::Literal { .. })))
 }
 
 fn several_shards() -> Refusal {

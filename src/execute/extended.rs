@@ -6,19 +6,19 @@
 
 use std::rc::Rc;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use pgsluice_sharding::key::{Format, Input};
 use pgsluice_sharding::plan::Values;
-use pgsluice_sharding::sql::{Access, shape};
+use pgsluice_sharding::sql::{Access, Command, shape};
 
 use crate::pool::server::{Audience, Due, Preparation};
 use crate::protocol::backend;
 use crate::protocol::error::ErrorFields;
 use crate::protocol::frame::Header;
-use crate::protocol::frontend::{self, Bind, Parse};
+use crate::protocol::frontend::{self, Bind, Close, Describe, Execute, Kind, Parse};
 use crate::session::statements::{GatherPortal, NotTaken, Portal, PreparedStatement};
 
-use super::decide::{Decision, decide};
+use super::decide::{Decision, decide, is_transaction_control, uses_literals};
 use super::gather::Arguments;
 use super::links::Effect;
 use super::simple::{effect_of, not_utf8};
@@ -39,7 +39,7 @@ impl Conversation {
             b'B' => self.bind(header.total).await,
             b'D' => self.describe(header.total).await,
             b'E' => self.execute(header.total).await,
-            b'C' => self.close(header.total),
+            b'C' => self.close(header.total).await,
             b'F' => self.function_call(header.total).await,
             b'H' => self.flush().await,
             _ => return self.sync().await,
@@ -87,7 +87,7 @@ impl Conversation {
         }
         for link in self.links.iter_mut().filter(|link| link.unsynced) {
             // Binding what does not exist fails the transaction without running anything.
-            frontend::bind_nothing(&mut link.out, "sluice_rollback");
+            frontend::bind_nothing(&mut link.out, b"sluice_rollback");
             link.server.state.expect(Due::Bind(Audience::Router));
         }
     }
@@ -131,15 +131,15 @@ impl Conversation {
         self.served.stats.client_parses.add(1);
         self.refresh_catalog().await?;
         let statement = {
-            let parse = Parse::read(&self.client.inbox.filled()[5..total]).map_err(protocol_error)?;
+            let parse = Parse::read(&self.client.inbox.filled()[5..total]).map_err(ErrorFields::from)?;
             let text = std::str::from_utf8(parse.sql).map_err(|_| not_utf8())?;
             let name = std::str::from_utf8(parse.name).map_err(|_| not_utf8())?;
             let statement = self.worker.prepare(
                 &self.served,
-                &self.catalog(),
+                &*self.catalog()?,
                 self.session.settings(),
                 text,
-                &parse.param_types().collect::<Vec<u32>>(),
+                &parse.types().collect::<Vec<u32>>(),
             )?;
             if statement.script.statements.len() > 1 {
                 let message = "cannot insert multiple commands into a prepared statement";
@@ -177,10 +177,10 @@ impl Conversation {
         let link = &mut self.links[i];
         let Preparation::Parse { close } = link.server.state.prepared().touch(statement.id) else { return false };
         if let Some(old) = close {
-            frontend::close(&mut link.out, b'S', &old.name());
+            frontend::close(&mut link.out, Kind::Statement, old.name().as_bytes());
             link.server.state.expect(Due::Close(Audience::Router));
         }
-        frontend::parse(&mut link.out, &statement.id.name(), &statement.text, &statement.param_types);
+        frontend::parse(&mut link.out, statement.id.name().as_bytes(), statement.text.as_bytes(), &statement.param_types);
         link.server.state.expect(Due::Parse(statement.id, audience));
         link.unsynced = true;
         self.served.stats.server_parses.add(1);
@@ -196,7 +196,7 @@ impl Conversation {
             };
             return Err(ErrorFields::error("26000", message).into());
         };
-        let catalog = self.catalog();
+        let catalog = self.catalog()?;
         if statement.catalog_version == catalog.version {
             return Ok(statement);
         }
@@ -228,7 +228,9 @@ impl Conversation {
                 self.prepare_on(i, &statement, Audience::Router);
                 let Self { client, links, .. } = &mut *self;
                 let link = &mut links[i];
-                frontend::bind_renamed(&mut link.out, &client.inbox.filled()[5..total], &portal, &statement.id.name());
+                let body = &client.inbox.filled()[5..total];
+                frontend::bind_renamed(&mut link.out, body, None, Some(statement.id.name().as_bytes()))
+                    .map_err(ErrorFields::from)?;
                 link.server.state.expect(Due::Bind(Audience::Client));
                 link.unsynced = true;
                 let server = link.server.id.0;
@@ -236,15 +238,8 @@ impl Conversation {
             }
             Some(Decision::Gather { gather, shards }) => {
                 self.answer_parses().await?;
-                let body = &self.client.inbox.filled()[5..total];
-                let bind = Bind::read(body).map_err(protocol_error)?;
-                let bound = GatherPortal {
-                    statement,
-                    gather,
-                    shards,
-                    arguments: Bytes::copy_from_slice(bind.arguments),
-                    result_formats: bind.result_formats().map(format_of).collect(),
-                };
+                let bind = Bytes::copy_from_slice(&self.client.inbox.filled()[5..total]);
+                let bound = GatherPortal { statement, gather, shards, bind };
                 self.session.statements.bind(&portal, Portal::Gather(Rc::new(bound)));
                 self.answer(backend::bind_complete);
             }
@@ -260,15 +255,15 @@ impl Conversation {
     /// Reads the Bind message and decides where it goes; `None` for an empty statement.
     fn decide_bind(&mut self, total: usize) -> Result<(Rc<PreparedStatement>, String, Option<Decision>), Failure> {
         let (name, portal) = {
-            let bind = Bind::read(&self.client.inbox.filled()[5..total]).map_err(protocol_error)?;
+            let bind = Bind::read(&self.client.inbox.filled()[5..total]).map_err(ErrorFields::from)?;
             (utf8(bind.statement)?.to_owned(), utf8(bind.portal)?.to_owned())
         };
         let statement = self.statement(&name)?;
         self.refuse_if_failed_statement(&statement)?;
         let Some(first) = statement.script.statements.first() else { return Ok((statement, portal, None)) };
-        let bind = Bind::read(&self.client.inbox.filled()[5..total]).map_err(protocol_error)?;
+        let bind = Bind::read(&self.client.inbox.filled()[5..total]).map_err(ErrorFields::from)?;
         let params: Vec<Input<'_>> = bind
-            .params()
+            .parameters()
             .enumerate()
             .map(|(n, (format, bytes))| Input {
                 bytes,
@@ -309,10 +304,10 @@ impl Conversation {
 
     async fn describe(&mut self, total: usize) -> Result<(), Failure> {
         let (kind, name) = {
-            let (kind, name) = frontend::kind_and_name(&self.client.inbox.filled()[5..total]).map_err(protocol_error)?;
-            (kind, utf8(name)?.to_owned())
+            let describe = Describe::read(&self.client.inbox.filled()[5..total]).map_err(ErrorFields::from)?;
+            (describe.kind, utf8(describe.name)?.to_owned())
         };
-        if kind == b'S' {
+        if kind == Kind::Statement {
             return self.describe_statement(&name).await;
         }
         match self.session.statements.portal(&name).cloned() {
@@ -320,7 +315,7 @@ impl Conversation {
                 let i = self.portal_link(server, &name)?;
                 self.turn_to(i).await?;
                 let link = &mut self.links[i];
-                frontend::describe(&mut link.out, b'P', &name);
+                frontend::describe(&mut link.out, Kind::Portal, name.as_bytes());
                 link.server.state.expect(Due::DescribePortal(Audience::Client));
                 link.unsynced = true;
                 Ok(())
@@ -330,7 +325,10 @@ impl Conversation {
                 self.describe_gather(&portal).await
             }
             Some(Portal::Router(statement)) => {
-                let explains = statement.script.statements.first().is_some_and(|s| s.explains());
+                let explains = matches!(
+                    statement.script.statements.first().map(|first| &first.command),
+                    Some(Command::Explain(_))
+                );
                 if explains {
                     self.answer(super::explain::describe);
                 } else {
@@ -358,7 +356,7 @@ impl Conversation {
         self.send_parses(i);
         self.prepare_on(i, &statement, Audience::Router);
         let link = &mut self.links[i];
-        frontend::describe(&mut link.out, b'S', &statement.id.name());
+        frontend::describe(&mut link.out, Kind::Statement, statement.id.name().as_bytes());
         link.server.state.expect(Due::DescribeStatement(Audience::Client));
         link.unsynced = true;
         Ok(())
@@ -367,8 +365,8 @@ impl Conversation {
     async fn execute(&mut self, total: usize) -> Result<(), Failure> {
         self.served.stats.queries.add(1);
         let (name, max_rows) = {
-            let (name, max_rows) = frontend::execute_args(&self.client.inbox.filled()[5..total]).map_err(protocol_error)?;
-            (utf8(name)?.to_owned(), max_rows)
+            let execute = Execute::read(&self.client.inbox.filled()[5..total]).map_err(ErrorFields::from)?;
+            (utf8(execute.portal)?.to_owned(), execute.max_rows)
         };
         match self.session.statements.portal(&name).cloned() {
             Some(Portal::OnServer { server, statement }) => {
@@ -434,21 +432,21 @@ impl Conversation {
         Ok(())
     }
 
-    fn close(&mut self, total: usize) -> Result<(), Failure> {
+    async fn close(&mut self, total: usize) -> Result<(), Failure> {
         let (kind, name) = {
-            let (kind, name) = frontend::kind_and_name(&self.client.inbox.filled()[5..total]).map_err(protocol_error)?;
-            (kind, utf8(name)?.to_owned())
+            let close = Close::read(&self.client.inbox.filled()[5..total]).map_err(ErrorFields::from)?;
+            (close.kind, utf8(close.name)?.to_owned())
         };
-        if kind == b'S' {
+        self.answer_parses().await?;
+        if kind == Kind::Statement {
             self.session.statements.close(&name);
         } else if let Some(Portal::OnServer { server, .. }) = self.session.statements.portal(&name).cloned() {
             self.session.statements.close_portal(&name);
-            // The server's portal goes too; a server that has been given back has closed it already.
-            if let Some(i) = self.links.by_server(server)
-                && self.busy_link().is_none_or(|busy| busy == i)
-            {
+            // A server that has been given back has closed its portals already.
+            if let Some(i) = self.links.by_server(server) {
+                self.turn_to(i).await?;
                 let link = &mut self.links[i];
-                frontend::close(&mut link.out, b'P', &name);
+                frontend::close(&mut link.out, Kind::Portal, name.as_bytes());
                 link.server.state.expect(Due::Close(Audience::Client));
                 link.unsynced = true;
                 return Ok(());
@@ -456,23 +454,13 @@ impl Conversation {
         } else {
             self.session.statements.close_portal(&name);
         }
-        self.answer_close();
+        self.answer(backend::close_complete);
         Ok(())
-    }
-
-    fn answer_close(&mut self) {
-        // A Close may follow a Parse that is still held back: its ParseComplete comes first.
-        if self.unsent_parses.is_empty() {
-            self.answer(backend::close_complete);
-        } else {
-            let last = self.unsent_parses.len();
-            self.held_back.push((last, Bytes::from_static(b"3\0\0\0\x04")));
-        }
     }
 
     /// Large objects and the like: functions by number, which only the first shard is sure to have.
     async fn function_call(&mut self, total: usize) -> Result<(), Failure> {
-        self.refuse_if_failed(&pgsluice_sharding::sql::Command::Other)?;
+        self.refuse_if_failed(&Command::Other)?;
         let i = self.link(Some(Served::HOME), Access::Write).await?;
         self.turn_to(i).await?;
         self.note_access(i, Access::Write)?;
@@ -577,11 +565,11 @@ impl Conversation {
 
 /// Whether Parse and Describe of a statement need no server.
 fn answered_by_router(statement: &PreparedStatement) -> bool {
-    statement.script.statements.first().is_none_or(|first| first.is_transaction_control())
+    statement.script.statements.first().is_none_or(|first| is_transaction_control(&first.command))
 }
 
 fn literals_of(statement: &PreparedStatement) -> Vec<shape::Literal> {
-    let needs = statement.script.statements.first().is_some_and(|first| first.plan.uses_literals());
+    let needs = statement.script.statements.first().is_some_and(|first| uses_literals(&first.plan));
     let mut literals = Vec::new();
     if needs {
         shape::scan(&statement.text, &mut literals);
@@ -595,10 +583,6 @@ fn utf8(bytes: &[u8]) -> Result<&str, Failure> {
 
 fn format_of(code: i16) -> Format {
     if code == 1 { Format::Binary } else { Format::Text }
-}
-
-fn protocol_error(fields: ErrorFields) -> Failure {
-    Failure::Error(fields)
 }
 
 fn not_taken(why: NotTaken, name: &str) -> ErrorFields {

@@ -286,7 +286,8 @@ impl Conversation {
     fn follow(&mut self, status: TransactionStatus) {
         let joined = status != TransactionStatus::Idle;
         self.links[0].joined = joined;
-        let before = self.session.transaction.follow(status, self.session.settings());
+        let settings = self.session.settings().clone();
+        let before = self.session.transaction.follow(status, &settings);
         if !joined {
             self.session.statements.close_portals();
         }
@@ -294,10 +295,11 @@ impl Conversation {
     }
 
     /// The server has failed in the middle of something: its part of the conversation has no outcome.
-    fn server_gone(&mut self, i: usize, error: &io::Error) -> Failure {
+    pub(super) fn server_gone(&mut self, i: usize, error: &io::Error) -> Failure {
         let half_sent = self.links[i].passing > 0;
         let pinned = self.session.is_pinned();
         let link = self.links.remove(i);
+        self.cancel_slot.leave(link.server.id.0);
         let detail = format!("{error} while talking to the server of shard {}", self.served.shard(link.shard).name);
         link.close();
         let fields = ErrorFields::error("08006", "the server closed the connection unexpectedly").with_detail(detail);
@@ -309,7 +311,7 @@ impl Conversation {
     }
 
     /// The server sent what it must not send: nothing it says can be trusted.
-    fn out_of_step(&mut self, i: usize) -> Failure {
+    pub(super) fn out_of_step(&mut self, i: usize) -> Failure {
         let link = self.links.remove(i);
         link.close();
         Failure::End(End::Fatal(ErrorFields::fatal("08P01", "the server sent a message that was not due")))
@@ -317,7 +319,7 @@ impl Conversation {
 
     /// The session's settings or transaction could not be brought to a server: statements behind it
     /// may have run without, so the conversation cannot go on.
-    fn hidden_query_failed(&mut self, i: usize, body: Range<usize>) -> Failure {
+    pub(super) fn hidden_query_failed(&mut self, i: usize, body: Range<usize>) -> Failure {
         let link = self.links.remove(i);
         let fields = ErrorFields::parse(&link.inbox.filled()[body]);
         link.close_half_read();
@@ -468,7 +470,7 @@ impl Link {
             let body = &self.inbox.filled()[5..header.total];
             self.server.state.reply(header.tag, body).map_err(|_| unexpected())?;
             if header.tag == b'G' {
-                frontend::copy_fail(&mut self.out, "the client has gone");
+                frontend::copy_fail(&mut self.out, b"the client has gone");
             }
             self.inbox.consume(header.total);
         }

@@ -9,7 +9,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use pgsluice_sharding::ShardId;
 use pgsluice_sharding::key::{Format, Input};
 use pgsluice_sharding::merge::{ColumnType, Merge, MergeLimits, Progress, ShardInput};
-use pgsluice_sharding::plan::{Gather, ShardSet};
+use pgsluice_sharding::plan::Gather;
 use pgsluice_sharding::sql::Access;
 
 use crate::pool::server::{Audience, Due, Preparation, StatementId};
@@ -166,7 +166,7 @@ impl Conversation {
     ) -> Result<Rc<Description>, Failure> {
         let key = self.worker.statement_id(
             &self.served,
-            &self.catalog(),
+            &*self.catalog()?,
             self.session.settings(),
             &arguments.text,
             &arguments.param_types,
@@ -219,7 +219,7 @@ impl Conversation {
         let bind = arguments.bind()?;
         let statement = self.worker.statement_id(
             &self.served,
-            &self.catalog(),
+            &*self.catalog()?,
             self.session.settings(),
             &gather.sql,
             &description.parameter_types,
@@ -458,11 +458,3 @@ fn bind_for_shard(out: &mut BytesMut, statement: &str, bind: &Bind<'_>, formats:
     });
 }
 
-/// The shards of a set that is known to name several.
-pub(super) fn many(set: ShardSet) -> Vec<ShardId> {
-    match set {
-        ShardSet::Any => Vec::new(),
-        ShardSet::One(shard) => vec![shard],
-        ShardSet::Many(shards) => shards,
-    }
-}

@@ -11,7 +11,6 @@ use pgsluice_sharding::sql::{Access, SharedScript};
 use crate::config::PoolMode;
 use crate::net::buffer::Buffer;
 use crate::pool::Server;
-use crate::pool::balance;
 use crate::pool::driver::{AcquireError, Pool, Release};
 use crate::pool::server::{Audience, Due};
 use crate::protocol::backend::TransactionStatus;
@@ -19,7 +18,7 @@ use crate::protocol::error::ErrorFields;
 use crate::protocol::frontend;
 use crate::session::Session;
 
-use super::worker::Worker;
+use super::worker::{Served, Worker};
 use super::{Conversation, Failure};
 
 /// One server in a client's hands.
@@ -27,7 +26,7 @@ pub(super) struct Link {
     pub(super) server: Box<Server>,
     pub(super) shard: ShardId,
     pub(super) replica: bool,
-    pool: Rc<Pool>,
+    place: Place,
     /// Messages on their way to the server.
     pub(super) out: BytesMut,
     /// Bytes from the server that are not passed on yet.
@@ -44,6 +43,27 @@ pub(super) struct Link {
     pub(super) copying_in: bool,
     /// What the statements that are running mean for the session, in order.
     pub(super) effects: VecDeque<Effect>,
+}
+
+/// The instance that a server belongs to; while this is held, the instance counts one more request
+/// under way.
+struct Place {
+    served: Rc<Served>,
+    shard: ShardId,
+    instance: usize,
+    replica: bool,
+}
+
+impl Place {
+    fn pool(&self) -> &Rc<Pool> {
+        &self.served.shard(self.shard).pools[self.instance]
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.served.shard(self.shard).balance.borrow_mut().end(self.instance);
+    }
 }
 
 /// What a statement means for the session once it has succeeded.
@@ -131,7 +151,7 @@ impl Links {
     pub(super) fn abandon(&mut self, worker: &Rc<Worker>, session: &Session) {
         let soiled = session.is_pinned();
         for mut link in self.all.drain(..) {
-            if soiled || link.pool.mode() == PoolMode::Session {
+            if soiled || link.place.served.mode == PoolMode::Session {
                 link.server.state.taint();
             }
             if link.server.state.is_clean() && !link.unsynced && !link.server.state.is_tainted() {
@@ -154,12 +174,12 @@ impl Link {
             worker.buffers.give_back(std::mem::take(&mut self.inbox));
         }
         let how = if settled { Release::Clean } else { Release::Broken };
-        self.pool.release(self.server, how);
+        self.place.pool().release(self.server, how);
     }
 
     /// Closes the server.
     pub(super) fn close(self) {
-        self.pool.release(self.server, Release::Broken);
+        self.place.pool().release(self.server, Release::Broken);
     }
 
     /// Ends whatever the server is doing, rolls back, removes what the session left, gives it back.
@@ -172,7 +192,7 @@ impl Link {
 
     async fn come_to_rest(&mut self) -> Result<(), Failure> {
         if self.copying_in {
-            frontend::copy_fail(&mut self.out, "the client has gone");
+            frontend::copy_fail(&mut self.out, b"the client has gone");
         }
         if self.unsynced {
             frontend::sync(&mut self.out);
@@ -199,7 +219,7 @@ impl Link {
 
     /// Adds a query of the router's own; its replies never reach the client.
     pub(super) fn hidden_query(&mut self, sql: &str) {
-        frontend::query(&mut self.out, sql);
+        frontend::query(&mut self.out, sql.as_bytes());
         self.server.state.expect(Due::Query(Audience::Router));
     }
 
@@ -217,25 +237,26 @@ impl Conversation {
     pub(super) async fn link(&mut self, shard: Option<ShardId>, access: Access) -> Result<usize, Failure> {
         let i = match shard {
             None if !self.links.is_empty() && (access == Access::Read || !self.links[0].replica) => 0,
-            _ => self.link_on(shard.unwrap_or(super::worker::Served::HOME), access).await?,
+            _ => self.link_on(shard.unwrap_or(Served::HOME), access).await?,
         };
         self.bring_into_step(i).await?;
         Ok(i)
     }
 
-    async fn link_on(&mut self, shard: ShardId, access: Access) -> Result<usize, Failure> {
+    pub(super) async fn link_on(&mut self, shard: ShardId, access: Access) -> Result<usize, Failure> {
         let replica_ok = self.may_use_replica(access);
         if let Some(i) = self.links.find(shard, replica_ok) {
             return Ok(i);
         }
         self.check_snapshot(shard)?;
-        let (pool, replica) = self.choose_pool(shard, replica_ok);
-        let server = match pool.try_acquire(self.asked_at) {
+        let place = self.choose_instance(shard, replica_ok);
+        let server = match place.pool().try_acquire(self.asked_at) {
             Some(server) => server,
-            None => self.wait_for_server(&pool).await?,
+            None => self.wait_for_server(place.pool()).await?,
         };
+        self.cancel_slot.enter(server.cancel_target());
         self.served.stats.server_assignments.add(1);
-        if replica {
+        if place.replica {
             self.served.stats.replica_reads.add(1);
         }
         if self.transaction_began.is_none() {
@@ -244,8 +265,8 @@ impl Conversation {
         self.links.all.push(Link {
             server,
             shard,
-            replica,
-            pool,
+            replica: place.replica,
+            place,
             out: BytesMut::new(),
             inbox: Buffer::default(),
             passing: 0,
@@ -269,18 +290,18 @@ impl Conversation {
         }
     }
 
-    fn choose_pool(&self, shard: ShardId, replica_ok: bool) -> (Rc<Pool>, bool) {
+    /// The instance for a statement: the least busy replica that is fresh enough, or the primary.
+    fn choose_instance(&self, shard: ShardId, replica_ok: bool) -> Place {
         let pools = self.served.shard(shard);
-        if replica_ok && !pools.replicas.is_empty() {
-            let candidates = pools.replicas.iter().map(|replica| balance::Candidate {
-                outstanding: replica.pool.outstanding(),
-                eligible: replica.health.serves_reads(self.asked_at, self.session.last_write(shard)),
-            });
-            if let Some(i) = balance::choose(candidates, self.worker.next_turn()) {
-                return (pools.replicas[i].pool.clone(), true);
-            }
-        }
-        (pools.primary.clone(), false)
+        let mut balance = pools.balance.borrow_mut();
+        let primary = balance.primary();
+        let instance = match replica_ok {
+            true => balance.for_read(self.asked_at, pools.lag_max, self.session.last_write(shard)),
+            false => primary,
+        };
+        balance.begin(instance);
+        drop(balance);
+        Place { served: self.served.clone(), shard, instance, replica: instance != primary }
     }
 
     /// One snapshot over several shards does not exist.
@@ -313,7 +334,7 @@ impl Conversation {
 
     /// Brings a server to the session's settings and into its transaction block; the messages go
     /// out with whatever is sent next.
-    async fn bring_into_step(&mut self, i: usize) -> Result<(), Failure> {
+    pub(super) async fn bring_into_step(&mut self, i: usize) -> Result<(), Failure> {
         if self.links[i].is_in_step(&self.session) {
             return Ok(());
         }

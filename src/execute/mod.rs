@@ -12,6 +12,7 @@
 //! - [`block`]: BEGIN, COMMIT, savepoints, SET over the servers held
 //! - [`explain`]: the route and the shards' plans as rows
 
+mod ask;
 mod block;
 mod broadcast;
 mod client;
@@ -21,13 +22,17 @@ mod explain;
 mod extended;
 mod forward;
 mod gather;
+mod greeting;
 mod links;
 mod simple;
 pub mod worker;
 
 use std::io;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Instant;
+
+use pgsluice_sharding::catalog::Catalog;
 
 use crate::config::PoolMode;
 use crate::protocol::backend::{self, TransactionStatus};
@@ -37,7 +42,7 @@ use crate::session::Session;
 
 pub use client::Client;
 use links::Links;
-use worker::{Served, Worker};
+use worker::{CancelSlot, Served, Worker};
 
 /// How a conversation ends.
 #[derive(Debug)]
@@ -92,9 +97,13 @@ pub struct Conversation {
     links: Links,
     served: Rc<Served>,
     worker: Rc<Worker>,
+    /// Where those who hold this client's cancel key find its servers.
+    cancel_slot: Rc<CancelSlot>,
     pipeline: Pipeline,
     /// Parse messages that no server has seen yet, because no server is chosen yet.
     unsent_parses: Vec<Rc<crate::session::statements::PreparedStatement>>,
+    /// A statement that has succeeded may have changed the catalog.
+    catalog_changed: bool,
     /// When the request that is being answered came.
     asked_at: Instant,
     /// When the transaction that is running began.
@@ -102,15 +111,23 @@ pub struct Conversation {
 }
 
 impl Conversation {
-    pub fn new(client: Client, session: Session, served: Rc<Served>, worker: Rc<Worker>) -> Self {
+    pub fn new(
+        client: Client,
+        session: Session,
+        served: Rc<Served>,
+        worker: Rc<Worker>,
+        cancel_slot: Rc<CancelSlot>,
+    ) -> Self {
         Self {
             client,
             session,
             links: Links::default(),
             served,
             worker,
+            cancel_slot,
             pipeline: Pipeline::Running,
             unsent_parses: Vec::new(),
+            catalog_changed: false,
             asked_at: Instant::now(),
             transaction_began: None,
         }
@@ -128,13 +145,15 @@ impl Conversation {
             // The client may be gone already; there is nobody else to tell.
             let _ = self.client.flush().await;
         }
+        self.cancel_slot.clear();
         self.links.abandon(&self.worker, &self.session);
         end
     }
 
     /// Handles all whole messages that are there, then waits for more.
     async fn turn(&mut self) -> Result<(), End> {
-        while let Some(header) = self.client.next_message(self.worker.limits().message_bytes_max)? {
+        let bytes_max = self.worker.limits().message_bytes_max;
+        while let Some(header) = self.client.next_message(bytes_max)? {
             self.asked_at = Instant::now();
             Box::pin(self.message(header)).await?;
             self.release_if_done();
@@ -167,6 +186,30 @@ impl Conversation {
         self.wait_with_links().await
     }
 
+    /// The catalog that statements are planned against.
+    fn catalog(&self) -> Result<Arc<Catalog>, Failure> {
+        let catalog = self.served.catalog.borrow_mut().catalog().clone();
+        if catalog.version == 0 && self.served.shards.len() > 1 {
+            return Err(ErrorFields::error("57P03", "the tables of the database are not known yet")
+                .with_detail("No shard's primary could be asked since the router started.")
+                .with_hint("See SHOW INSTANCES in the console, and try again.")
+                .into());
+        }
+        Ok(catalog)
+    }
+
+    /// Learns what DDL has changed, before the next statement is planned.
+    async fn refresh_catalog(&mut self) -> Result<(), Failure> {
+        if self.catalog_changed && self.session.transaction.is_idle() {
+            self.catalog_changed = false;
+            let watch = self.served.catalog.borrow().watch().clone();
+            if let Err(error) = watch.refresh().await {
+                tracing::warn!(%error, database = %self.served.database, "the catalog could not be read after DDL");
+            }
+        }
+        Ok(())
+    }
+
     /// Reports an error of the router and takes the consequences PostgreSQL would take.
     fn report(&mut self, fields: &ErrorFields) {
         self.served.stats.errors.add(1);
@@ -187,6 +230,9 @@ impl Conversation {
     }
 
     fn end_of_transaction(&mut self) {
+        if !self.links.all_clean() {
+            return;
+        }
         if let Some(began) = self.transaction_began.take() {
             self.served.stats.transactions.add(1);
             self.served.stats.transaction_time.record(began.elapsed());
@@ -194,12 +240,10 @@ impl Conversation {
         if self.links.is_empty() {
             return;
         }
-        let keep = self.session.is_pinned() || self.served.mode == PoolMode::Session;
-        if self.links.all_clean() {
-            self.links.note_writes(&mut self.session);
-            if !keep {
-                self.links.release_all(&self.worker);
-            }
+        self.links.note_writes(&mut self.session);
+        if !self.session.is_pinned() && self.served.mode != PoolMode::Session {
+            self.cancel_slot.clear();
+            self.links.release_all(&self.worker);
         }
     }
 }

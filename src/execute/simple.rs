@@ -10,7 +10,7 @@ use crate::protocol::backend;
 use crate::protocol::error::ErrorFields;
 use crate::session::transaction::Transaction;
 
-use super::decide::{Decision, decide};
+use super::decide::{Decision, decide, leaves_nothing};
 use super::gather::Arguments;
 use super::links::Effect;
 use super::{Conversation, End, Failure};
@@ -72,7 +72,7 @@ impl Conversation {
     /// Plans the text and, when it is one statement, decides about it.
     fn plan_query(&self, total: usize) -> Result<(SharedScript, Option<Decision>), Failure> {
         let text = self.query_text(total)?;
-        let catalog = self.catalog();
+        let catalog = self.catalog()?;
         let mut planner = self.worker.planner.borrow_mut();
         let script = planner.plan(&catalog, self.session.settings().get("search_path"), text)?;
         let [statement] = script.statements.as_slice() else { return Ok((script, None)) };
@@ -217,7 +217,7 @@ impl Conversation {
     }
 
     fn effect(&self, script: &SharedScript, index: usize, total: usize) -> Effect {
-        if script.statements[index].leaves_nothing() {
+        if leaves_nothing(&script.statements[index]) {
             return Effect::None;
         }
         match self.query_text(total) {
@@ -229,7 +229,7 @@ impl Conversation {
 
 /// What a statement will mean for the session.
 pub(super) fn effect_of(script: &SharedScript, index: usize, text: &Rc<str>) -> Effect {
-    if script.statements[index].leaves_nothing() {
+    if leaves_nothing(&script.statements[index]) {
         return Effect::None;
     }
     Effect::Statement { script: script.clone(), index, text: text.clone() }

@@ -1,9 +1,10 @@
 //! What the clients of one worker share. Nothing here is shared between workers but by `Arc`.
 
-use std::cell::{Ref, RefCell};
+use std::cell::{Cell, Ref, RefCell};
 use std::collections::HashMap;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use pgsluice_sharding::catalog::Catalog;
@@ -12,12 +13,13 @@ use pgsluice_sharding::sql::{Limits as PlannerLimits, Planner};
 use pgsluice_sharding::{Refusal, ShardId, ShardMap};
 use xxhash_rust::xxh3;
 
-use crate::catalog::CatalogWatch;
+use crate::catalog::CatalogReader;
 use crate::config::{Limits, PoolMode};
 use crate::net::buffer::Buffers;
-use crate::pool::driver::Pool;
-use crate::pool::health::InstanceHealth;
+use crate::pool::balance::Balance;
+use crate::pool::driver::{CancelTarget, Pool};
 use crate::pool::server::StatementId;
+use super::greeting::Greeting;
 use crate::session::settings::Settings;
 use crate::session::statements::PreparedStatement;
 use crate::stats::PoolStats;
@@ -29,6 +31,10 @@ pub struct Worker {
     pub buffers: Buffers,
     limits: RefCell<Limits>,
     statements: RefCell<StatementCache>,
+    /// What each client runs now, by the number of its cancel key.
+    pub cancel_slots: RefCell<HashMap<i32, Weak<CancelSlot>>>,
+    /// Raised for whatever needs a number of its own: transaction names, turns.
+    counter: Cell<u64>,
     /// Makes statement ids that no client can foresee; the same on all workers.
     seed: u64,
 }
@@ -46,8 +52,29 @@ impl Worker {
             buffers: Buffers::default(),
             limits: RefCell::new(limits),
             statements: RefCell::default(),
+            cancel_slots: RefCell::default(),
+            counter: Cell::new(0),
             seed,
         }
+    }
+
+    fn count(&self) -> u64 {
+        self.counter.replace(self.counter.get() + 1)
+    }
+
+    /// A name for a transaction over several shards that no other has.
+    pub fn new_gid(&self) -> String {
+        format!("sluice:{:016x}:{}:{}", xxh3::xxh3_64(&self.seed.to_be_bytes()), self.index, self.count())
+    }
+
+    /// A number that goes round, to spread what is equally good.
+    pub fn next_turn(&self) -> usize {
+        usize::try_from(self.count()).unwrap_or_default()
+    }
+
+    /// The shared form of settings, when they are the session's.
+    pub fn share(&self, settings: Settings, session: &Rc<Settings>) -> Rc<Settings> {
+        if settings == **session { session.clone() } else { Rc::new(settings) }
     }
 
     pub fn limits(&self) -> Ref<'_, Limits> {
@@ -84,7 +111,7 @@ impl Worker {
         Ok(statement)
     }
 
-    fn statement_id(
+    pub(super) fn statement_id(
         &self,
         served: &Served,
         catalog: &Catalog,
@@ -104,6 +131,34 @@ impl Worker {
         hasher.update(&catalog.version.to_be_bytes());
         hasher.update(served.database.as_bytes());
         StatementId(hasher.digest128())
+    }
+}
+
+/// The servers that a client holds at this moment, for those who may cancel what runs there.
+#[derive(Default)]
+pub struct CancelSlot {
+    targets: RefCell<Vec<CancelTarget>>,
+}
+
+impl CancelSlot {
+    pub(super) fn enter(&self, target: CancelTarget) {
+        self.targets.borrow_mut().push(target);
+    }
+
+    pub(super) fn leave(&self, id: u64) {
+        self.targets.borrow_mut().retain(|target| target.id() != id);
+    }
+
+    pub(super) fn clear(&self) {
+        self.targets.borrow_mut().clear();
+    }
+
+    /// Cancels whatever runs; none of the servers is given to anybody else before that is settled.
+    pub async fn cancel(&self) {
+        let targets = self.targets.borrow().clone();
+        for target in targets {
+            target.cancel().await;
+        }
     }
 }
 
@@ -140,7 +195,7 @@ pub struct Served {
     pub database: Rc<str>,
     pub user: Rc<str>,
     pub mode: PoolMode,
-    pub catalog: Arc<CatalogWatch>,
+    pub catalog: RefCell<CatalogReader>,
     pub map: Arc<ShardMap>,
     /// Indexed by `ShardId`.
     pub shards: Vec<ShardPools>,
@@ -148,25 +203,31 @@ pub struct Served {
     /// What PostgreSQL said of statements that run on several shards.
     pub descriptions: RefCell<HashMap<StatementId, Rc<Description>>>,
     /// What servers report after startup settings were applied: ParameterStatus messages.
-    pub greetings: RefCell<HashMap<Rc<Settings>, Rc<[(String, String)]>>>,
+    pub greetings: RefCell<HashMap<Rc<Settings>, Greeting>>,
 }
 
 /// The pools of one shard.
 pub struct ShardPools {
     pub name: Rc<str>,
-    pub primary: Rc<Pool>,
-    pub primary_health: Arc<InstanceHealth>,
-    pub replicas: Vec<ReplicaPool>,
-}
-
-pub struct ReplicaPool {
-    pub pool: Rc<Pool>,
-    pub health: Arc<InstanceHealth>,
+    pub balance: RefCell<Balance>,
+    /// A replica further behind than this gets no reads.
+    pub lag_max: Duration,
+    /// Indexed by instance, as in `balance`.
+    pub pools: Vec<Rc<Pool>>,
 }
 
 impl Served {
     /// Local tables, sequences and whatever has no key of its own live on the first shard.
     pub const HOME: ShardId = ShardId(0);
+
+    /// Keeps what PostgreSQL said of a statement; when there is too much, all of it is forgotten.
+    pub fn remember(&self, id: StatementId, description: Rc<Description>) {
+        let mut descriptions = self.descriptions.borrow_mut();
+        if descriptions.len() >= STATEMENTS_MAX {
+            descriptions.clear();
+        }
+        descriptions.insert(id, description);
+    }
 
     pub fn shard(&self, id: ShardId) -> &ShardPools {
         &self.shards[usize::from(id.0)]

@@ -4,9 +4,8 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use bytes::Bytes;
-use pgsluice_sharding::key::Format;
+use pgsluice_sharding::ShardId;
 use pgsluice_sharding::plan::Gather;
-use pgsluice_sharding::plan::ShardSet;
 use pgsluice_sharding::sql::SharedScript;
 
 use crate::pool::server::StatementId;
@@ -39,10 +38,9 @@ pub enum Portal {
 pub struct GatherPortal {
     pub statement: Rc<PreparedStatement>,
     pub gather: std::sync::Arc<Gather>,
-    pub shards: ShardSet,
-    /// The Bind message's body after the names: formats, parameters, result formats.
-    pub arguments: Bytes,
-    pub result_formats: Vec<Format>,
+    pub shards: Vec<ShardId>,
+    /// The body of the Bind message.
+    pub bind: Bytes,
 }
 
 /// The statements and portals of one client.

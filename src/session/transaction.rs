@@ -47,6 +47,12 @@ impl Block {
         &self.settings
     }
 
+    /// What a chained block begins with: this block's BEGIN and options.
+    pub fn characteristics(&self) -> (String, TransactionOptions) {
+        let begin = self.prelude.first().map_or_else(|| "BEGIN".to_owned(), |text| text.to_string());
+        (begin, self.options.clone())
+    }
+
     /// Whether every statement of the block may go to a replica: READ ONLY and an isolation that
     /// replicas have.
     pub fn fits_replica(&self) -> bool {
