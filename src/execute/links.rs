@@ -12,9 +12,10 @@ use crate::config::PoolMode;
 use crate::net::buffer::Buffer;
 use crate::pool::Server;
 use crate::pool::driver::{AcquireError, Pool, Release};
+use crate::pool::error::Told;
 use crate::pool::server::{Audience, Due};
 use crate::protocol::backend::TransactionStatus;
-use crate::protocol::error::ErrorFields;
+use crate::protocol::error::{ErrorFields, Severity};
 use crate::protocol::frontend;
 use crate::session::Session;
 
@@ -258,7 +259,7 @@ impl Conversation {
             Some(server) => server,
             None => self.wait_for_server(place.pool()).await?,
         };
-        self.cancel_slot.enter(server.cancel_target());
+        self.cancel_slot.enter(server.cancel_handle());
         self.served.stats.server_assignments.add(1);
         if place.replica {
             self.served.stats.replica_reads.add(1);
@@ -333,7 +334,7 @@ impl Conversation {
             gone = self.client.watch() => return Err(gone.into()),
         };
         self.served.stats.wait_time.record(began.elapsed());
-        result.map_err(|error: AcquireError| Failure::Error(error.into_fields()))
+        result.map_err(|error: AcquireError| Failure::Error(no_server(&error)))
     }
 
     /// Brings a server to the session's settings and into its transaction block; the messages go
@@ -367,5 +368,13 @@ impl Conversation {
         }
         // Whom a statement runs as is never left to chance: it must have succeeded before.
         if identity { self.settle(i).await } else { Ok(()) }
+    }
+}
+
+/// What a client is told that got no server; its connection stays, whatever the server's severity.
+fn no_server(error: &AcquireError) -> ErrorFields {
+    match error.told() {
+        Told::Body(body) => ErrorFields { severity: Severity::Error, ..ErrorFields::parse(&body) },
+        Told::Fields(fields) => fields,
     }
 }

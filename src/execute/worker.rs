@@ -18,7 +18,8 @@ use crate::catalog::CatalogReader;
 use crate::config::{Limits, PoolMode};
 use crate::net::buffer::Buffers;
 use crate::pool::balance::Balance;
-use crate::pool::driver::{CancelTarget, Pool};
+use crate::pool::driver::Pool;
+use crate::pool::CancelHandle;
 use crate::pool::server::StatementId;
 use crate::session::settings::Settings;
 use crate::session::statements::PreparedStatement;
@@ -137,27 +138,29 @@ impl Worker {
 /// The servers that a client holds at this moment, for those who may cancel what runs there.
 #[derive(Default)]
 pub struct CancelSlot {
-    targets: RefCell<Vec<CancelTarget>>,
+    servers: RefCell<Vec<CancelHandle>>,
 }
 
 impl CancelSlot {
-    pub(super) fn enter(&self, target: CancelTarget) {
-        self.targets.borrow_mut().push(target);
+    pub(super) fn enter(&self, server: CancelHandle) {
+        self.servers.borrow_mut().push(server);
     }
 
     pub(super) fn leave(&self, id: u64) {
-        self.targets.borrow_mut().retain(|target| target.id() != id);
+        self.servers.borrow_mut().retain(|server| server.server.0 != id);
     }
 
     pub(super) fn clear(&self) {
-        self.targets.borrow_mut().clear();
+        self.servers.borrow_mut().clear();
     }
 
     /// Cancels whatever runs; none of the servers is given to anybody else before that is settled.
     pub async fn cancel(&self) {
-        let targets = self.targets.borrow().clone();
-        for target in targets {
-            target.cancel().await;
+        let cancellers: Vec<_> = self.servers.borrow().iter().map(CancelHandle::canceller).collect();
+        for canceller in cancellers {
+            if let Err(error) = canceller.cancel().await {
+                tracing::warn!(%error, "a cancel request did not reach its server");
+            }
         }
     }
 }
