@@ -1,7 +1,16 @@
 //! Sluice: one binary in front of PostgreSQL.
 
 pub mod auth;
+pub mod catalog;
+pub mod commit;
 pub mod config;
+pub mod control;
+pub mod demo;
+pub mod execute;
 pub mod net;
+pub mod pool;
+pub mod prober;
 pub mod protocol;
+pub mod router;
+pub mod session;
 pub mod stats;

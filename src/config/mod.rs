@@ -2,9 +2,21 @@
 //!
 //! Deeper code is handed a `&Config` or less; nothing reads it from a global.
 
+mod checks;
+mod defaults;
+mod file;
+mod problem;
+mod reader;
+pub mod reload;
+mod url;
+mod value;
+
+pub use problem::Problem;
+pub use value::Surroundings;
+
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pgsluice_sharding::catalog::TableRules;
@@ -20,6 +32,15 @@ pub struct Config {
     pub replicas: ReplicaSettings,
     pub limits: Limits,
     pub log: Log,
+}
+
+impl Config {
+    /// Reads and checks a configuration file; see `parse`.
+    pub fn load(path: &Path) -> Result<Self, Vec<Problem>> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| vec![Problem { line: 0, text: format!("cannot read {}: {error}", path.display()) }])?;
+        Self::parse(&text)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -177,6 +198,7 @@ impl Instance {
     /// `host:port`, for people.
     pub fn address(&self) -> String {
         match &self.host {
+            Host::Tcp(host) if host.contains(':') => format!("[{host}]:{}", self.port),
             Host::Tcp(host) => format!("{host}:{}", self.port),
             Host::Unix(folder) => format!("{}:{}", folder.display(), self.port),
         }

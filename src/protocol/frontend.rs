@@ -331,6 +331,15 @@ pub fn bind_renamed(
     Ok(())
 }
 
+/// A Bind of a statement that does not exist: it fails, and with it the transaction it is part of.
+pub fn bind_nothing(out: &mut BytesMut, statement: &[u8]) {
+    bind::<&[u8]>(out, b"", statement, 0, &[], 0);
+}
+
+pub fn copy_done(out: &mut BytesMut) {
+    put_message(out, b'c', |_| {});
+}
+
 pub fn describe(out: &mut BytesMut, kind: Kind, name: &[u8]) {
     put_message(out, b'D', |out| {
         out.put_u8(kind.byte());
