@@ -93,7 +93,10 @@ struct Database {
 enum Message {
     Client(Socket),
     /// Cancels what the client with this number runs; the sender is dropped when that is done.
-    Cancel { client: i32, done: oneshot::Sender<()> },
+    Cancel {
+        client: i32,
+        done: oneshot::Sender<()>,
+    },
 }
 
 impl Router {
@@ -107,7 +110,8 @@ impl Router {
         getrandom::fill(&mut random).map_err(|error| StartError::System(io::Error::other(error)))?;
         let (seed, salt_key) = random.split_at(8);
         let seed = u64::from_be_bytes(seed.try_into().unwrap_or_default());
-        let context = startup::Context::new(&config, salt_key.try_into().unwrap_or_default()).map_err(StartError::Tls)?;
+        let context =
+            startup::Context::new(&config, salt_key.try_into().unwrap_or_default()).map_err(StartError::Tls)?;
         let control = runtime().map_err(StartError::System)?;
         let listener = control.block_on(async { Listener::bind(&config.listen) }).map_err(StartError::Listen)?;
         let address = listener.address().map_err(StartError::Listen)?;
@@ -355,8 +359,8 @@ impl Host {
     async fn serve(&self, accepted: startup::Accepted) {
         let config = self.shared.config();
         let Some(_place) = Place::take(&self.shared.places, config.listen.clients_max) else {
-            let fields = ErrorFields::fatal("53300", "sorry, too many clients already")
-                .with_hint("Raise listen.clients_max.");
+            let fields =
+                ErrorFields::fatal("53300", "sorry, too many clients already").with_hint("Raise listen.clients_max.");
             return client::refuse(accepted.stream, &fields).await;
         };
         match self.served(&accepted.user, &accepted.database) {

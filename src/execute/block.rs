@@ -131,7 +131,8 @@ impl Conversation {
 
     /// Commits on every server of the block; false when the one server answered with ROLLBACK.
     pub(super) async fn commit_links(&mut self) -> Result<bool, Failure> {
-        let writers: Vec<usize> = (0..self.links.len()).filter(|i| self.links[*i].joined && self.links[*i].wrote).collect();
+        let writers: Vec<usize> =
+            (0..self.links.len()).filter(|i| self.links[*i].joined && self.links[*i].wrote).collect();
         if writers.len() > 1 {
             self.commit_two_phase(&writers).await?;
         }

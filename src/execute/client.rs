@@ -49,7 +49,8 @@ impl Client {
             return Ok(Some(header));
         }
         if header.total > bytes_max {
-            let message = format!("a message of {} bytes is longer than limits.message_bytes_max ({bytes_max})", header.total);
+            let message =
+                format!("a message of {} bytes is longer than limits.message_bytes_max ({bytes_max})", header.total);
             return Err(End::Fatal(ErrorFields::fatal("54000", message)));
         }
         Ok(None)
@@ -120,7 +121,9 @@ impl Client {
     /// is held: a length field alone makes nobody allocate.
     fn missing_bytes(&self) -> usize {
         match Header::parse(self.inbox.filled()) {
-            Ok(Some(header)) => header.total.saturating_sub(self.inbox.len()).clamp(1, self.inbox.len().max(BUFFER_BYTES)),
+            Ok(Some(header)) => {
+                header.total.saturating_sub(self.inbox.len()).clamp(1, self.inbox.len().max(BUFFER_BYTES))
+            }
             _ => HEADER_BYTES,
         }
     }

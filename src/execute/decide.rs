@@ -33,7 +33,10 @@ pub(super) fn decide(statement: &Statement, map: &ShardMap, values: Values<'_>) 
         return Ok(Decision::Session);
     }
     let sharded = map.shards() > 1;
-    if sharded && let Command::Explain(explain) = &statement.command && explain.text_format {
+    if sharded
+        && let Command::Explain(explain) = &statement.command
+        && explain.text_format
+    {
         return Ok(Decision::Explain);
     }
     let access = statement.access;

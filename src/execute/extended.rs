@@ -180,7 +180,12 @@ impl Conversation {
             frontend::close(&mut link.out, Kind::Statement, old.name().as_bytes());
             link.server.state.expect(Due::Close(Audience::Router));
         }
-        frontend::parse(&mut link.out, statement.id.name().as_bytes(), statement.text.as_bytes(), &statement.param_types);
+        frontend::parse(
+            &mut link.out,
+            statement.id.name().as_bytes(),
+            statement.text.as_bytes(),
+            &statement.param_types,
+        );
         link.server.state.expect(Due::Parse(statement.id, audience));
         link.unsynced = true;
         self.served.stats.server_parses.add(1);
@@ -516,8 +521,12 @@ impl Conversation {
     /// Syncs every server that has run a part of the pipeline; true when the one server's
     /// ReadyForQuery has gone to the client.
     async fn sync_links(&mut self) -> Result<bool, Failure> {
-        let unsynced: Vec<u64> =
-            self.links.iter().filter(|link| link.unsynced).map(|link| link.server.id.0).collect();
+        for i in 0..self.links.len() {
+            if !self.links[i].unsynced && !self.links[i].server.state.is_settled() {
+                self.pump(i).await?;
+            }
+        }
+        let unsynced: Vec<u64> = self.links.iter().filter(|link| link.unsynced).map(|link| link.server.id.0).collect();
         let failed = self.session.transaction.is_failed();
         if let [id] = unsynced.as_slice()
             && self.links.len() == 1

@@ -103,9 +103,9 @@ impl Conversation {
     }
 
     pub(super) fn position(&self, id: u64) -> Result<usize, Failure> {
-        self.links.by_server(id).ok_or_else(|| {
-            ErrorFields::error("08006", "a shard's server closed the connection unexpectedly").into()
-        })
+        self.links
+            .by_server(id)
+            .ok_or_else(|| ErrorFields::error("08006", "a shard's server closed the connection unexpectedly").into())
     }
 
     fn merge(
@@ -286,10 +286,7 @@ impl Conversation {
         let mut inputs: Vec<ShardInput<'_>> = positions
             .iter()
             .zip(&*heads)
-            .map(|(i, head)| ShardInput {
-                rows: &self.links[*i].inbox.filled()[..head.rows],
-                finished: head.finished,
-            })
+            .map(|(i, head)| ShardInput { rows: &self.links[*i].inbox.filled()[..head.rows], finished: head.finished })
             .collect();
         let result = merge.run(&mut inputs, out, OUT_BYTES);
         let left: Vec<usize> = inputs.iter().map(|input| input.rows.len()).collect();
@@ -379,9 +376,7 @@ impl Conversation {
                 return std::task::Poll::Ready(result.map(drop));
             }
             match link.inbox.poll_read_more(cx, &mut link.server.stream) {
-                std::task::Poll::Ready(Ok(0)) => {
-                    std::task::Poll::Ready(Err(std::io::ErrorKind::UnexpectedEof.into()))
-                }
+                std::task::Poll::Ready(Ok(0)) => std::task::Poll::Ready(Err(std::io::ErrorKind::UnexpectedEof.into())),
                 std::task::Poll::Ready(Ok(_)) => {
                     cx.waker().wake_by_ref();
                     std::task::Poll::Pending
@@ -457,4 +452,3 @@ fn bind_for_shard(out: &mut BytesMut, statement: &str, bind: &Bind<'_>, formats:
         formats.iter().for_each(|code| out.put_i16(*code));
     });
 }
-

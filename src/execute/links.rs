@@ -70,7 +70,11 @@ impl Drop for Place {
 pub(super) enum Effect {
     None,
     /// The statement with this number in the script, whose text was this.
-    Statement { script: SharedScript, index: usize, text: Rc<str> },
+    Statement {
+        script: SharedScript,
+        index: usize,
+        text: Rc<str>,
+    },
 }
 
 /// The servers a client holds; mostly none or one.
@@ -346,15 +350,17 @@ impl Conversation {
             Some(block) if !link.joined => block.settings_before(),
             _ => self.session.settings(),
         };
-        let identity = ["role", "session_authorization"].iter().any(|name| {
-            link.server.state.settings().get(name) != wanted.get(name)
-        });
+        let identity = ["role", "session_authorization"]
+            .iter()
+            .any(|name| link.server.state.settings().get(name) != wanted.get(name));
         let replay = wanted.replay(link.server.state.settings());
         if !replay.is_empty() {
             link.hidden_query(&replay);
         }
         link.server.state.set_settings(wanted.clone());
-        if !link.joined && let Some(block) = self.session.transaction.block() {
+        if !link.joined
+            && let Some(block) = self.session.transaction.block()
+        {
             link.hidden_query(&block.prelude());
             link.joined = true;
             link.server.state.set_settings(self.session.settings().clone());

@@ -164,18 +164,19 @@ impl Conversation {
 
     async fn message(&mut self, header: Header) -> Result<(), End> {
         match header.tag {
-            b'Q' => return self.query(header.total).await,
-            b'X' => return Err(End::ClientLeft),
-            b'P' | b'B' | b'D' | b'E' | b'C' | b'H' | b'S' | b'F' => self.extended(header).await?,
+            b'Q' => self.query(header.total).await,
+            b'X' => Err(End::ClientLeft),
+            b'P' | b'B' | b'D' | b'E' | b'C' | b'H' | b'S' | b'F' => self.extended(header).await,
             // What is left of a COPY that has failed already; PostgreSQL passes over it too.
-            b'd' | b'c' | b'f' => {}
+            b'd' | b'c' | b'f' => {
+                self.client.inbox.consume(header.total);
+                Ok(())
+            }
             tag => {
                 let message = format!("invalid frontend message type {tag}");
-                return Err(End::Fatal(ErrorFields::fatal("08P01", message)));
+                Err(End::Fatal(ErrorFields::fatal("08P01", message)))
             }
         }
-        self.client.inbox.consume(header.total);
-        Ok(())
     }
 
     /// Waits for the client to send more; meanwhile passes on what servers send unasked.

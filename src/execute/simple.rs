@@ -236,10 +236,7 @@ pub(super) fn effect_of(script: &SharedScript, index: usize, text: &Rc<str>) -> 
 }
 
 /// The shard that can run all statements of a text, and the most that they do there.
-fn one_shard(
-    script: &SharedScript,
-    decisions: &[Decision],
-) -> Option<(Option<pgsluice_sharding::ShardId>, Access)> {
+fn one_shard(script: &SharedScript, decisions: &[Decision]) -> Option<(Option<pgsluice_sharding::ShardId>, Access)> {
     let mut shard = None;
     let mut most = Access::Read;
     for (statement, decision) in script.statements.iter().zip(decisions) {

@@ -13,13 +13,13 @@ use pgsluice_sharding::sql::{Limits as PlannerLimits, Planner};
 use pgsluice_sharding::{Refusal, ShardId, ShardMap};
 use xxhash_rust::xxh3;
 
+use super::greeting::Greeting;
 use crate::catalog::CatalogReader;
 use crate::config::{Limits, PoolMode};
 use crate::net::buffer::Buffers;
 use crate::pool::balance::Balance;
 use crate::pool::driver::{CancelTarget, Pool};
 use crate::pool::server::StatementId;
-use super::greeting::Greeting;
 use crate::session::settings::Settings;
 use crate::session::statements::PreparedStatement;
 use crate::stats::PoolStats;

@@ -5,6 +5,8 @@
 pub mod balance;
 pub mod budget;
 pub mod core;
+pub mod driver;
 pub mod error;
 pub mod health;
 pub mod server;
+pub use driver::Server;

@@ -53,10 +53,9 @@ impl SettingChange {
                 vec![Self::Set { name: name.clone(), value: value.clone() }]
             }
             Command::Set { local: false, name, value: SetValue::Default } => vec![Self::Reset(name.clone())],
-            Command::SetSessionCharacteristics(settings) => settings
-                .iter()
-                .map(|(name, value)| Self::Set { name: name.clone(), value: value.clone() })
-                .collect(),
+            Command::SetSessionCharacteristics(settings) => {
+                settings.iter().map(|(name, value)| Self::Set { name: name.clone(), value: value.clone() }).collect()
+            }
             Command::Reset(name) => vec![Self::Reset(name.clone())],
             Command::ResetAll => vec![Self::ResetAll],
             _ => Vec::new(),
