@@ -27,7 +27,6 @@ use crate::net::cancel::CancelKeys;
 use crate::net::listener::{Listener, Socket};
 use crate::net::startup::{self, First, Refused};
 use crate::net::{client, tls};
-use crate::pool::balance::Balance;
 use crate::pool::directory::{Directory, Mailbox};
 use crate::pool::driver::{Pool, PoolKey, Pools};
 use crate::pool::health::{Answer, Health, Probe};
@@ -237,7 +236,7 @@ impl Database {
             Some(CatalogShard { name: shard.name.clone(), primary })
         });
         let catalog = CatalogWatch::new(&database.name, database.rules.clone(), catalog_shards.collect());
-        let health = database.shards.iter().map(|shard| Mutex::new(Health::new(1 + shard.replicas.len(), epoch)));
+        let health = database.shards.iter().map(|shard| Mutex::new(Health::new(1 + shard.replicas.len(), config.replicas.lag_max, epoch)));
         Self {
             config: database.clone(),
             map: Arc::new(ShardMap::even(database.buckets, shards)),
@@ -393,9 +392,11 @@ impl Host {
             let health = health.lock().unwrap_or_else(PoisonError::into_inner);
             ShardPools {
                 name: shard.name.as_str().into(),
-                balance: RefCell::new(Balance::new(health.instances().to_vec())),
-                lag_max: config.replicas.lag_max,
-                pools: self.pools_of(n, shard, user, database),
+                instances: self
+                    .pools_of(n, shard, user, database)
+                    .into_iter()
+                    .zip(health.instances().iter().cloned())
+                    .collect(),
             }
         });
         let served = Rc::new(Served {

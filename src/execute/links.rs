@@ -12,10 +12,9 @@ use crate::config::PoolMode;
 use crate::net::buffer::Buffer;
 use crate::pool::Server;
 use crate::pool::driver::{AcquireError, Pool, Release};
-use crate::pool::error::Told;
 use crate::pool::server::{Audience, Due};
 use crate::protocol::backend::TransactionStatus;
-use crate::protocol::error::{ErrorFields, Severity};
+use crate::protocol::error::ErrorFields;
 use crate::protocol::frontend;
 use crate::session::Session;
 
@@ -46,8 +45,7 @@ pub(super) struct Link {
     pub(super) effects: VecDeque<Effect>,
 }
 
-/// The instance that a server belongs to; while this is held, the instance counts one more request
-/// under way.
+/// The instance that a server belongs to.
 struct Place {
     served: Rc<Served>,
     shard: ShardId,
@@ -57,13 +55,7 @@ struct Place {
 
 impl Place {
     fn pool(&self) -> &Rc<Pool> {
-        &self.served.shard(self.shard).pools[self.instance]
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.served.shard(self.shard).balance.borrow_mut().end(self.instance);
+        &self.served.shard(self.shard).instances[self.instance].0
     }
 }
 
@@ -298,14 +290,11 @@ impl Conversation {
     /// The instance for a statement: the least busy replica that is fresh enough, or the primary.
     fn choose_instance(&self, shard: ShardId, replica_ok: bool) -> Place {
         let pools = self.served.shard(shard);
-        let mut balance = pools.balance.borrow_mut();
-        let primary = balance.primary();
-        let instance = match replica_ok {
-            true => balance.for_read(self.asked_at, pools.lag_max, self.session.last_write(shard)),
+        let primary = pools.primary();
+        let instance = match replica_ok && pools.instances.len() > 1 {
+            true => pools.for_read(self.asked_at, self.session.last_write(shard), self.worker.next_turn()),
             false => primary,
         };
-        balance.begin(instance);
-        drop(balance);
         Place { served: self.served.clone(), shard, instance, replica: instance != primary }
     }
 
@@ -334,7 +323,7 @@ impl Conversation {
             gone = self.client.watch() => return Err(gone.into()),
         };
         self.served.stats.wait_time.record(began.elapsed());
-        result.map_err(|error: AcquireError| Failure::Error(no_server(&error)))
+        result.map_err(|error: AcquireError| Failure::Error(error.into_fields()))
     }
 
     /// Brings a server to the session's settings and into its transaction block; the messages go
@@ -368,13 +357,5 @@ impl Conversation {
         }
         // Whom a statement runs as is never left to chance: it must have succeeded before.
         if identity { self.settle(i).await } else { Ok(()) }
-    }
-}
-
-/// What a client is told that got no server; its connection stays, whatever the server's severity.
-fn no_server(error: &AcquireError) -> ErrorFields {
-    match error.told() {
-        Told::Body(body) => ErrorFields { severity: Severity::Error, ..ErrorFields::parse(&body) },
-        Told::Fields(fields) => fields,
     }
 }

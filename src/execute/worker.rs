@@ -4,7 +4,7 @@ use std::cell::{Cell, Ref, RefCell};
 use std::collections::HashMap;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::Instant;
 
 use bytes::Bytes;
 use pgsluice_sharding::catalog::Catalog;
@@ -17,7 +17,8 @@ use super::greeting::Greeting;
 use crate::catalog::CatalogReader;
 use crate::config::{Limits, PoolMode};
 use crate::net::buffer::Buffers;
-use crate::pool::balance::Balance;
+use crate::pool::balance::{Candidate, choose};
+use crate::pool::health::{InstanceHealth, State};
 use crate::pool::driver::Pool;
 use crate::pool::CancelHandle;
 use crate::pool::server::StatementId;
@@ -212,11 +213,25 @@ pub struct Served {
 /// The pools of one shard.
 pub struct ShardPools {
     pub name: Rc<str>,
-    pub balance: RefCell<Balance>,
-    /// A replica further behind than this gets no reads.
-    pub lag_max: Duration,
-    /// Indexed by instance, as in `balance`.
-    pub pools: Vec<Rc<Pool>>,
+    /// By instance, the configured primary first.
+    pub instances: Vec<(Rc<Pool>, Arc<InstanceHealth>)>,
+}
+
+impl ShardPools {
+    /// The instance that says it is the primary, else the configured one.
+    pub fn primary(&self) -> usize {
+        self.instances.iter().position(|(_, health)| health.state() == State::Primary).unwrap_or(0)
+    }
+
+    /// The instance for a read by a session that last wrote here at `wrote`: the least busy replica
+    /// that is fresh enough, or the primary.
+    pub fn for_read(&self, now: Instant, wrote: Option<Instant>, turn: usize) -> usize {
+        let candidates = self.instances.iter().map(|(pool, health)| Candidate {
+            outstanding: pool.outstanding(),
+            eligible: health.serves_reads(now, wrote),
+        });
+        choose(candidates, turn).unwrap_or_else(|| self.primary())
+    }
 }
 
 impl Served {
