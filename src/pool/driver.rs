@@ -292,6 +292,7 @@ impl Pool {
     /// Gives a server back; it must have come from this pool. One that is not at rest is closed whatever `how` says.
     pub fn release(self: &Rc<Self>, mut server: Box<Server>, how: Release) {
         assert!(server.home.is(self), "a server goes back to its own pool");
+        server.cancels.end_tenancy();
         if server.cancels.any() {
             // A cancel request that is under way could hit the next client.
             let (pool, cancels) = (Rc::clone(self), Rc::clone(&server.cancels));

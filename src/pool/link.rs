@@ -83,11 +83,18 @@ impl Drop for Home {
 pub(super) struct Cancels {
     in_flight: Cell<u32>,
     none_left: Notify,
+    /// How often the server has been given back: who was to cancel before that comes too late.
+    tenancy: Cell<u64>,
 }
 
 impl Cancels {
     pub(super) fn any(&self) -> bool {
         self.in_flight.get() > 0
+    }
+
+    /// The present client has given the server back.
+    pub(super) fn end_tenancy(&self) {
+        self.tenancy.set(self.tenancy.get() + 1);
     }
 
     /// Returns when none is under way.
@@ -98,19 +105,20 @@ impl Cancels {
     }
 }
 
-/// Where to cancel what a server does. To be let go of together with the server.
+/// Where to cancel what a server does for its present client. Without effect once that client has given the server back.
 #[derive(Clone, Debug)]
 pub struct CancelHandle {
     pub server: ServerId,
     key: Rc<CancelKey>,
     cancels: Rc<Cancels>,
+    tenancy: u64,
 }
 
 impl CancelHandle {
     /// The means to cancel what runs now.
     pub fn canceller(&self) -> Canceller {
         self.cancels.in_flight.set(self.cancels.in_flight.get() + 1);
-        Canceller { key: Rc::clone(&self.key), cancels: Rc::clone(&self.cancels) }
+        Canceller { key: Rc::clone(&self.key), cancels: Rc::clone(&self.cancels), tenancy: self.tenancy }
     }
 }
 
@@ -119,6 +127,7 @@ impl CancelHandle {
 pub struct Canceller {
     key: Rc<CancelKey>,
     cancels: Rc<Cancels>,
+    tenancy: u64,
 }
 
 impl Canceller {
@@ -127,6 +136,9 @@ impl Canceller {
     /// # Errors
     /// The instance did not take the request.
     pub async fn cancel(self) -> io::Result<()> {
+        if self.cancels.tenancy.get() != self.tenancy {
+            return Ok(());
+        }
         connect::cancel(&self.key).await
     }
 }
@@ -166,7 +178,8 @@ impl Server {
 
     /// From this anybody can cancel what the server does, as long as it is in the same hands.
     pub fn cancel_handle(&self) -> CancelHandle {
-        CancelHandle { server: self.id, key: Rc::clone(&self.key), cancels: Rc::clone(&self.cancels) }
+        let tenancy = self.cancels.tenancy.get();
+        CancelHandle { server: self.id, key: Rc::clone(&self.key), cancels: Rc::clone(&self.cancels), tenancy }
     }
 
     /// The means to cancel what runs now, to be used by whoever holds the client's cancel key.

@@ -19,7 +19,7 @@ use pgsluice::protocol::frame::Header;
 use pgsluice::protocol::frontend;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::oneshot;
-use tokio::task::{LocalSet, spawn_local};
+use tokio::task::{LocalSet, spawn_local, yield_now};
 use tokio::time::sleep;
 
 const MS: Duration = Duration::from_millis(1);
@@ -259,12 +259,17 @@ fn cancels_only_its_own_client(cluster: &Cluster) {
         assert_eq!(query(&mut server, "SELECT pg_sleep(10)").await, Err("57014".to_owned()));
         cancel.await.unwrap().unwrap();
 
-        let canceller = server.canceller();
+        let (handle, canceller) = (server.cancel_handle(), server.canceller());
+        let request = spawn_local(canceller.cancel());
+        yield_now().await;
         pool.release(server, Release::Clean);
         assert!(pool.try_acquire(Instant::now()).is_none(), "held back while a cancel is under way");
-        canceller.cancel().await.unwrap();
+        let next = pool.acquire().await.unwrap();
+        assert!(request.is_finished());
+        pool.release(next, Release::Clean);
         let mut server = pool.acquire().await.unwrap();
-        assert_eq!(query(&mut server, "SELECT pg_sleep(0.1)").await, Ok(String::new()), "not hit by it");
+        drop(spawn_local(handle.canceller().cancel()));
+        assert_eq!(query(&mut server, "SELECT pg_sleep(0.1)").await, Ok(String::new()), "not hit by who comes late");
         pool.release(server, Release::Clean);
     })
     .join()
