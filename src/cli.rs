@@ -10,10 +10,12 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::config::{Config, Problem};
 use crate::demo::{Demo, Outcome};
+use crate::router::Router;
 
 /// Where the configuration is when no option says so.
 const CONFIG_FILES: [&str; 2] = ["sluice.toml", "/etc/sluice/sluice.toml"];
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(3);
+const DEMO_PATIENCE: Duration = Duration::from_secs(20);
 
 /// One binary in front of PostgreSQL: pools connections, splits reads, routes by user, fans out.
 #[derive(Parser)]
@@ -152,7 +154,7 @@ fn show_demo(arguments: &DemoArguments) -> Result<ExitCode, String> {
         port: arguments.port,
         exec: arguments.exec.clone(),
     };
-    match demo.run(start_router, wait_for_stop).map_err(|error| error.to_string())? {
+    match demo.run(start_ready_router, wait_for_stop).map_err(|error| error.to_string())? {
         Outcome::Stopped => Ok(ExitCode::SUCCESS),
         Outcome::Ran(status) => {
             let code = status.code().and_then(|code| u8::try_from(code).ok());
@@ -162,8 +164,22 @@ fn show_demo(arguments: &DemoArguments) -> Result<ExitCode, String> {
 }
 
 /// Starts the router of this process; it stops when what this gives is dropped.
-fn start_router(_config: Config) -> Result<(), String> {
-    Err("this build has no router".to_owned())
+fn start_router(config: Config) -> Result<Router, String> {
+    crate::log::init(&config.log).map_err(|error| error.to_string())?;
+    let router = Router::start(config).map_err(|error| error.to_string())?;
+    tracing::info!(address = %router.address(), "clients may connect");
+    Ok(router)
+}
+
+/// For those who want to use it at once: with the tables of all shards known.
+fn start_ready_router(config: Config) -> Result<Router, String> {
+    let router = start_router(config)?;
+    let runtime = runtime().map_err(|error| error.to_string())?;
+    if runtime.block_on(router.ready(DEMO_PATIENCE)) { Ok(router) } else { Err("the shards do not answer".to_owned()) }
+}
+
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
 }
 
 /// Returns when the terminal or the system asks this process to end.
@@ -176,8 +192,7 @@ fn wait_for_stop() {
             _ = terminate.recv() => Ok(()),
         }
     };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    if let Err(error) = runtime.and_then(|runtime| runtime.block_on(wait)) {
+    if let Err(error) = runtime().and_then(|runtime| runtime.block_on(wait)) {
         eprintln!("cannot wait for signals: {error}");
     }
 }

@@ -427,9 +427,9 @@ fn log(mut section: Section<'_>, log: &mut Log) {
     let formats = [("text", LogFormat::Text), ("json", LogFormat::Json)];
     log.format = section.choice("format", &formats).unwrap_or(log.format);
     if let Some(level) = section.string("level") {
-        match tracing_subscriber::EnvFilter::builder().parse(&level.value) {
-            Ok(_) => log.level = level.value,
-            Err(error) => section.reader().problem(&level.at, format!("log.level: {error}")),
+        match crate::log::check_level(&level.value) {
+            Ok(()) => log.level = level.value,
+            Err(error) => section.reader().problem(&level.at, error.to_string()),
         }
     }
     section.finish();

@@ -5,7 +5,11 @@
 pub mod backend;
 pub mod error;
 pub mod frame;
+pub mod frontend;
+pub mod reader;
+pub mod reply;
 pub mod startup;
 
 pub use error::{ErrorFields, Severity};
 pub use frame::Header;
+pub use reader::Malformed;

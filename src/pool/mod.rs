@@ -1,0 +1,12 @@
+//! Servers: who may use which, how many there may be, and which instance answers what.
+//!
+//! `core` and `budget` decide, `driver` does; `server` follows the protocol on one connection; `balance` and `health` choose among replicas.
+
+pub mod balance;
+pub mod budget;
+pub mod core;
+pub mod driver;
+pub mod error;
+pub mod health;
+pub mod server;
+pub use driver::Server;
