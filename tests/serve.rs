@@ -14,10 +14,9 @@ fn sluice(arguments: &[&str]) -> (Option<i32>, String) {
 }
 
 #[test]
-fn a_pooler_for_one_database() {
+fn a_router_starts_and_stops() {
     let cluster = Cluster::start(ClusterOptions::default()).unwrap();
     let mut sluice = Sluice::start(&cluster.database_config("app", ""));
-    assert_eq!(sluice.psql("app", "SELECT current_user, current_database()").unwrap(), "app|app");
     assert!(sluice.psql("nowhere", "SELECT 1").unwrap_err().contains("nowhere"));
     sluice.signal("TERM");
     assert!(sluice.wait().success());
