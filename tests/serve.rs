@@ -18,6 +18,10 @@ fn a_router_starts_and_stops() {
     let cluster = Cluster::start(ClusterOptions::default()).unwrap();
     let mut sluice = Sluice::start(&cluster.database_config("app", ""));
     assert!(sluice.psql("nowhere", "SELECT 1").unwrap_err().contains("nowhere"));
+    sluice.reload(&format!("{}\n[pool]\nsize = 7\n", cluster.database_config("app", "")));
+    sluice.wait_for_log("pool.size: 20 -> 7");
+    sluice.reload("[pool]\nsise = 7\n");
+    sluice.wait_for_log("did you mean `size`?");
     sluice.signal("TERM");
     assert!(sluice.wait().success());
 }
