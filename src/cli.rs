@@ -7,13 +7,17 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use tokio::runtime::{Builder, Runtime};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::config::{Config, Problem};
+use crate::config::{Config, Listen, Problem, reload};
 use crate::demo::{Demo, Outcome};
+use crate::router::Router;
 
 /// Where the configuration is when no option says so.
 const CONFIG_FILES: [&str; 2] = ["sluice.toml", "/etc/sluice/sluice.toml"];
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(3);
+const DEMO_PATIENCE: Duration = Duration::from_secs(20);
 
 /// One binary in front of PostgreSQL: pools connections, splits reads, routes by user, fans out.
 #[derive(Parser)]
@@ -46,6 +50,12 @@ struct Source {
     /// Instead of a file: pool connections to this database
     #[arg(long, value_name = "URL", env = "SLUICE_DATABASE_URL", hide_env_values = true, conflicts_with = "config")]
     database_url: Option<String>,
+    /// With --database-url: where clients connect [default: 127.0.0.1:6432]
+    #[arg(long, value_name = "ADDRESS", env = "SLUICE_LISTEN")]
+    listen: Option<SocketAddr>,
+    /// With --database-url: where /metrics and /health are
+    #[arg(long, value_name = "ADDRESS", env = "SLUICE_HTTP")]
+    http: Option<SocketAddr>,
 }
 
 #[derive(Args)]
@@ -100,10 +110,15 @@ impl Source {
         Some(self.config.clone().or_else(fallback).unwrap_or_else(|| PathBuf::from(CONFIG_FILES[0])))
     }
 
+    fn listen(&self) -> Listen {
+        let default = Listen::default();
+        Listen { address: self.listen.unwrap_or(default.address), http: self.http, ..default }
+    }
+
     fn load(&self) -> Result<Config, String> {
         let file = self.file();
         let result = match (&file, &self.database_url) {
-            (None, Some(url)) => Config::for_url(url),
+            (None, Some(url)) => Config::for_url_at(url, self.listen()),
             (Some(file), _) if !file.exists() => {
                 return Err(format!(
                     "there is no {}: name a file with --config, or a database with --database-url",
@@ -127,10 +142,28 @@ fn describe(file: Option<&Path>, problems: &[Problem]) -> String {
 }
 
 fn serve(source: &Source) -> Result<ExitCode, String> {
-    let router = start_router(source.load()?)?;
-    wait_for_stop();
+    let mut signals = Signals::listen()?;
+    let mut config = source.load()?;
+    let router = start_router(config.clone())?;
+    while signals.wait() == Wish::Reload {
+        match source.load() {
+            Ok(new) => {
+                tell_changes(&config, &new);
+                config = new;
+            }
+            // The router goes on with what it has.
+            Err(problems) => problems.lines().for_each(|problem| tracing::error!("not reloaded: {problem}")),
+        }
+    }
     drop(router);
     Ok(ExitCode::SUCCESS)
+}
+
+/// Says what a changed file means. Settings take effect at the next start.
+fn tell_changes(old: &Config, new: &Config) {
+    for change in reload::diff(old, new) {
+        tracing::warn!("{change} (takes effect after a restart)");
+    }
 }
 
 fn check(source: &Source) -> Result<ExitCode, String> {
@@ -152,7 +185,14 @@ fn show_demo(arguments: &DemoArguments) -> Result<ExitCode, String> {
         port: arguments.port,
         exec: arguments.exec.clone(),
     };
-    match demo.run(start_router, wait_for_stop).map_err(|error| error.to_string())? {
+    let mut signals = Signals::listen()?;
+    // A closed terminal ends a demonstration too.
+    match demo
+        .run(start_ready_router, || {
+            signals.wait();
+        })
+        .map_err(|error| error.to_string())?
+    {
         Outcome::Stopped => Ok(ExitCode::SUCCESS),
         Outcome::Ran(status) => {
             let code = status.code().and_then(|code| u8::try_from(code).ok());
@@ -162,23 +202,63 @@ fn show_demo(arguments: &DemoArguments) -> Result<ExitCode, String> {
 }
 
 /// Starts the router of this process; it stops when what this gives is dropped.
-fn start_router(_config: Config) -> Result<(), String> {
-    Err("this build has no router".to_owned())
+fn start_router(config: Config) -> Result<Router, String> {
+    crate::log::init(&config.log).map_err(|error| error.to_string())?;
+    let router = Router::start(config).map_err(|error| error.to_string())?;
+    tracing::info!(address = %router.address(), "clients may connect");
+    Ok(router)
 }
 
-/// Returns when the terminal or the system asks this process to end.
-fn wait_for_stop() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let wait = async {
-        let mut terminate = signal(SignalKind::terminate())?;
-        tokio::select! {
-            result = tokio::signal::ctrl_c() => result,
-            _ = terminate.recv() => Ok(()),
-        }
-    };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    if let Err(error) = runtime.and_then(|runtime| runtime.block_on(wait)) {
-        eprintln!("cannot wait for signals: {error}");
+/// For those who want to use it at once: with the tables of all shards known.
+fn start_ready_router(config: Config) -> Result<Router, String> {
+    let router = start_router(config)?;
+    let runtime = runtime().map_err(|error| error.to_string())?;
+    if runtime.block_on(router.ready(DEMO_PATIENCE)) { Ok(router) } else { Err("the shards do not answer".to_owned()) }
+}
+
+fn runtime() -> std::io::Result<Runtime> {
+    Builder::new_current_thread().enable_all().build()
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wish {
+    /// SIGHUP.
+    Reload,
+    /// SIGTERM, SIGINT.
+    Stop,
+}
+
+/// What the terminal or the system wants of this process. A signal that comes while nobody waits is
+/// kept for the next wait.
+struct Signals {
+    runtime: Runtime,
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Self, String> {
+        let listen = || -> std::io::Result<Self> {
+            let runtime = runtime()?;
+            let guard = runtime.enter();
+            let terminate = signal(SignalKind::terminate())?;
+            let interrupt = signal(SignalKind::interrupt())?;
+            let hangup = signal(SignalKind::hangup())?;
+            drop(guard);
+            Ok(Self { runtime, terminate, interrupt, hangup })
+        };
+        listen().map_err(|error| format!("cannot listen for signals: {error}"))
+    }
+
+    fn wait(&mut self) -> Wish {
+        self.runtime.block_on(async {
+            tokio::select! {
+                _ = self.terminate.recv() => Wish::Stop,
+                _ = self.interrupt.recv() => Wish::Stop,
+                _ = self.hangup.recv() => Wish::Reload,
+            }
+        })
     }
 }
 

@@ -140,7 +140,8 @@ impl Router {
         let mut threads = Vec::new();
         for (index, (inbox, mailbox)) in inboxes.into_iter().zip(mailboxes).enumerate() {
             let (shared, stopping) = (shared.clone(), stopping.clone());
-            threads.push(spawn(format!("worker-{index}"), move || run_worker(index, mailbox, inbox, &shared, stopping))?);
+            threads
+                .push(spawn(format!("worker-{index}"), move || run_worker(index, mailbox, inbox, &shared, stopping))?);
         }
         let control_shared = shared.clone();
         threads.push(spawn("control".to_owned(), move || run_control(&control, &control_shared, listener, stopping))?);
@@ -236,7 +237,10 @@ impl Database {
             Some(CatalogShard { name: shard.name.clone(), primary })
         });
         let catalog = CatalogWatch::new(&database.name, database.rules.clone(), catalog_shards.collect());
-        let health = database.shards.iter().map(|shard| Mutex::new(Health::new(1 + shard.replicas.len(), config.replicas.lag_max, epoch)));
+        let health = database
+            .shards
+            .iter()
+            .map(|shard| Mutex::new(Health::new(1 + shard.replicas.len(), config.replicas.lag_max, epoch)));
         Self {
             config: database.clone(),
             map: Arc::new(ShardMap::even(database.buckets, shards)),

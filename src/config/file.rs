@@ -74,6 +74,11 @@ impl Config {
 
     /// A pooler for one database: the database, the user and the password are the URL's.
     pub fn for_url(text: &str) -> Result<Self, Vec<Problem>> {
+        Self::for_url_at(text, Listen::default())
+    }
+
+    /// `for_url` where `listen` says.
+    pub fn for_url_at(text: &str, listen: Listen) -> Result<Self, Vec<Problem>> {
         let instance = url::instance(text, None).map_err(|text| vec![Problem { line: 0, text }])?;
         let shard = Shard { name: "main".to_owned(), primary: instance.clone(), replicas: Vec::new() };
         let mut database = empty_database();
@@ -81,6 +86,7 @@ impl Config {
         database.shards.push(shard);
         let lines = ShardLines { name: 0..0, primary: 0..0, replicas: Vec::new() };
         let mut file = File::new();
+        file.config.listen = listen;
         file.config.databases.push(database);
         file.database_lines.push(DatabaseLines { at: 0..0, name: 0..0, shards: vec![lines] });
         let surroundings = Surroundings::real();
@@ -427,9 +433,9 @@ fn log(mut section: Section<'_>, log: &mut Log) {
     let formats = [("text", LogFormat::Text), ("json", LogFormat::Json)];
     log.format = section.choice("format", &formats).unwrap_or(log.format);
     if let Some(level) = section.string("level") {
-        match tracing_subscriber::EnvFilter::builder().parse(&level.value) {
-            Ok(_) => log.level = level.value,
-            Err(error) => section.reader().problem(&level.at, format!("log.level: {error}")),
+        match crate::log::check_level(&level.value) {
+            Ok(()) => log.level = level.value,
+            Err(error) => section.reader().problem(&level.at, error.to_string()),
         }
     }
     section.finish();
