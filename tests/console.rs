@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::BytesMut;
 use pgsluice::admin::show::SHOWS;
-use pgsluice::admin::{self, Console, Control, Needs, Operator};
+use pgsluice::admin::{self, Console, Control, Needs, Operator, Shutdown};
 use pgsluice::config::{PoolMode, Role};
 use pgsluice::http;
 use pgsluice::prober::Lsn;
@@ -381,7 +381,7 @@ async fn a_real_driver_can_use_both_protocols() {
     assert!(plan.to_string().contains("number of rows"));
     client.execute("SHUTDOWN WAIT_FOR_CLIENTS", &[]).await.expect("a control command");
     let told = router.told.lock().expect("the list").clone();
-    assert_eq!(told, [Control::Reload, Control::Shutdown(pgsluice::admin::Shutdown::WaitForClients)]);
+    assert_eq!(told, [Control::Reload, Control::Shutdown(Shutdown::WaitForClients)]);
 }
 
 async fn get(address: std::net::SocketAddr, path: &str) -> String {
