@@ -1,7 +1,7 @@
 //! Where log lines go: standard error, as text or JSON.
 //!
-//! Nothing here can see a secret: [`crate::config::Secret`] does not print itself, and statements and
-//! parameters are logged by nobody.
+//! [`crate::config::Secret`] does not print itself; whoever writes a log line leaves out parameters and
+//! the text of statements, which may hold anything.
 
 use std::io::{self, IsTerminal};
 

@@ -12,12 +12,15 @@ use pgsluice_sharding::map::ShardId;
 use tokio::task::JoinSet;
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
-/// The position, the role, and whether two-phase commit is possible.
+/// The role, the position, whether two-phase commit is possible, and a primary's timeline: the first
+/// eight digits of the name of its current log file, which is right at once after a promotion.
 const PROBE: &str = "\
 SELECT pg_catalog.pg_is_in_recovery(), \
   CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() \
     ELSE pg_catalog.pg_current_wal_lsn() END, \
-  pg_catalog.current_setting('max_prepared_transactions')";
+  pg_catalog.current_setting('max_prepared_transactions'), \
+  CASE WHEN NOT pg_catalog.pg_is_in_recovery() \
+    THEN pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()) END";
 
 /// A position in the write-ahead log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -47,6 +50,16 @@ pub struct Probe {
     pub lsn: Option<Lsn>,
     /// 0: this instance takes no part in a commit over several shards.
     pub max_prepared_transactions: u32,
+    /// Rises with every promotion: of two that call themselves primary, the higher one is. 0 for a
+    /// replica.
+    pub timeline: u32,
+}
+
+impl Probe {
+    /// The timeline on which it says it is the primary.
+    fn claim(&self) -> Option<u32> {
+        (!self.in_recovery).then_some(self.timeline)
+    }
 }
 
 /// Where the primary of the shard was in this round.
@@ -76,7 +89,7 @@ pub struct ProbeResult {
 pub struct ShardProber {
     shard: ShardId,
     instances: Vec<Target>,
-    /// Who said last that it is not in recovery; asked first.
+    /// Who was primary in the last round; asked first.
     primary: usize,
     timeout: Duration,
 }
@@ -108,6 +121,7 @@ impl ShardProber {
             Ok(Probe { in_recovery: false, lsn: Some(lsn), .. }) => Some(Reference { lsn, asked }),
             _ => None,
         };
+        let mut leader = answer.as_ref().ok().and_then(Probe::claim).map(|timeline| (timeline, primary));
         report(self.result(primary, asked, None, answer));
 
         let mut tasks = JoinSet::new();
@@ -122,10 +136,15 @@ impl ShardProber {
         while let Some(ended) = tasks.join_next().await {
             let Ok((at, target, asked, answer)) = ended else { continue };
             self.instances[at] = target;
-            if reference.is_none() && matches!(answer, Ok(Probe { in_recovery: false, .. })) {
-                self.primary = at;
+            if let Some(timeline) = answer.as_ref().ok().and_then(Probe::claim)
+                && leader.is_none_or(|(highest, _)| timeline > highest)
+            {
+                leader = Some((timeline, at));
             }
             report(self.result(at, asked, reference, answer));
+        }
+        if let Some((_, at)) = leader {
+            self.primary = at;
         }
     }
 
@@ -161,15 +180,17 @@ impl Target {
         let messages = bounded(timeout, "the health check", client.simple_query(PROBE)).await?;
         self.client = Some(client);
         let row = messages.iter().find_map(|message| match message {
-            SimpleQueryMessage::Row(row) => Some([row.get(0), row.get(1), row.get(2)]),
+            SimpleQueryMessage::Row(row) => Some([row.get(0), row.get(1), row.get(2), row.get(3)]),
             _ => None,
         });
         row.and_then(read).ok_or_else(|| "the server answered the health check with something else".to_owned())
     }
 }
 
-fn read([recovery, lsn, prepared]: [Option<&str>; 3]) -> Option<Probe> {
+fn read([recovery, lsn, prepared, log_file]: [Option<&str>; 4]) -> Option<Probe> {
+    let timeline = log_file.and_then(|name| u32::from_str_radix(name.get(..8)?, 16).ok());
     Some(Probe {
+        timeline: timeline.unwrap_or(0),
         in_recovery: recovery? == "t",
         lsn: lsn.and_then(Lsn::parse),
         max_prepared_transactions: prepared?.parse().ok()?,

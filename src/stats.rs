@@ -138,6 +138,7 @@ pub static METRICS: [Metric; 17] = [
 ];
 
 /// One metric added up over workers.
+#[allow(clippy::large_enum_variant, reason = "a reader holds all of them together and only for a moment")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Sum {
     Counter(u64),

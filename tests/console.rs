@@ -3,11 +3,11 @@
 //! `UPDATE_GOLDEN=1` rewrites the expected texts in `tests/golden`.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use bytes::{Buf, BytesMut};
+use bytes::BytesMut;
 use pgsluice::admin::show::SHOWS;
-use pgsluice::admin::{After, Console, Control, Needs, Operator};
+use pgsluice::admin::{self, Console, Control, Needs, Operator, Shutdown};
 use pgsluice::config::{PoolMode, Role};
 use pgsluice::http;
 use pgsluice::prober::Lsn;
@@ -30,8 +30,12 @@ fn golden(name: &str, actual: &str) {
     assert!(expected == actual, "{path} differs; UPDATE_GOLDEN=1 rewrites it. Now:\n{actual}");
 }
 
-fn view() -> View {
-    let time = |seconds: u64| UNIX_EPOCH + Duration::from_secs(1_709_208_000 + seconds);
+fn time(seconds: u64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(1_709_208_000 + seconds)
+}
+
+/// A client that waits and one that is pinned.
+fn clients() -> Vec<ClientRow> {
     let client = ClientRow {
         id: 1,
         user: "ann".into(),
@@ -64,7 +68,11 @@ fn view() -> View {
         pin: Some("temporary table".into()),
         ..client.clone()
     };
-    let server = ServerRow {
+    vec![client, pinned]
+}
+
+fn servers() -> Vec<ServerRow> {
+    vec![ServerRow {
         id: 9,
         user: "app".into(),
         database: "app".into(),
@@ -82,11 +90,14 @@ fn view() -> View {
         application_name: "shop".into(),
         prepared_statements: 3,
         worker: 1,
-    };
+    }]
+}
+
+fn view() -> View {
     let (stats, user_stats) = stats();
     View {
-        clients: vec![client, pinned],
-        servers: vec![server],
+        clients: clients(),
+        servers: servers(),
         pools: pools(),
         databases: vec![DatabaseRow {
             name: "app".into(),
@@ -327,24 +338,25 @@ async fn serve(mut stream: tokio::io::DuplexStream, router: Arc<Fake>) {
     stream.read_exact(&mut startup).await.expect("a startup packet");
     let mut rest = vec![0; u32::from_be_bytes(startup) as usize - 4];
     stream.read_exact(&mut rest).await.expect("a startup packet");
-    let (mut input, mut out, mut console) = (BytesMut::new(), BytesMut::new(), Console::new("ann", Role::Admin));
+    let (mut out, mut console) = (BytesMut::new(), Console::new("ann", Role::Admin));
     backend::authentication_ok(&mut out);
     backend::ready_for_query(&mut out, backend::TransactionStatus::Idle);
-    loop {
-        stream.write_all_buf(&mut out).await.expect("an open pipe");
-        if stream.read_buf(&mut input).await.expect("an open pipe") == 0 {
-            return;
-        }
-        while let Ok(Some(header)) = Header::parse(&input) {
-            if input.len() < header.total {
-                break;
-            }
-            let mut message = input.split_to(header.total);
-            message.advance(HEADER_BYTES);
-            if console.message(header.tag, &message, &*router, &mut out).await == After::Close {
-                return;
-            }
-        }
+    stream.write_all_buf(&mut out).await.expect("an open pipe");
+    admin::serve(&mut stream, BytesMut::new(), &mut console, &*router).await.expect("an open pipe");
+}
+
+#[tokio::test]
+async fn a_length_beyond_the_bound_ends_the_session() {
+    for length in [0_u32, 3, 1 << 25, 1 << 31, u32::MAX] {
+        let (mut ours, mut theirs) = tokio::io::duplex(1 << 12);
+        let header = [b"Q".as_slice(), &length.to_be_bytes()].concat();
+        ours.write_all(&header).await.expect("an open pipe");
+        let mut console = Console::new("ann", Role::Admin);
+        admin::serve(&mut theirs, BytesMut::new(), &mut console, &Fake::default()).await.expect("an end");
+        drop(theirs);
+        let mut answer = Vec::new();
+        ours.read_to_end(&mut answer).await.expect("an answer");
+        assert_eq!(answer[0], b'E', "{length}");
     }
 }
 
@@ -369,7 +381,7 @@ async fn a_real_driver_can_use_both_protocols() {
     assert!(plan.to_string().contains("number of rows"));
     client.execute("SHUTDOWN WAIT_FOR_CLIENTS", &[]).await.expect("a control command");
     let told = router.told.lock().expect("the list").clone();
-    assert_eq!(told, [Control::Reload, Control::Shutdown(pgsluice::admin::Shutdown::WaitForClients)]);
+    assert_eq!(told, [Control::Reload, Control::Shutdown(Shutdown::WaitForClients)]);
 }
 
 async fn get(address: std::net::SocketAddr, path: &str) -> String {

@@ -1,18 +1,16 @@
 //! Catalog loading and health checks against real PostgreSQL.
 
-mod servers;
-
 use std::time::Duration;
 
 use pgsluice::catalog::{self, CatalogReader, CatalogWatch, Shard};
 use pgsluice::control;
+use pgsluice::demo::{Cluster, ClusterOptions, Instance};
 use pgsluice::prober::{ProbeResult, ShardProber};
 use pgsluice_sharding::catalog::{
     Collation, Function, FunctionKind, Relation, TableKind, TableRule, TableRules, Volatility,
 };
 use pgsluice_sharding::key::KeyType;
 use pgsluice_sharding::map::ShardId;
-use servers::Server;
 use tokio_postgres::{Client, NoTls};
 
 const SCHEMA: &str = r#"
@@ -50,10 +48,18 @@ async fn connect(config: &tokio_postgres::Config) -> Client {
     client
 }
 
-async fn with_database(server: &Server) -> Client {
-    connect(&server.config("postgres")).await.batch_execute("CREATE DATABASE app").await.expect("CREATE DATABASE");
-    connect(&server.config("app")).await.batch_execute(SCHEMA).await.expect("the schema");
-    connect(&server.config("app")).await
+fn cluster(replicas: usize, locale: &str) -> Cluster {
+    let options = ClusterOptions { replicas, locale: locale.to_owned(), ..ClusterOptions::default() };
+    Cluster::start(options).expect("a cluster")
+}
+
+fn config(instance: &Instance, database: &str) -> tokio_postgres::Config {
+    instance.superuser_url(database).parse().expect("a URL")
+}
+
+async fn with_schema(server: &Instance) -> Client {
+    connect(&config(server, "app")).await.batch_execute(SCHEMA).await.expect("the schema");
+    connect(&config(server, "app")).await
 }
 
 fn rules() -> TableRules {
@@ -67,8 +73,9 @@ fn rules() -> TableRules {
 
 #[tokio::test]
 async fn a_catalog_says_what_the_server_has() {
-    let server = Server::start(&["--locale-provider=libc", "--locale=C.UTF-8"]);
-    let client = with_database(&server).await;
+    let cluster = cluster(0, "C.UTF-8");
+    let server = cluster.primary(0);
+    let client = with_schema(server).await;
     let loaded = catalog::load(&client, &rules(), 2, 3).await.expect("the catalog");
     let catalog = loaded.catalog;
     let public = &catalog.tables["public"];
@@ -113,8 +120,9 @@ async fn a_catalog_says_what_the_server_has() {
 
 #[tokio::test]
 async fn no_search_path_can_change_the_answer() {
-    let server = Server::start(&["--locale=C"]);
-    let client = with_database(&server).await;
+    let cluster = cluster(0, "C");
+    let server = cluster.primary(0);
+    let client = with_schema(server).await;
     let honest = catalog::load(&client, &rules(), 2, 1).await.expect("the catalog").catalog;
     client.batch_execute("SET search_path = evil, pg_catalog").await.expect("SET");
     let probe = client.query_one("SELECT oid = oid FROM pg_class LIMIT 1", &[]).await.expect("the trap");
@@ -127,10 +135,11 @@ async fn no_search_path_can_change_the_answer() {
 
 #[tokio::test]
 async fn a_watch_follows_ddl_and_tells_differences() {
-    let server = Server::start(&["--locale=C"]);
-    let client = with_database(&server).await;
+    let cluster = cluster(0, "C");
+    let server = cluster.primary(0);
+    let client = with_schema(server).await;
     let timeout = Duration::from_secs(5);
-    let pool = |database: &str| control::pool(server.config(database), 2, timeout).expect("a pool");
+    let pool = |database: &str| control::pool(config(server, database), 2, timeout).expect("a pool");
     let shards = vec![
         Shard { name: "a".to_owned(), primary: pool("app") },
         Shard { name: "b".to_owned(), primary: pool("postgres") },
@@ -167,14 +176,32 @@ async fn a_watch_follows_ddl_and_tells_differences() {
 
 #[tokio::test]
 async fn an_unreachable_database_has_an_empty_catalog_and_recovers() {
-    let server = Server::start(&["--locale=C"]);
-    drop(with_database(&server).await);
+    let cluster = cluster(0, "C");
+    let server = cluster.primary(0);
+    drop(with_schema(server).await);
     server.stop();
-    let pool = control::pool(server.config("app"), 1, Duration::from_secs(1)).expect("a pool");
+    let pool = control::pool(config(server, "app"), 1, Duration::from_secs(1)).expect("a pool");
     let watch = CatalogWatch::new("app", rules(), vec![Shard { name: "a".to_owned(), primary: pool }]);
     assert!(watch.refresh_all().await.is_err());
     assert_eq!(watch.version(), 0);
     assert!(watch.problems()[0].contains("shard a cannot be asked"), "{:?}", watch.problems());
+
+    server.start().expect("a start");
+    let keep_trying = watch.run(Duration::from_secs(1));
+    let loaded = async {
+        while watch.version() == 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let in_time = async {
+        tokio::select! {
+            () = keep_trying => {}
+            () = loaded => {}
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), in_time).await.expect("a catalog");
+    assert!(watch.current().tables["public"].contains_key("users"));
+    assert!(!watch.problems().iter().any(|problem| problem.contains("cannot be asked")));
 }
 
 async fn round(prober: &mut ShardProber) -> Vec<ProbeResult> {
@@ -185,15 +212,15 @@ async fn round(prober: &mut ShardProber) -> Vec<ProbeResult> {
 
 #[tokio::test]
 async fn probes_follow_the_primary_and_survive_its_end() {
-    let primary = Server::start(&["--locale=C"]);
-    let replica = Server::replica_of(&primary);
-    let instances = vec![primary.config("postgres"), replica.config("postgres")];
+    let cluster = cluster(1, "C");
+    let (primary, replica) = (cluster.primary(0), cluster.replica(0, 0));
+    let instances = vec![config(primary, "postgres"), config(replica, "postgres")];
     let mut prober = ShardProber::new(ShardId(0), instances, Duration::from_secs(2));
 
     let results = round(&mut prober).await;
     assert_eq!(results.len(), 2);
     let leader = results[0].answer.as_ref().expect("the primary answers");
-    assert!(!leader.in_recovery && leader.max_prepared_transactions == 5);
+    assert!(!leader.in_recovery && leader.max_prepared_transactions > 0 && leader.timeline == 1);
     let follower = results[1].answer.as_ref().expect("the replica answers");
     assert!(follower.in_recovery);
     let reference = results[1].primary.expect("the primary's position");
@@ -205,11 +232,18 @@ async fn probes_follow_the_primary_and_survive_its_end() {
     assert!(results[0].answer.is_err());
     assert!(results[1].answer.is_ok() && results[1].primary.is_none());
 
-    let promoted = connect(&replica.config("postgres")).await;
-    promoted.batch_execute("SELECT pg_promote()").await.expect("pg_promote");
+    replica.promote().expect("a promotion");
     round(&mut prober).await;
     let results = round(&mut prober).await;
     assert_eq!(results[0].instance, 1, "the new primary is asked first");
+    assert_eq!(results[0].answer.as_ref().map(|probe| probe.timeline), Ok(2));
     assert!(results[1].answer.is_err());
     assert!(results[1].primary.is_some());
+
+    // The old primary comes back and still believes in itself.
+    primary.start().expect("a start");
+    round(&mut prober).await;
+    let results = round(&mut prober).await;
+    assert_eq!(results[0].instance, 1, "the higher timeline is the primary");
+    assert_eq!(results[1].answer.as_ref().map(|probe| (probe.in_recovery, probe.timeline)), Ok((false, 1)));
 }

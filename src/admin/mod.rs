@@ -4,15 +4,18 @@
 //! - [`show`]: the list of SHOW commands; each makes a [`Table`] of a [`View`]
 //! - [`Console`]: one session, both query protocols; asks an [`Operator`] for whatever it shows or
 //!   changes
+//! - [`serve()`]: drives a [`Console`] over a stream
 
 pub mod command;
 mod console;
+mod serve;
 mod settings;
 pub mod show;
 mod table;
 
 pub use command::{Command, Control, Shutdown};
 pub use console::{After, Console};
+pub use serve::serve;
 pub use settings::config_rows;
 pub use show::Needs;
 pub use table::{Cell, Table, Type};

@@ -72,7 +72,7 @@ fn format_of(formats: &[i16], column: usize) -> i16 {
 pub type Cell = Option<String>;
 
 /// Any value as a cell.
-pub fn cell(value: impl fmt::Display) -> Cell {
+pub(super) fn cell(value: impl fmt::Display) -> Cell {
     Some(value.to_string())
 }
 

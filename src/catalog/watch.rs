@@ -1,11 +1,12 @@
 //! Keeps the catalog of one database fresh.
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering::Acquire, Ordering::Release};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use deadpool_postgres::Pool;
-use pgsluice_sharding::catalog::{Catalog, TableRules};
+use pgsluice_sharding::catalog::{Catalog, TableKind, TableRule, TableRules};
 use pgsluice_sharding::map::ShardId;
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
@@ -80,8 +81,10 @@ impl CatalogWatch {
         Arc::clone(&self.problems.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Loads anew from the first shard that answers: to be awaited after DDL has passed. Many callers
-    /// share a load, but each gets one that began after its call. Returns whether anything changed.
+    /// Loads anew: to be awaited after DDL has passed. Many callers share a load, but each gets one that
+    /// began after its call. Returns whether anything may have changed.
+    ///
+    /// The first shard is enough as long as no table lives on another one alone.
     ///
     /// # Errors
     /// No shard answered; the catalog stays as it was.
@@ -92,26 +95,37 @@ impl CatalogWatch {
             return Ok(true);
         }
         let number = self.begun.fetch_add(1, Release) + 1;
-        let mut failure = LoadError::Connect("the database has no shard".to_owned());
-        for shard in &self.shards {
-            match load_shard(&shard.primary, &self.rules, count(&self.shards)).await {
-                Ok(loaded) => {
-                    *done = number;
-                    return Ok(self.publish(loaded.catalog));
-                }
-                Err(error) => failure = error,
-            }
+        let elsewhere = |rule: &TableRule| matches!(rule, TableRule::Local(shard) if *shard != ShardId(0));
+        let mut changed = None;
+        if let Some(first) = self.shards.first()
+            && self.version() > 0
+            && !self.rules.tables.values().any(elsewhere)
+        {
+            let loaded = load_shard(&first.primary, &self.rules, count(&self.shards)).await;
+            changed = loaded.ok().map(|loaded| self.publish(loaded.catalog));
         }
-        Err(failure)
+        let changed = match changed {
+            Some(changed) => changed,
+            None => self.load_all().await?,
+        };
+        *done = number;
+        Ok(changed)
     }
 
-    /// Loads from all shards and compares them; the catalog is that of the first one that answers.
+    /// Loads from all shards and compares them.
     ///
     /// # Errors
     /// No shard answered.
     pub async fn refresh_all(&self) -> Result<bool, LoadError> {
         let mut done = self.loading.lock().await;
         let number = self.begun.fetch_add(1, Release) + 1;
+        let changed = self.load_all().await?;
+        *done = number;
+        Ok(changed)
+    }
+
+    /// The work of a refresh; the caller holds `loading`.
+    async fn load_all(&self) -> Result<bool, LoadError> {
         let (rules, shards) = (&self.rules, count(&self.shards));
         let answers = self
             .ask_all(|pool| {
@@ -140,8 +154,8 @@ impl CatalogWatch {
             loaded.iter().map(|(id, shard, catalog)| ShardCatalog { id: *id, name: &shard.name, catalog }).collect();
         problems.extend(compare(&views));
         self.tell(problems);
-        let Some((.., catalog)) = loaded.into_iter().next() else { return Err(failure) };
-        *done = number;
+        let loaded = loaded.into_iter().map(|(id, _, catalog)| (id, catalog)).collect();
+        let Some(catalog) = combine(loaded, &self.current()) else { return Err(failure) };
         Ok(self.publish(catalog))
     }
 
@@ -241,6 +255,31 @@ impl CatalogReader {
     }
 }
 
+/// One catalog of those of several shards: the first, and every local table as its own shard has it.
+/// Local tables of a shard that did not answer stay as they were: a statement on them is to hear that
+/// the shard is away, not that there is no such table.
+fn combine(loaded: Vec<(ShardId, Catalog)>, before: &Catalog) -> Option<Catalog> {
+    let answered: HashSet<ShardId> = loaded.iter().map(|(id, _)| *id).collect();
+    let mut loaded = loaded.into_iter();
+    let (_, mut combined) = loaded.next()?;
+    let others = loaded.map(|(id, catalog)| (Some(id), catalog)).chain([(None, before.clone())]);
+    for (id, catalog) in others {
+        for (schema, tables) in catalog.tables {
+            for (name, table) in tables {
+                let TableKind::Local(home) = table.kind else { continue };
+                let wanted = match id {
+                    Some(id) => home == id,
+                    None => !answered.contains(&home),
+                };
+                if wanted {
+                    combined.tables.entry(schema.clone()).or_default().insert(name, table);
+                }
+            }
+        }
+    }
+    Some(combined)
+}
+
 fn count(shards: &[Shard]) -> u16 {
     u16::try_from(shards.len()).unwrap_or(u16::MAX)
 }
@@ -275,5 +314,40 @@ async fn bounded<T>(
             drop(deadpool_postgres::Object::take(client));
             Err(LoadError::Timeout)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pgsluice_sharding::catalog::{Relation, Table};
+
+    use super::*;
+
+    fn catalog(tables: &[(&str, TableKind)]) -> Catalog {
+        let table = |kind| Table { kind, relation: Relation::Table, columns: Vec::new() };
+        let tables = tables.iter().map(|(name, kind)| ((*name).to_owned(), table(*kind))).collect();
+        Catalog { tables: [("public".to_owned(), tables)].into(), ..Catalog::default() }
+    }
+
+    fn names(catalog: Option<Catalog>) -> Vec<String> {
+        let mut names: Vec<_> =
+            catalog.expect("a catalog").tables.remove("public").unwrap_or_default().into_keys().collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn local_tables_come_from_their_own_shard() {
+        let (a, b) = (TableKind::Local(ShardId(0)), TableKind::Local(ShardId(1)));
+        let first = catalog(&[("on_a", a), ("plans", TableKind::Reference)]);
+        let second = catalog(&[("on_b", b), ("left_over", a), ("plans", TableKind::Reference)]);
+        let both = vec![(ShardId(0), first.clone()), (ShardId(1), second.clone())];
+        let combined = combine(both, &Catalog::default());
+        assert_eq!(names(combined.clone()), ["on_a", "on_b", "plans"]);
+
+        let before = combined.expect("a catalog");
+        let only_first = combine(vec![(ShardId(0), catalog(&[("plans", TableKind::Reference)]))], &before);
+        assert_eq!(names(only_first), ["on_b", "plans"], "dropped on a, b is away");
+        assert!(combine(Vec::new(), &before).is_none());
     }
 }

@@ -42,6 +42,9 @@ impl Collector for Snapshot {
     }
 }
 
+/// Clients or servers of a pool in one state.
+type Count = (&'static str, fn(&PoolRow) -> u64);
+
 /// A gauge: name, help, and how it is read from a row.
 type Gauge<R> = (&'static str, &'static str, Option<Unit>, fn(&R) -> Option<f64>);
 
@@ -76,7 +79,7 @@ impl Snapshot {
                 by_instance.entry((&row.database, &row.user, instance)).or_insert_with(zero).add(row);
             }
         }
-        let clients: [(&str, fn(&PoolRow) -> u64); 3] =
+        let clients: [Count; 3] =
             [("active", |p| p.cl_active), ("waiting", |p| p.cl_waiting), ("pinned", |p| p.cl_pinned)];
         let mut family = encoder.encode_descriptor("clients", "Clients by state", None, MetricType::Gauge)?;
         for ((database, user), row) in &by_user {
@@ -85,7 +88,7 @@ impl Snapshot {
                 family.encode_family(&labels)?.encode_gauge(&signed(read(row)))?;
             }
         }
-        let servers: [(&str, fn(&PoolRow) -> u64); 4] = [
+        let servers: [Count; 4] = [
             ("active", |p| p.sv_active + p.sv_active_cancel + p.sv_being_canceled),
             ("idle", |p| p.sv_idle + p.sv_used),
             ("tested", |p| p.sv_tested),
