@@ -141,7 +141,7 @@ fn csv_quotes() {
         b"'it\\'s;\\\\\n';'a\\'b\\\\c\\d'\nx;'nil'\n",
         &[(b"'it\\'s;\\\\\n';'a\\'b\\\\c\\d'\n", key("a'b\\c\\d")), (b"x;'nil'\n", key("nil"))],
     );
-    check_error(&keyed, b"1,a\n2,\"b\n", "22P04", "unterminated CSV quoted field", "COPY users, line 2: \"2,\"b\n\"");
+    check_error(&keyed, b"1,a\n2,\"b\n", "22P04", "unterminated CSV quoted field", "COPY users, line 3: \"2,\"b\n\"");
 }
 
 #[test]
