@@ -75,7 +75,7 @@ impl Splitter {
             }
             taken += line.whole;
             let content = &rest[..line.content];
-            if may_have_marker && lines.is_marker(content)? {
+            if may_have_marker && lines.is_marker(content, line.whole > line.content)? {
                 lines.ended = true;
                 continue;
             }
@@ -169,12 +169,12 @@ impl Lines {
         }
     }
 
-    /// Whether a line is the end-of-data marker of old clients.
+    /// Whether a line is the end-of-data marker of old clients; without its line end it is none.
     ///
     /// # Errors
     /// `22P04` when, in text, something else stands on its line.
-    fn is_marker(&self, content: &[u8]) -> Result<bool, Refusal> {
-        if content == b"\\." {
+    fn is_marker(&self, content: &[u8], has_end: bool) -> Result<bool, Refusal> {
+        if has_end && content == b"\\." {
             return Ok(true);
         }
         let stray = self.quoting.is_none() && self.marker.find_iter(content).any(|at| !is_escaped(content, at));

@@ -54,15 +54,16 @@ fn unescape(raw: &[u8], out: &mut Vec<u8>) {
             continue;
         }
         let digit = |byte: &u8, radix| char::from(*byte).to_digit(radix).and_then(|digit| u8::try_from(digit).ok());
-        out.push(match bytes.next() {
-            None => b'\\',
-            Some(b'b') => 8,
-            Some(b'f') => 12,
-            Some(b'n') => b'\n',
-            Some(b'r') => b'\r',
-            Some(b't') => b'\t',
-            Some(b'v') => 11,
-            Some(b'x') if bytes.peek().is_some_and(u8::is_ascii_hexdigit) => {
+        // Only at the very end of the data can a backslash stand alone: PostgreSQL drops it.
+        let Some(next) = bytes.next() else { break };
+        out.push(match next {
+            b'b' => 8,
+            b'f' => 12,
+            b'n' => b'\n',
+            b'r' => b'\r',
+            b't' => b'\t',
+            b'v' => 11,
+            b'x' if bytes.peek().is_some_and(u8::is_ascii_hexdigit) => {
                 let mut value = 0;
                 for _ in 0..2 {
                     let Some(digit) = bytes.peek().and_then(|byte| digit(byte, 16)) else { break };
@@ -71,7 +72,7 @@ fn unescape(raw: &[u8], out: &mut Vec<u8>) {
                 }
                 value
             }
-            Some(first @ b'0'..=b'7') => {
+            first @ b'0'..=b'7' => {
                 let mut value = first - b'0';
                 for _ in 0..2 {
                     let Some(digit) = bytes.peek().and_then(|byte| digit(byte, 8)) else { break };
@@ -81,7 +82,7 @@ fn unescape(raw: &[u8], out: &mut Vec<u8>) {
                 }
                 value
             }
-            Some(other) => other,
+            other => other,
         });
     }
 }

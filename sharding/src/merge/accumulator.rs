@@ -48,7 +48,7 @@ pub(super) enum Accumulator {
         sum: AvgSum,
         count: i64,
     },
-    Extreme(Extreme),
+    Extreme(Box<Extreme>),
 }
 
 #[derive(Clone, Debug)]
@@ -131,7 +131,7 @@ impl Combine {
                 },
                 count: 0,
             },
-            Function::Extreme { .. } => Accumulator::Extreme(Extreme::default()),
+            Function::Extreme { .. } => Accumulator::Extreme(Box::default()),
         }
     }
 

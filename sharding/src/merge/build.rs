@@ -128,7 +128,7 @@ impl Line<'_> {
                 for (index, _) in combines.iter().filter_map(|combine| combine.output) {
                     self.columns.shard_types[index] = self.columns.client_type(index);
                 }
-                let aggregate = Aggregate::new(keys, combines, *sorted, self.columns.visible, self.columns.len());
+                let aggregate = Aggregate::new(keys, combines, *sorted, self.columns.len());
                 self.stages.push(Stage::Aggregate(Box::new(aggregate)));
                 Ok(())
             }
