@@ -5,7 +5,8 @@ use super::bind_values::Reach;
 use super::scope::{Columns, Rel};
 use super::terms::{ColumnKind, Term};
 use crate::sql::tree::{
-    Alias, Body, Cte, Derived, Distinct, Dml, Expr, From, Join, JoinKind, Query, Select, Target, Window,
+    Alias, Body, Cte, Derived, Distinct, Dml, Expr, From, Join, JoinKind, Other, Query, Select, SublinkKind, Target,
+    Value, Window,
 };
 
 /// What the query around one sees of it.
@@ -396,14 +397,48 @@ fn rel<'c>(alias: Option<&Alias>, columns: Columns<'c>, nullable: bool) -> Rel<'
     Rel { name, schema: None, columns, renamed, block: 0, nullable, terms: Default::default() }
 }
 
-/// The name PostgreSQL gives to a target without one, where routing needs it.
+/// The name PostgreSQL gives to a target without one.
 pub(crate) fn implicit_name(expr: &Expr) -> Option<Box<str>> {
     match expr {
         Expr::Column(names) => names.last().cloned(),
         Expr::Func(call) => Some(call.name.clone()),
         Expr::Cast(cast) => implicit_name(&cast.arg).or_else(|| Some(cast.target.name.clone())),
-        Expr::Other(other) if &*other.what == "coalesce" => Some("coalesce".into()),
-        Expr::Other(other) if other.what.starts_with("case") => Some("case".into()),
+        Expr::Array(_) => Some("array".into()),
+        Expr::Row(_) => Some("row".into()),
+        Expr::Const(constant) if matches!(constant.value, Value::Bool(_)) => Some("bool".into()),
+        Expr::Sublink(link) => match (link.kind, &link.query.body) {
+            (SublinkKind::Exists, _) => Some("exists".into()),
+            (SublinkKind::Array, _) => Some("array".into()),
+            (SublinkKind::Scalar, Body::Select(select)) => {
+                let target = select.targets.first()?;
+                target.name.clone().or_else(|| implicit_name(&target.expr))
+            }
+            _ => None,
+        },
+        Expr::Other(other) => implicit_name_of_other(other),
         _ => None,
     }
+}
+
+fn implicit_name_of_other(other: &Other) -> Option<Box<str>> {
+    let what = &*other.what;
+    if matches!(what, "coalesce" | "greatest" | "least" | "grouping" | "xmlserialize") {
+        return Some(what.into());
+    }
+    if what.starts_with("case") {
+        // CASE takes the name of its ELSE if that has a strong one.
+        let last = if what.ends_with("else") { other.args.last() } else { None };
+        return last.and_then(implicit_name).or_else(|| Some("case".into()));
+    }
+    if what.starts_with("operator 5 ") {
+        return Some("nullif".into());
+    }
+    if what.starts_with("collate ") {
+        return implicit_name(other.args.first()?);
+    }
+    if let Some(steps) = what.strip_prefix("part") {
+        let field = steps.rsplit('.').next().filter(|_| steps.contains('.'));
+        return field.map(|field| field.trim_end_matches("[]").into()).or_else(|| implicit_name(other.args.first()?));
+    }
+    None
 }

@@ -153,3 +153,19 @@ pub(crate) fn key_column(what: &str, column: &str) -> Refusal {
 pub(crate) fn utility(what: &str, hint: &str) -> Refusal {
     no(format!("{what} is not supported over several shards"), hint)
 }
+
+pub(crate) fn language_order(what: &str) -> Refusal {
+    no(
+        format!("ORDER BY {what} follows a language's rules, which the router does not know"),
+        format!(
+            "Write ORDER BY {what} COLLATE \"C\", or compare the sharding key with a value, so that one shard can answer."
+        ),
+    )
+}
+
+pub(crate) fn aggregate(name: &str) -> Refusal {
+    no(
+        format!("the partial results of {name} on several shards cannot be combined"),
+        "Group by the sharding key, or compare it with a value, so that one shard can answer.",
+    )
+}

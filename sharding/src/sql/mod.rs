@@ -10,7 +10,7 @@ mod parse_error;
 mod parse_expr;
 mod parse_query;
 mod parse_utility;
-mod planner;
+pub(crate) mod planner;
 pub mod shape;
 pub(crate) mod spans;
 pub(crate) mod tree;
