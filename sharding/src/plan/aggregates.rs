@@ -138,11 +138,14 @@ fn partial(builder: &mut Builder<'_, '_, '_>, expr: &Expr) -> Result<(AggregateF
         spans::call(builder.targets.text, end, call.at.0 as usize).ok_or_else(|| reasons::aggregate(&call.name))?;
     let name = builder.draft.text_of(spans.whole.clone()).to_owned();
     check_call(builder, call, &name)?;
+    if &*call.name == "avg" {
+        return avg(builder, call, &spans).map(|function| (function, name));
+    }
     let whole = ColumnRef::Helper(builder.draft.helper(&name));
     let function = match &*call.name {
         "count" => AggregateFunction::Count { count: whole },
         "sum" => AggregateFunction::Sum { sum: whole },
-        "min" | "max" => {
+        _ => {
             let collation = call.args.first().map_or(Collation::Bytes, |arg| builder.binder.collation_of(arg));
             let text = call.args.first().and_then(|arg| builder.binder.table_column(arg));
             if collation != Collation::Bytes && text.is_some_and(|column| matches!(column.type_oid, 25 | 1042 | 1043)) {
@@ -154,7 +157,6 @@ fn partial(builder: &mut Builder<'_, '_, '_>, expr: &Expr) -> Result<(AggregateF
                 AggregateFunction::Max { value: whole, collation }
             }
         }
-        _ => return avg(builder, call, &spans).map(|function| (function, name)),
     };
     Ok((function, name))
 }

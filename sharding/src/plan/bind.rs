@@ -59,6 +59,10 @@ pub(crate) struct Facts {
     pub user_view: bool,
     pub unknown_table: bool,
     pub writes: bool,
+    /// An aggregate in a subquery that belongs to the query around it.
+    pub outer_aggregate: bool,
+    /// A table that is written and that the router does not know.
+    pub unknown_target: Option<String>,
 }
 
 /// A CTE in sight.
@@ -199,7 +203,12 @@ impl<'c> Binder<'c> {
         match found {
             Found::Table { table: found, name } => self.note_table(found, name, table, rel, preserved, writes),
             Found::System => self.system = true,
-            Found::Unknown => self.facts.unknown_table = true,
+            Found::Unknown => {
+                self.facts.unknown_table = true;
+                if writes {
+                    self.facts.unknown_target.get_or_insert_with(|| table.name.to_string());
+                }
+            }
         }
         rel
     }

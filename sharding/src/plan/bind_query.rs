@@ -306,7 +306,16 @@ impl Binder<'_> {
         match &select.distinct {
             Distinct::No => {}
             Distinct::Yes => lists.push(outputs.unwrap_or_default().iter().filter_map(|output| output.term).collect()),
-            Distinct::On(exprs) => lists.push(self.columns_of_exprs(exprs)),
+            Distinct::On(exprs) => {
+                // A bare name means the column of the answer first, which may be another one.
+                let hidden = |expr: &&Expr| {
+                    let Expr::Column(names) = expr else { return true };
+                    let [name] = &**names else { return false };
+                    select.targets.iter().any(|target| target.name.as_ref() == Some(name) && target.expr != **expr)
+                };
+                let plain: Vec<Expr> = exprs.iter().filter(|expr| !hidden(expr)).cloned().collect();
+                lists.push(self.columns_of_exprs(&plain));
+            }
         }
         let through = roots.into_iter().map(|mut root| {
             root.lists.extend(lists.iter().cloned());

@@ -91,6 +91,7 @@ fn check(binder: &Binder<'_>, query: &Query, select: &Select, block: usize) -> R
         (facts.locking, "FOR UPDATE or FOR SHARE"),
         (facts.sampled, "TABLESAMPLE"),
         (facts.opaque, "this syntax"),
+        (facts.outer_aggregate, "an aggregate of the outer query in a subquery"),
         (facts.unknown_table, "a table or function the router does not know"),
         (binder.system, "a catalog of PostgreSQL together with sharded tables"),
         (query.with_ties, "FETCH FIRST ... WITH TIES"),

@@ -144,7 +144,7 @@ fn rows(context: Context<'_>, dml: &Dml, parsed: &Parsed) -> Decided {
     let plan = if context.catalog.shards <= 1 {
         first_shard()
     } else if into.is_some() {
-        refused(reasons::create_table_as("INTO"))
+        refused(reasons::select_into())
     } else {
         match (binder.place(), dml) {
             (Err(refusal), _) => refused(refusal),
@@ -163,11 +163,15 @@ fn rows(context: Context<'_>, dml: &Dml, parsed: &Parsed) -> Decided {
             }
         }
     };
+    // Whether several shards can answer may depend on values: a position in ORDER BY, 'today', LIMIT.
+    let spread = matches!(dml, Dml::Query(_))
+        && matches!(&plan, Plan::Gather(_) | Plan::Refused(_) | Plan::Route { many: Some(_), .. });
+    let any_values = !binder.value_seen && !spread;
     let mut effects = Effects { pin: binder.facts.pin, changes_catalog: into == Some(false) };
     if into == Some(true) {
         effects.pin = Some(Pin::TempTable);
     }
-    Decided { command, access, effects, plan, any_values: !binder.value_seen }
+    Decided { command, access, effects, plan, any_values }
 }
 
 /// SELECT INTO: whether the new table is temporary.

@@ -169,3 +169,12 @@ pub(crate) fn aggregate(name: &str) -> Refusal {
         "Group by the sharding key, or compare it with a value, so that one shard can answer.",
     )
 }
+
+pub(crate) fn unknown_target(table: &str) -> Refusal {
+    Refusal::error("42P01", format!("relation \"{table}\" does not exist"))
+        .with_hint("If it was created a moment ago, the router knows it once that is committed.")
+}
+
+pub(crate) fn select_into() -> Refusal {
+    no("SELECT INTO is not supported over several shards", "Create the table, then insert the rows.")
+}
