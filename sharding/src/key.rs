@@ -1,6 +1,10 @@
 //! A key value -> a bucket, as PostgreSQL's own `PARTITION BY HASH` places it.
 
+mod hash;
+
 use crate::refusal::Refusal;
+use crate::value::int::{self, Width, bad_binary, invalid};
+use crate::value::{Numeric, float, oid, uuid};
 
 /// The type of a sharding key column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -18,6 +22,10 @@ pub enum KeyType {
 pub struct Bucket(pub u16);
 
 /// A key value, already coerced to the type of its column. Never NULL.
+///
+/// An integer may lie outside its column's type when the client declared a wider one: it hashes to
+/// some shard all the same, and the server there says what PostgreSQL says (no such row, or out of
+/// range when it is to be stored).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Key {
     /// Any integer key; `int2`, `int4` and `int8` of the same value hash alike.
@@ -46,8 +54,13 @@ pub struct Input<'a> {
 impl Key {
     /// The bucket of this key among `buckets` (a power of two).
     pub fn bucket(&self, buckets: u16) -> Bucket {
-        let _ = buckets;
-        todo!()
+        let hash = match self {
+            Self::Int(value) => hash::int8(*value),
+            Self::Text(bytes) => hash::bytes(bytes),
+            Self::Uuid(bytes) => hash::bytes(bytes),
+        };
+        let [low, high, ..] = hash::combine_first(hash).to_le_bytes();
+        Bucket(u16::from_le_bytes([low, high]) & buckets.wrapping_sub(1))
     }
 }
 
@@ -57,8 +70,148 @@ impl KeyType {
     ///
     /// # Errors
     /// What PostgreSQL says of such a value: `22P02` invalid input syntax, `22003` out of range.
+    /// `0A000` when a value of the declared type cannot be turned into a key exactly.
     pub fn coerce(self, input: Input<'_>) -> Result<Option<Key>, Refusal> {
-        let _ = input;
-        todo!()
+        let Some(bytes) = input.bytes else { return Ok(None) };
+        match self {
+            Self::Int2 => integer(bytes, input, Width::Int2),
+            Self::Int4 => integer(bytes, input, Width::Int4),
+            Self::Int8 => integer(bytes, input, Width::Int8),
+            Self::Text => text(bytes, input).map(Some),
+            Self::Uuid => uuid_key(bytes, input).map(Some),
+        }
     }
+}
+
+fn integer(bytes: &[u8], input: Input<'_>, column: Width) -> Result<Option<Key>, Refusal> {
+    let width = match input.type_oid {
+        0 => column,
+        oid::TEXT | oid::VARCHAR | oid::BPCHAR | oid::UNKNOWN | oid::NAME => {
+            return int::parse(bytes, column).map(Key::Int).map(Some);
+        }
+        oid::NUMERIC => {
+            let value = match input.format {
+                Format::Text => Numeric::parse(bytes)?,
+                Format::Binary => Numeric::from_binary(bytes)?,
+            };
+            return Ok(value.to_i64().map(Key::Int));
+        }
+        oid::FLOAT4 | oid::FLOAT8 => return float_key(read_float(bytes, input)?, column),
+        oid::OID => return Ok(Some(Key::Int(read_oid(bytes, input.format)?))),
+        declared => Width::of(declared).ok_or_else(|| not_a_key(declared, column.name()))?,
+    };
+    let value = match input.format {
+        Format::Text => int::parse(bytes, width)?,
+        Format::Binary if bytes.len() == width_bytes(width) => int::from_binary(bytes)?,
+        Format::Binary => return Err(bad_binary(width.name())),
+    };
+    Ok(Some(Key::Int(value)))
+}
+
+fn width_bytes(width: Width) -> usize {
+    match width {
+        Width::Int2 => 2,
+        Width::Int4 => 4,
+        Width::Int8 => 8,
+    }
+}
+
+fn read_float(bytes: &[u8], input: Input<'_>) -> Result<f64, Refusal> {
+    match (input.type_oid, input.format) {
+        (oid::FLOAT4, Format::Text) => float::parse4(bytes).map(f64::from),
+        (oid::FLOAT4, Format::Binary) => {
+            bytes.try_into().map(f32::from_be_bytes).map(f64::from).map_err(|_| bad_binary("real"))
+        }
+        (_, Format::Text) => float::parse8(bytes),
+        (_, Format::Binary) => bytes.try_into().map(f64::from_be_bytes).map_err(|_| bad_binary("double precision")),
+    }
+}
+
+/// PostgreSQL compares an integer with a float as doubles: below 2^53 one integer at most is equal,
+/// above it several may be, on several shards.
+fn float_key(value: f64, column: Width) -> Result<Option<Key>, Refusal> {
+    const EXACT_BELOW: f64 = 9_007_199_254_740_992.0;
+    if value.abs() < EXACT_BELOW {
+        #[expect(clippy::cast_possible_truncation, reason = "below 2^53 the cast is exact for integral values")]
+        let integer = value as i64;
+        #[expect(clippy::cast_precision_loss, reason = "below 2^53 every integer is a double")]
+        let same = integer as f64 == value;
+        return Ok(same.then_some(Key::Int(integer)));
+    }
+    let beyond = value.is_nan() || value.abs() > 9_223_372_036_854_775_808.0;
+    if beyond || column != Width::Int8 {
+        return Ok(None);
+    }
+    Err(Refusal::unsupported(
+        "a floating-point value of 2^53 or more may equal several keys",
+        "Pass the key as bigint.",
+    ))
+}
+
+fn read_oid(bytes: &[u8], format: Format) -> Result<i64, Refusal> {
+    match format {
+        Format::Binary => bytes.try_into().map(u32::from_be_bytes).map(i64::from).map_err(|_| bad_binary("oid")),
+        Format::Text => match int::parse(bytes, Width::Int8) {
+            Ok(value) if u32::try_from(value).is_ok() => Ok(value),
+            _ => Err(invalid(bytes, "oid")),
+        },
+    }
+}
+
+fn text(bytes: &[u8], input: Input<'_>) -> Result<Key, Refusal> {
+    let key = match input.type_oid {
+        0 | oid::TEXT | oid::VARCHAR | oid::UNKNOWN => bytes.into(),
+        oid::NAME if bytes.len() < 64 => bytes.into(),
+        oid::BPCHAR => {
+            // The cast to text drops the padding.
+            let spaces = bytes.iter().rev().take_while(|byte| **byte == b' ').count();
+            bytes[..bytes.len() - spaces].into()
+        }
+        oid::INT2 | oid::INT4 | oid::INT8 => {
+            let width = Width::of(input.type_oid).unwrap_or(Width::Int8);
+            let value = match input.format {
+                Format::Text => int::parse(bytes, width)?,
+                Format::Binary => int::from_binary(bytes)?,
+            };
+            value.to_string().into_bytes().into()
+        }
+        oid::NUMERIC => {
+            let value = match input.format {
+                Format::Text => Numeric::parse(bytes)?,
+                Format::Binary => Numeric::from_binary(bytes)?,
+            };
+            let mut text = Vec::new();
+            value.write_text(&mut text);
+            text.into()
+        }
+        oid::UUID => {
+            let mut text = Vec::with_capacity(36);
+            uuid::print(&read_uuid(bytes, input.format)?, &mut text);
+            text.into()
+        }
+        declared => return Err(not_a_key(declared, "text")),
+    };
+    Ok(Key::Text(key))
+}
+
+fn uuid_key(bytes: &[u8], input: Input<'_>) -> Result<Key, Refusal> {
+    match input.type_oid {
+        0 | oid::UUID => read_uuid(bytes, input.format).map(Key::Uuid),
+        oid::TEXT | oid::VARCHAR | oid::BPCHAR | oid::UNKNOWN | oid::NAME => uuid::parse(bytes).map(Key::Uuid),
+        declared => Err(not_a_key(declared, "uuid")),
+    }
+}
+
+fn read_uuid(bytes: &[u8], format: Format) -> Result<[u8; 16], Refusal> {
+    match format {
+        Format::Text => uuid::parse(bytes),
+        Format::Binary => bytes.try_into().map_err(|_| bad_binary("uuid")),
+    }
+}
+
+fn not_a_key(declared: u32, column: &'static str) -> Refusal {
+    Refusal::unsupported(
+        format!("a value of type {} cannot be used as a sharding key of type {column}", oid::name(declared)),
+        format!("Declare the parameter as {column}, or leave its type to the server."),
+    )
 }

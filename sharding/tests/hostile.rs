@@ -38,7 +38,7 @@ fn deep_texts_are_refused() {
 
 #[test]
 fn just_below_the_bound_is_planned() {
-    for n in [50, 400, 900, 990, 999] {
+    for n in [50, 150, 195, 199, 400, 900, 990, 999] {
         plan(format!("SELECT {}1{}", "(SELECT ".repeat(n / 8), ")".repeat(n / 8)));
         plan(format!("SELECT * FROM t WHERE user_id = 1 AND a = 1{}", " + 1".repeat(n)));
         plan(format!("SELECT * FROM t{}", " LEFT JOIN u USING (user_id)".repeat(n)));

@@ -3,9 +3,32 @@
 //! Rows come in and leave as whole DataRow messages (`D`, length, number of fields, fields), so a row
 //! that passes unchanged is copied once and never decoded.
 
+mod accumulator;
+mod aggregate;
+mod append;
+mod build;
+mod distinct;
+mod having;
+mod limit;
+mod memory;
+mod merge_sort;
+mod number;
+mod order_key;
+mod pipeline;
+mod project;
+mod row;
+mod sort;
+
 use crate::key::{Format, Input};
 use crate::plan::Gather;
 use crate::refusal::Refusal;
+
+use build::{Columns, Line};
+use memory::Memory;
+use merge_sort::Pull;
+use pipeline::{Flow, Source, Stage};
+use project::Project;
+use row::Row;
 
 /// A column of the rows that the shards send, as a RowDescription tells it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +67,23 @@ pub enum Progress {
 /// One running merge.
 #[derive(Debug)]
 pub struct Merge {
+    source: Source,
+    stages: Vec<Stage>,
+    state: State,
+    memory: Memory,
+    visible: usize,
+    fields: usize,
     rows: u64,
+}
+
+/// How far a merge has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Rows come from the source.
+    Reading,
+    /// No more rows are read; the stages from this one on give out what they kept. All is done when
+    /// no stage is left.
+    Draining(usize),
 }
 
 impl Merge {
@@ -66,8 +105,20 @@ impl Merge {
         params: &[Input<'_>],
         limits: MergeLimits,
     ) -> Result<Self, Refusal> {
-        let _ = (gather, shards, shard_columns, client_columns, visible_formats, params, limits);
-        todo!()
+        let columns = Columns::new(shard_columns, client_columns, visible_formats, gather.helpers)?;
+        let mut line = Line::new(columns, params, shards);
+        line.add(&gather.tree)?;
+        // LIMIT 0 needs no row from below.
+        let over = line.stages.iter().rposition(|stage| matches!(stage, Stage::Limit(limit) if limit.is_over()));
+        Ok(Self {
+            visible: line.columns.visible,
+            fields: line.columns.len(),
+            source: line.source,
+            stages: line.stages,
+            state: over.map_or(State::Reading, |stage| State::Draining(stage + 1)),
+            memory: Memory::new(limits.buffered_bytes_max),
+            rows: 0,
+        })
     }
 
     /// Takes rows from `inputs` (one per shard, in the same order at every call) and appends
@@ -78,8 +129,39 @@ impl Merge {
     /// # Errors
     /// What PostgreSQL would say while computing (`22003` bigint out of range), or the memory bound.
     pub fn run(&mut self, inputs: &mut [ShardInput<'_>], out: &mut Vec<u8>, room: usize) -> Result<Progress, Refusal> {
-        let _ = (inputs, out, room);
-        todo!()
+        let mut project = Project { out, visible: self.visible, fields: self.fields, rows: &mut self.rows };
+        loop {
+            if self.state == State::Draining(self.stages.len()) {
+                return Ok(Progress::Done);
+            }
+            if project.out.len() >= room {
+                return Ok(Progress::Full);
+            }
+            let flow = match self.state {
+                State::Reading => match self.source.next(inputs)? {
+                    Pull::Row(message) => {
+                        pipeline::push(&mut self.stages, Row { message, results: &[] }, &mut self.memory, &mut project)?
+                    }
+                    Pull::Needs(input) => return Ok(Progress::Needs(input)),
+                    Pull::End => {
+                        self.state = State::Draining(0);
+                        continue;
+                    }
+                },
+                State::Draining(first) => {
+                    match pipeline::drain(&mut self.stages[first..], &mut self.memory, &mut project)? {
+                        Some(flow) => flow,
+                        None => {
+                            self.state = State::Draining(first + 1);
+                            continue;
+                        }
+                    }
+                }
+            };
+            if let Flow::Enough(above) = flow {
+                self.state = State::Draining(self.stages.len() - above);
+            }
+        }
     }
 
     /// How many rows were given out, for the command tag.

@@ -36,6 +36,7 @@ pub(crate) struct Root {
 
 /// What was seen of functions and other things that are not tables.
 #[derive(Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, seen or not")]
 pub(crate) struct Facts {
     /// A volatile function, by name.
     pub volatile: Option<String>,
@@ -89,6 +90,9 @@ pub(crate) struct Output {
     pub values: Option<(Vec<KeyValue>, Family)>,
 }
 
+/// What follows from what.
+pub(crate) type Edges = Vec<(Term, Term)>;
+
 /// One level of names: a SELECT, an UPDATE ...
 #[derive(Debug, Default)]
 pub(crate) struct Block {
@@ -96,7 +100,7 @@ pub(crate) struct Block {
     /// Columns merged by USING, which stand for the preserved side's.
     pub merged: Vec<(Box<str>, Option<Term>)>,
     /// The nullable sides of LEFT JOINs with the edges that are missing only because of it.
-    pub outer: Vec<(Vec<usize>, Vec<(Term, Term)>)>,
+    pub outer: Vec<(Vec<usize>, Edges)>,
     /// Relations that a strict predicate of WHERE needs to be there.
     pub strict: Vec<usize>,
     pub roots: Vec<Root>,

@@ -35,7 +35,7 @@ impl Binder<'_> {
     fn select(&mut self, query: &Query, select: &Select) -> Seen {
         let block = self.open();
         for item in &select.from {
-            self.from_item(item, true);
+            self.table_item(item, true);
         }
         if let Some(filter) = &select.filter {
             self.expr(filter);
@@ -120,7 +120,7 @@ impl Binder<'_> {
     }
 
     /// One entry of FROM; returns the relations it brings.
-    pub(crate) fn from_item(&mut self, item: &From, preserved: bool) -> Vec<usize> {
+    pub(crate) fn table_item(&mut self, item: &From, preserved: bool) -> Vec<usize> {
         match item {
             From::Table(table) => vec![self.table(table, preserved)],
             From::Query(derived) => vec![self.derived_query(derived, preserved)],
@@ -145,8 +145,8 @@ impl Binder<'_> {
 
     fn join(&mut self, join: &Join, preserved: bool) -> Vec<usize> {
         let keeps = |side: JoinKind| join.kind == JoinKind::Inner || join.kind == side;
-        let left = self.from_item(&join.left, preserved && keeps(JoinKind::Left));
-        let right = self.from_item(&join.right, preserved && keeps(JoinKind::Right));
+        let left = self.table_item(&join.left, preserved && keeps(JoinKind::Left));
+        let right = self.table_item(&join.right, preserved && keeps(JoinKind::Right));
         let nullable = match join.kind {
             JoinKind::Inner | JoinKind::Full => Vec::new(),
             JoinKind::Left => right.clone(),

@@ -80,29 +80,8 @@ impl Planner {
     }
 }
 
-/// Deepest nesting that is planned on the caller's stack.
-const SHALLOW: usize = 100;
-
-/// The stack for what is deeper: some kilobytes for each level of [`Limits::depth_max`].
-const DEEP_STACK_BYTES: usize = 64 << 20;
-
 /// The plan of every statement of a text, and whether it holds for all texts of the same shape.
-///
-/// Planning recurses as deep as the text nests. What nests deeper than any usual statement is planned
-/// again on a stack of its own, so that a worker's small stack is enough for every text.
 pub(crate) fn analyse(context: Context<'_>, literals: &[Literal], limits: &Limits) -> Result<(Script, bool), Refusal> {
-    let shallow = Limits { depth_max: limits.depth_max.min(SHALLOW), ..*limits };
-    match analyse_here(context, literals, &shallow) {
-        Err(refusal) if refusal.sqlstate == "54001" && limits.depth_max > SHALLOW => std::thread::scope(|scope| {
-            let thread = std::thread::Builder::new().stack_size(DEEP_STACK_BYTES);
-            let planned = thread.spawn_scoped(scope, || analyse_here(context, literals, limits));
-            planned.ok().and_then(|thread| thread.join().ok()).unwrap_or(Err(refusal))
-        }),
-        result => result,
-    }
-}
-
-fn analyse_here(context: Context<'_>, literals: &[Literal], limits: &Limits) -> Result<(Script, bool), Refusal> {
     let parsed = parse::parse(context.text, literals, limits).map_err(|refusal| *refusal)?;
     let mut any_values = parsed.len() == 1;
     let mut statements = Vec::with_capacity(parsed.len().max(1));

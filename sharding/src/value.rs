@@ -1,1 +1,0 @@
-//! PostgreSQL values, text and binary: decode, compare in PostgreSQL's order, add.

@@ -1,0 +1,414 @@
+//! Rows of text -> a catalog. Pure: the rows may come over a control connection or over a pooled
+//! server in the middle of somebody's transaction.
+
+use std::collections::HashMap;
+use std::fmt;
+
+use pgsluice_sharding::catalog::{
+    Catalog, Collation, Column, Function, FunctionKind, Relation, Table, TableKind, TableRules, Volatility,
+};
+use pgsluice_sharding::map::ShardId;
+
+use crate::catalog::placement;
+use crate::catalog::queries::Subject;
+
+/// The oid of the collation `default`: whatever the database has.
+const DEFAULT_COLLATION_OID: u32 = 100;
+
+/// Domains over domains are followed this deep; PostgreSQL itself cannot make a cycle.
+const DOMAIN_DEPTH_MAX: usize = 64;
+
+/// A catalog and what an operator should know about it.
+#[derive(Clone, Debug, Default)]
+pub struct Loaded {
+    pub catalog: Catalog,
+    /// One sentence each, for SHOW TABLES, `sluice check` and the log.
+    pub problems: Vec<String>,
+}
+
+/// A row that a PostgreSQL server does not give to the question asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BadRow {
+    pub subject: Subject,
+    /// The position of the column that could not be read.
+    pub column: usize,
+}
+
+impl fmt::Display for BadRow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "unexpected value in column {} of the catalog query for {:?}", self.column + 1, self.subject)
+    }
+}
+
+impl std::error::Error for BadRow {}
+
+/// Takes the answers to [`super::QUERIES`] row by row, in that order.
+#[derive(Debug)]
+pub struct Builder {
+    rules: TableRules,
+    shards: u16,
+    default_collation: Collation,
+    search_path: Vec<String>,
+    collations: HashMap<u32, Collation>,
+    /// Domain -> (type below, typmod).
+    domains: HashMap<u32, (u32, i32)>,
+    relations: Vec<RelationRows>,
+    functions: HashMap<String, Function>,
+}
+
+#[derive(Debug)]
+struct RelationRows {
+    schema: String,
+    name: String,
+    relation: Relation,
+    columns: Vec<Column>,
+}
+
+impl Builder {
+    pub fn new(rules: TableRules, shards: u16) -> Self {
+        Self {
+            rules,
+            shards,
+            // Until a server says otherwise, nothing may be assumed about the order of text.
+            default_collation: Collation::Language,
+            search_path: Vec::new(),
+            collations: HashMap::new(),
+            domains: HashMap::new(),
+            relations: Vec::new(),
+            functions: HashMap::new(),
+        }
+    }
+
+    /// Takes one row of the answer to the query about `subject`, in text format.
+    ///
+    /// # Errors
+    /// A row that PostgreSQL does not give.
+    pub fn row(&mut self, subject: Subject, values: &[Option<&str>]) -> Result<(), BadRow> {
+        let row = Row { subject, values };
+        match subject {
+            Subject::Database => self.database(row),
+            Subject::Collations => self.collation(row),
+            Subject::Domains => self.domain(row),
+            Subject::Columns => self.column(row),
+            Subject::Functions => self.function(row),
+        }
+    }
+
+    fn database(&mut self, row: Row<'_>) -> Result<(), BadRow> {
+        self.default_collation = collation(row.text(0)?, row.optional(1), true);
+        self.search_path = parse_search_path(row.optional(2).unwrap_or_default());
+        Ok(())
+    }
+
+    fn collation(&mut self, row: Row<'_>) -> Result<(), BadRow> {
+        let oid = row.number(0)?;
+        let found = match row.text(1)? {
+            "d" => self.default_collation,
+            provider => collation(provider, row.optional(2), row.boolean(3)?),
+        };
+        self.collations.insert(oid, found);
+        Ok(())
+    }
+
+    fn domain(&mut self, row: Row<'_>) -> Result<(), BadRow> {
+        self.domains.insert(row.number(0)?, (row.number(1)?, row.number(2)?));
+        Ok(())
+    }
+
+    fn column(&mut self, row: Row<'_>) -> Result<(), BadRow> {
+        let (schema, name) = (row.text(0)?, row.text(1)?);
+        let same = self.relations.last().is_some_and(|last| last.schema == schema && last.name == name);
+        if !same {
+            let relation = match row.text(2)? {
+                "v" | "m" => Relation::View,
+                "f" => Relation::Foreign,
+                _ => Relation::Table,
+            };
+            self.relations.push(RelationRows {
+                schema: schema.to_owned(),
+                name: name.to_owned(),
+                relation,
+                columns: Vec::new(),
+            });
+        }
+        let Some(column) = row.optional(3) else { return Ok(()) };
+        let (type_oid, typmod) = self.base_type(row.number(4)?, row.number(5)?);
+        let column = Column {
+            name: column.to_owned(),
+            type_oid,
+            typmod,
+            not_null: row.boolean(6)?,
+            collation: self.collation_of(row.number(7)?),
+        };
+        if let Some(last) = self.relations.last_mut() {
+            last.columns.push(column);
+        }
+        Ok(())
+    }
+
+    fn function(&mut self, row: Row<'_>) -> Result<(), BadRow> {
+        let kind = match (row.text(1)?, row.boolean(2)?) {
+            ("a", _) => FunctionKind::Aggregate,
+            ("w", _) => FunctionKind::Window,
+            ("p", _) => FunctionKind::Procedure,
+            (_, true) => FunctionKind::SetReturning,
+            (_, false) => FunctionKind::Plain,
+        };
+        let volatility = match row.text(3)? {
+            "i" => Volatility::Immutable,
+            "s" => Volatility::Stable,
+            _ => Volatility::Volatile,
+        };
+        let known = self.functions.entry(row.text(0)?.to_owned()).or_insert(Function { volatility, kind });
+        known.volatility = known.volatility.max(volatility);
+        if unfriendliness(kind) > unfriendliness(known.kind) {
+            known.kind = kind;
+        }
+        Ok(())
+    }
+
+    /// The type a domain stands for: values cross the wire and hash as that type.
+    fn base_type(&self, type_oid: u32, typmod: i32) -> (u32, i32) {
+        let mut found = (type_oid, typmod);
+        for _ in 0..DOMAIN_DEPTH_MAX {
+            let Some((base, typmod)) = self.domains.get(&found.0) else { break };
+            found = (*base, *typmod);
+        }
+        found
+    }
+
+    fn collation_of(&self, oid: u32) -> Collation {
+        match oid {
+            0 => Collation::Bytes,
+            DEFAULT_COLLATION_OID => self.default_collation,
+            // A collation made after the collations were read: nothing is known of it.
+            _ => self.collations.get(&oid).copied().unwrap_or(Collation::Nondeterministic),
+        }
+    }
+
+    /// The catalog with this version, and the problems found.
+    ///
+    /// A table that the rules cannot place is left out when there are several shards: a statement on
+    /// it is then refused rather than sent somewhere.
+    pub fn finish(self, version: u64) -> Loaded {
+        let mut problems = Vec::new();
+        let mut tables: HashMap<String, HashMap<String, Table>> = HashMap::new();
+        for RelationRows { schema, name, relation, columns } in self.relations {
+            let kind = match placement::kind_of(&self.rules, &schema, &name, &columns) {
+                Ok(kind) => kind,
+                Err(refusal) => {
+                    problems.push(placement::describe(&schema, &name, &refusal));
+                    if self.shards > 1 {
+                        continue;
+                    }
+                    TableKind::Local(ShardId(0))
+                }
+            };
+            if let TableKind::Sharded { column, .. } = kind
+                && relation == Relation::Table
+                && let Some(key) = columns.get(column)
+                && !key.not_null
+            {
+                problems.push(format!(
+                    "table {schema}.{name}: the sharding key \"{}\" may be NULL and a row without a key has no shard; \
+                     ALTER TABLE {schema}.{name} ALTER COLUMN {} SET NOT NULL would prove that there is none",
+                    key.name, key.name
+                ));
+            }
+            tables.entry(schema).or_default().insert(name, Table { kind, relation, columns });
+        }
+        let catalog = Catalog {
+            version,
+            shards: self.shards,
+            tables,
+            functions: self.functions,
+            default_collation: self.default_collation,
+            search_path: self.search_path,
+            rules: self.rules,
+        };
+        Loaded { catalog, problems }
+    }
+}
+
+/// One row with readers that say which column was wrong.
+#[derive(Clone, Copy)]
+struct Row<'a> {
+    subject: Subject,
+    values: &'a [Option<&'a str>],
+}
+
+impl<'a> Row<'a> {
+    fn optional(self, column: usize) -> Option<&'a str> {
+        self.values.get(column).copied().flatten()
+    }
+
+    fn text(self, column: usize) -> Result<&'a str, BadRow> {
+        self.optional(column).ok_or(BadRow { subject: self.subject, column })
+    }
+
+    fn number<N: std::str::FromStr>(self, column: usize) -> Result<N, BadRow> {
+        let bad = BadRow { subject: self.subject, column };
+        self.optional(column).and_then(|text| text.parse().ok()).ok_or(bad)
+    }
+
+    fn boolean(self, column: usize) -> Result<bool, BadRow> {
+        match self.text(column)? {
+            "t" => Ok(true),
+            "f" => Ok(false),
+            _ => Err(BadRow { subject: self.subject, column }),
+        }
+    }
+}
+
+/// When overloads of one name differ in kind, the one that forbids most counts.
+fn unfriendliness(kind: FunctionKind) -> u8 {
+    match kind {
+        FunctionKind::Plain => 0,
+        FunctionKind::SetReturning => 1,
+        FunctionKind::Aggregate => 2,
+        FunctionKind::Window => 3,
+        FunctionKind::Procedure => 4,
+    }
+}
+
+/// How a collation orders, from its provider (`c` libc, `i` ICU, `b` builtin) and its LC_COLLATE.
+fn collation(provider: &str, lc_collate: Option<&str>, deterministic: bool) -> Collation {
+    if !deterministic {
+        return Collation::Nondeterministic;
+    }
+    match provider {
+        // All builtin locales (C, C.UTF-8, PG_UNICODE_FAST) compare bytes.
+        "b" => Collation::Bytes,
+        "c" if lc_collate.is_some_and(orders_by_bytes) => Collation::Bytes,
+        _ => Collation::Language,
+    }
+}
+
+fn orders_by_bytes(libc_locale: &str) -> bool {
+    ["C", "POSIX", "C.UTF-8", "C.UTF8"].iter().any(|name| name.eq_ignore_ascii_case(libc_locale))
+}
+
+/// `"$user", public` -> `$user`, `public`. `pg_catalog` is searched in any case and left out.
+fn parse_search_path(text: &str) -> Vec<String> {
+    let mut names = Vec::new();
+    let mut rest = text.trim_start();
+    while !rest.is_empty() {
+        let (name, after) = next_identifier(rest);
+        if !name.is_empty() && name != "pg_catalog" {
+            names.push(name);
+        }
+        rest = after.trim_start().trim_start_matches(',').trim_start();
+    }
+    names
+}
+
+/// The identifier at the start, folded or unquoted as PostgreSQL does, and what follows it.
+fn next_identifier(text: &str) -> (String, &str) {
+    let Some(quoted) = text.strip_prefix('"') else {
+        let end = text.find(',').unwrap_or(text.len());
+        return (text[..end].trim_end().to_ascii_lowercase(), &text[end..]);
+    };
+    let mut name = String::new();
+    let mut chars = quoted.char_indices().peekable();
+    while let Some((at, c)) = chars.next() {
+        match c {
+            '"' if chars.next_if(|(_, next)| *next == '"').is_some() => name.push('"'),
+            '"' => return (name, &quoted[at + 1..]),
+            _ => name.push(c),
+        }
+    }
+    (name, "")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn search_paths_are_read_as_postgresql_writes_them() {
+        assert_eq!(parse_search_path("\"$user\", public"), ["$user", "public"]);
+        assert_eq!(parse_search_path("Public, \"A \"\"b\"\", c\",pg_catalog"), ["public", "A \"b\", c"]);
+        assert_eq!(parse_search_path(""), Vec::<String>::new());
+        assert_eq!(parse_search_path("\"\""), Vec::<String>::new());
+        assert_eq!(parse_search_path("\"never closed"), ["never closed"]);
+        assert_eq!(parse_search_path(",,a"), ["a"]);
+    }
+
+    #[test]
+    fn collations_of_all_providers() {
+        assert_eq!(collation("c", Some("en_US.UTF-8"), true), Collation::Language);
+        assert_eq!(collation("c", Some("C"), true), Collation::Bytes);
+        assert_eq!(collation("c", Some("C.utf8"), true), Collation::Bytes);
+        // An ICU database keeps an LC_COLLATE, which says nothing about the order.
+        assert_eq!(collation("i", Some("C"), true), Collation::Language);
+        assert_eq!(collation("i", None, false), Collation::Nondeterministic);
+        assert_eq!(collation("b", Some("en_US.UTF-8"), true), Collation::Bytes);
+    }
+
+    fn builder(shards: u16) -> Builder {
+        let rules = TableRules { sharding_key: Some("user_id".into()), ..TableRules::default() };
+        let mut builder = Builder::new(rules, shards);
+        builder
+            .row(Subject::Database, &[Some("c"), Some("en_US.UTF-8"), Some("\"$user\", public")])
+            .expect("a database row");
+        builder
+    }
+
+    fn column<'a>(table: &'a str, name: &'a str, type_oid: &'a str, not_null: &'a str) -> [Option<&'a str>; 8] {
+        let collation = if type_oid == "25" { "100" } else { "0" };
+        let values = ["public", table, "r", name, type_oid, "-1", not_null, collation];
+        values.map(Some)
+    }
+
+    #[test]
+    fn domains_resolve_to_their_base_and_collations_to_the_default() {
+        let mut builder = builder(2);
+        builder.row(Subject::Domains, &[Some("20000"), Some("20"), Some("-1")]).expect("a domain");
+        builder.row(Subject::Domains, &[Some("20001"), Some("20000"), Some("-1")]).expect("a domain of a domain");
+        builder.row(Subject::Columns, &column("orders", "user_id", "20001", "t")).expect("a column");
+        builder.row(Subject::Columns, &column("orders", "note", "25", "f")).expect("a column");
+        builder.row(Subject::Columns, &column("empty", "x", "23", "f")).expect("a column");
+        let loaded = builder.finish(7);
+        let orders = &loaded.catalog.tables["public"]["orders"];
+        assert_eq!(loaded.catalog.version, 7);
+        assert_eq!(orders.columns[0].type_oid, 20);
+        assert_eq!(orders.columns[1].collation, Collation::Language);
+        assert!(matches!(orders.kind, TableKind::Sharded { column: 0, .. }));
+        assert_eq!(loaded.catalog.tables["public"]["empty"].kind, TableKind::Local(ShardId(0)));
+        assert_eq!(loaded.problems, Vec::<String>::new());
+    }
+
+    #[test]
+    fn keys_that_cannot_place_a_row_are_problems() {
+        let mut sharded = builder(2);
+        sharded.row(Subject::Columns, &column("bad", "user_id", "1700", "t")).expect("a column");
+        sharded.row(Subject::Columns, &column("loose", "user_id", "20", "f")).expect("a column");
+        let loaded = sharded.finish(1);
+        assert!(!loaded.catalog.tables["public"].contains_key("bad"));
+        assert_eq!(loaded.problems.len(), 2, "{:?}", loaded.problems);
+        assert!(loaded.problems[0].contains("public.bad"), "{:?}", loaded.problems);
+        assert!(loaded.problems[1].contains("may be NULL"), "{:?}", loaded.problems);
+
+        let mut single = builder(1);
+        single.row(Subject::Columns, &column("bad", "user_id", "1700", "t")).expect("a column");
+        assert_eq!(single.finish(1).catalog.tables["public"]["bad"].kind, TableKind::Local(ShardId(0)));
+    }
+
+    #[test]
+    fn the_least_friendly_overload_counts() {
+        let mut builder = builder(1);
+        for row in [["f", "f", "f", "i"], ["f", "a", "f", "s"], ["f", "f", "t", "i"], ["g", "f", "t", "v"]] {
+            builder.row(Subject::Functions, &row.map(Some)).expect("a function");
+        }
+        let functions = builder.finish(1).catalog.functions;
+        assert_eq!(functions["f"], Function { volatility: Volatility::Stable, kind: FunctionKind::Aggregate });
+        assert_eq!(functions["g"], Function { volatility: Volatility::Volatile, kind: FunctionKind::SetReturning });
+    }
+
+    #[test]
+    fn a_row_that_makes_no_sense_is_an_error() {
+        let mut builder = builder(1);
+        let bad = builder.row(Subject::Domains, &[Some("x"), None, None]);
+        assert_eq!(bad, Err(BadRow { subject: Subject::Domains, column: 0 }));
+    }
+}

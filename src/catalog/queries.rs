@@ -1,0 +1,102 @@
+//! The SQL that asks one server what it contains.
+//!
+//! Every name and every operator is qualified with `pg_catalog`, so that the answer cannot depend on
+//! a `search_path`: a client could otherwise put an `=` of its own in front of PostgreSQL's and
+//! poison the catalog that all clients share. A column that PostgreSQL 14 lacks (`datlocprovider`) is
+//! read through `to_jsonb(row)`, which gives NULL for what is not there. The names of ICU and builtin
+//! locales, whose columns changed with almost every version, are not needed: the provider says enough.
+
+/// What a query asks for; says how its rows are to be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Subject {
+    Database,
+    Collations,
+    Domains,
+    Columns,
+    Functions,
+}
+
+/// One question to a server.
+#[derive(Clone, Copy, Debug)]
+pub struct Query {
+    pub subject: Subject,
+    pub sql: &'static str,
+}
+
+/// All questions, in the order in which the builder wants the answers.
+pub const QUERIES: [Query; 5] = [
+    Query { subject: Subject::Database, sql: DATABASE },
+    Query { subject: Subject::Collations, sql: COLLATIONS },
+    Query { subject: Subject::Domains, sql: DOMAINS },
+    Query { subject: Subject::Columns, sql: COLUMNS },
+    Query { subject: Subject::Functions, sql: FUNCTIONS },
+];
+
+/// provider, LC_COLLATE, the search_path that RESET goes back to.
+///
+/// Before PostgreSQL 15 a database had no provider: libc.
+const DATABASE: &str = "\
+SELECT COALESCE(pg_catalog.jsonb_extract_path_text(j.fields, 'datlocprovider'), 'c'), \
+  pg_catalog.jsonb_extract_path_text(j.fields, 'datcollate'), \
+  (SELECT s.reset_val FROM pg_catalog.pg_settings s WHERE s.name OPERATOR(pg_catalog.=) 'search_path') \
+FROM pg_catalog.pg_database d CROSS JOIN LATERAL (SELECT pg_catalog.to_jsonb(d)) j(fields) \
+WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database()";
+
+/// oid, provider, LC_COLLATE, deterministic: the collations that columns use.
+const COLLATIONS: &str = "\
+SELECT k.oid, k.collprovider, k.collcollate, k.collisdeterministic \
+FROM (SELECT DISTINCT a.attcollation FROM pg_catalog.pg_attribute a) u \
+JOIN pg_catalog.pg_collation k ON k.oid OPERATOR(pg_catalog.=) u.attcollation";
+
+/// oid, oid of the type below, its typmod.
+const DOMAINS: &str = "\
+SELECT t.oid, t.typbasetype, t.typtypmod FROM pg_catalog.pg_type t WHERE t.typtype OPERATOR(pg_catalog.=) 'd'";
+
+/// schema, relation, relkind, column (NULL when the relation has none), type, typmod, NOT NULL,
+/// collation; in the order of `SELECT *`.
+///
+/// The schema `sluice` is the router's own and no user's.
+const COLUMNS: &str = "\
+SELECT n.nspname, c.relname, c.relkind, a.attname, a.atttypid, a.atttypmod, a.attnotnull, a.attcollation \
+FROM pg_catalog.pg_class c \
+JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace \
+LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid OPERATOR(pg_catalog.=) c.oid \
+  AND a.attnum OPERATOR(pg_catalog.>) 0 AND NOT a.attisdropped \
+WHERE c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p,v,m,f}'::pg_catalog.\"char\"[]) \
+  AND c.relpersistence OPERATOR(pg_catalog.<>) 't' \
+  AND n.nspname OPERATOR(pg_catalog.<>) ALL ('{pg_catalog,information_schema,pg_toast,sluice}'::pg_catalog.name[]) \
+ORDER BY n.nspname, c.relname, a.attnum";
+
+/// name, kind, returns a set, volatility: each combination once. What an extension or a user has put
+/// into `pg_catalog` counts too; what PostgreSQL brings has an oid below 16384.
+const FUNCTIONS: &str = "\
+SELECT DISTINCT p.proname, p.prokind, p.proretset, p.provolatile \
+FROM pg_catalog.pg_proc p \
+JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace \
+WHERE p.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid \
+  AND n.nspname OPERATOR(pg_catalog.<>) 'sluice'";
+
+/// One row of one column that changes whenever the answer to [`QUERIES`] may have changed on this
+/// server. Sums of hashes, so nothing is sorted and one short line crosses the wire.
+///
+/// It says nothing across servers: oids differ between them.
+pub const FINGERPRINT: &str = "\
+SELECT pg_catalog.concat_ws('/', \
+ (SELECT pg_catalog.concat_ws('.', pg_catalog.count(*), pg_catalog.sum(pg_catalog.hashtextextended(\
+   pg_catalog.concat_ws(',', a.attrelid, a.attnum, a.attname, a.atttypid, a.atttypmod, a.attnotnull, \
+   a.attisdropped, a.attcollation), 0)::pg_catalog.numeric)) \
+  FROM pg_catalog.pg_attribute a WHERE a.attrelid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid \
+   AND a.attnum OPERATOR(pg_catalog.>) 0), \
+ (SELECT pg_catalog.concat_ws('.', pg_catalog.count(*), pg_catalog.sum(pg_catalog.hashtextextended(\
+   pg_catalog.concat_ws(',', c.oid, c.relname, c.relnamespace, c.relkind), 0)::pg_catalog.numeric)) \
+  FROM pg_catalog.pg_class c WHERE c.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid \
+   AND c.relpersistence OPERATOR(pg_catalog.<>) 't' \
+   AND c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p,v,m,f}'::pg_catalog.\"char\"[])), \
+ (SELECT pg_catalog.concat_ws('.', pg_catalog.count(*), pg_catalog.sum(pg_catalog.hashtextextended(\
+   pg_catalog.concat_ws(',', p.oid, p.proname, p.pronamespace, p.prokind, p.proretset, p.provolatile), 0)\
+   ::pg_catalog.numeric)) \
+  FROM pg_catalog.pg_proc p WHERE p.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid), \
+ (SELECT pg_catalog.sum(pg_catalog.hashtextextended(pg_catalog.concat_ws(',', n.oid, n.nspname), 0)\
+   ::pg_catalog.numeric) FROM pg_catalog.pg_namespace n \
+   WHERE n.nspname OPERATOR(pg_catalog.!~~) 'pg\\_%'), \
+ (SELECT s.reset_val FROM pg_catalog.pg_settings s WHERE s.name OPERATOR(pg_catalog.=) 'search_path'))";

@@ -1,0 +1,279 @@
+//! Keeps the catalog of one database fresh.
+
+use std::sync::atomic::{AtomicU64, Ordering::Acquire, Ordering::Release};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use deadpool_postgres::Pool;
+use pgsluice_sharding::catalog::{Catalog, TableRules};
+use pgsluice_sharding::map::ShardId;
+use tokio::sync::Mutex;
+use tokio::task::JoinSet;
+
+use crate::catalog::{LoadError, Loaded, ShardCatalog, compare, fingerprint, load};
+
+/// A server that takes longer than this for its whole catalog is treated as unreachable.
+const LOAD_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// After a failed first load: the first pause; it doubles up to the interval.
+const BACKOFF_MIN: Duration = Duration::from_millis(200);
+
+/// Asking for fingerprints may take at most one part in so many of the time.
+const CHECK_SHARE: u32 = 20;
+
+/// Where one shard's primary is asked.
+#[derive(Clone, Debug)]
+pub struct Shard {
+    pub name: String,
+    pub primary: Pool,
+}
+
+/// The current catalog of one database and those who renew it.
+///
+/// Workers look at a version number (one atomic load) and take the `Arc` only when it has changed.
+#[derive(Debug)]
+pub struct CatalogWatch {
+    database: String,
+    rules: TableRules,
+    shards: Vec<Shard>,
+    /// The version of `current`; 0 until something was loaded.
+    version: AtomicU64,
+    current: RwLock<Arc<Catalog>>,
+    problems: RwLock<Arc<[String]>>,
+    /// How many refreshes have begun.
+    begun: AtomicU64,
+    /// One load at a time. Holds the number of the last refresh that ended well.
+    loading: Mutex<u64>,
+}
+
+impl CatalogWatch {
+    /// An empty catalog with version 0. Nothing is asked yet.
+    pub fn new(database: &str, rules: TableRules, shards: Vec<Shard>) -> Self {
+        let empty = Catalog { shards: count(&shards), rules: rules.clone(), ..Catalog::default() };
+        Self {
+            database: database.to_owned(),
+            rules,
+            shards,
+            version: AtomicU64::new(0),
+            current: RwLock::new(Arc::new(empty)),
+            problems: RwLock::new(Arc::new([])),
+            begun: AtomicU64::new(0),
+            loading: Mutex::new(0),
+        }
+    }
+
+    pub fn database(&self) -> &str {
+        &self.database
+    }
+
+    /// Rises whenever [`Self::current`] gives something else.
+    pub fn version(&self) -> u64 {
+        self.version.load(Acquire)
+    }
+
+    pub fn current(&self) -> Arc<Catalog> {
+        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// What an operator should know about the tables and the shards, one sentence each.
+    pub fn problems(&self) -> Arc<[String]> {
+        Arc::clone(&self.problems.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Loads anew from the first shard that answers: to be awaited after DDL has passed. Many callers
+    /// share a load, but each gets one that began after its call. Returns whether anything changed.
+    ///
+    /// # Errors
+    /// No shard answered; the catalog stays as it was.
+    pub async fn refresh(&self) -> Result<bool, LoadError> {
+        let seen = self.begun.load(Acquire);
+        let mut done = self.loading.lock().await;
+        if *done > seen {
+            return Ok(true);
+        }
+        let number = self.begun.fetch_add(1, Release) + 1;
+        let mut failure = LoadError::Connect("the database has no shard".to_owned());
+        for shard in &self.shards {
+            match load_shard(&shard.primary, &self.rules, count(&self.shards)).await {
+                Ok(loaded) => {
+                    *done = number;
+                    return Ok(self.publish(loaded.catalog));
+                }
+                Err(error) => failure = error,
+            }
+        }
+        Err(failure)
+    }
+
+    /// Loads from all shards and compares them; the catalog is that of the first one that answers.
+    ///
+    /// # Errors
+    /// No shard answered.
+    pub async fn refresh_all(&self) -> Result<bool, LoadError> {
+        let mut done = self.loading.lock().await;
+        let number = self.begun.fetch_add(1, Release) + 1;
+        let (rules, shards) = (&self.rules, count(&self.shards));
+        let answers = self
+            .ask_all(|pool| {
+                let rules = rules.clone();
+                async move { load_shard(&pool, &rules, shards).await }
+            })
+            .await;
+        let mut problems = Vec::new();
+        let mut loaded = Vec::new();
+        let mut failure = LoadError::Connect("the database has no shard".to_owned());
+        for ((id, shard), answer) in (0..).map(ShardId).zip(&self.shards).zip(answers) {
+            match answer {
+                Ok(Loaded { catalog, problems: found }) => {
+                    if loaded.is_empty() {
+                        problems.extend(found);
+                    }
+                    loaded.push((id, shard, catalog));
+                }
+                Err(error) => {
+                    problems.push(format!("the primary of shard {} cannot be asked: {error}", shard.name));
+                    failure = error;
+                }
+            }
+        }
+        let views: Vec<_> =
+            loaded.iter().map(|(id, shard, catalog)| ShardCatalog { id: *id, name: &shard.name, catalog }).collect();
+        problems.extend(compare(&views));
+        self.tell(problems);
+        let Some((.., catalog)) = loaded.into_iter().next() else { return Err(failure) };
+        *done = number;
+        Ok(self.publish(catalog))
+    }
+
+    /// Loads now, then looks every `interval` whether any shard has changed, until dropped.
+    pub async fn run(&self, interval: Duration) {
+        let mut known: Vec<Option<String>> = vec![None; self.shards.len()];
+        let mut backoff = BACKOFF_MIN;
+        loop {
+            let began = Instant::now();
+            let seen: Vec<_> = self.ask_all(|pool| async move { fingerprint_shard(&pool).await }).await;
+            let changed = seen.iter().zip(&known).any(|(seen, known)| seen.as_ref().ok() != known.as_ref());
+            if changed {
+                match self.refresh_all().await {
+                    // Only now: a fingerprint whose load failed must be seen as new again.
+                    Ok(_) => known = seen.into_iter().map(Result::ok).collect(),
+                    Err(error) => {
+                        tracing::warn!(database = self.database, %error, "the catalog cannot be loaded from any shard");
+                    }
+                }
+            }
+            let pause = if self.version() == 0 {
+                let now = backoff;
+                backoff = (backoff * 2).min(interval);
+                now
+            } else {
+                interval.max(began.elapsed() * CHECK_SHARE)
+            };
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// Makes `catalog` the current one under a new version, unless it says nothing new.
+    fn publish(&self, mut catalog: Catalog) -> bool {
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        if self.version() > 0 && same(&current, &catalog) {
+            return false;
+        }
+        let version = self.version() + 1;
+        catalog.version = version;
+        *current = Arc::new(catalog);
+        self.version.store(version, Release);
+        true
+    }
+
+    fn tell(&self, problems: Vec<String>) {
+        let mut told = self.problems.write().unwrap_or_else(PoisonError::into_inner);
+        for problem in problems.iter().filter(|problem| !told.contains(problem)) {
+            tracing::warn!(database = self.database, "{problem}");
+        }
+        *told = problems.into();
+    }
+
+    /// Asks all primaries at the same time; the answers in the order of the shards.
+    async fn ask_all<T, F, A>(&self, ask: A) -> Vec<Result<T, LoadError>>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, LoadError>> + Send + 'static,
+        A: Fn(Pool) -> F,
+    {
+        let mut tasks = JoinSet::new();
+        for (at, shard) in self.shards.iter().enumerate() {
+            let asked = ask(shard.primary.clone());
+            tasks.spawn(async move { (at, asked.await) });
+        }
+        let mut answers: Vec<_> = self.shards.iter().map(|_| Err(LoadError::Timeout)).collect();
+        while let Some(ended) = tasks.join_next().await {
+            if let Ok((at, answer)) = ended {
+                answers[at] = answer;
+            }
+        }
+        answers
+    }
+}
+
+/// One worker's view: the catalog without a lock as long as it does not change.
+#[derive(Clone, Debug)]
+pub struct CatalogReader {
+    watch: Arc<CatalogWatch>,
+    catalog: Arc<Catalog>,
+}
+
+impl CatalogReader {
+    pub fn new(watch: Arc<CatalogWatch>) -> Self {
+        let catalog = watch.current();
+        Self { watch, catalog }
+    }
+
+    pub fn catalog(&mut self) -> &Arc<Catalog> {
+        if self.watch.version() != self.catalog.version {
+            self.catalog = self.watch.current();
+        }
+        &self.catalog
+    }
+
+    pub fn watch(&self) -> &Arc<CatalogWatch> {
+        &self.watch
+    }
+}
+
+fn count(shards: &[Shard]) -> u16 {
+    u16::try_from(shards.len()).unwrap_or(u16::MAX)
+}
+
+fn same(a: &Catalog, b: &Catalog) -> bool {
+    a.tables == b.tables
+        && a.functions == b.functions
+        && a.default_collation == b.default_collation
+        && a.search_path == b.search_path
+        && a.shards == b.shards
+        && a.rules == b.rules
+}
+
+async fn load_shard(pool: &Pool, rules: &TableRules, shards: u16) -> Result<Loaded, LoadError> {
+    bounded(pool, async |client| load(client, rules, shards, 0).await).await
+}
+
+async fn fingerprint_shard(pool: &Pool) -> Result<String, LoadError> {
+    bounded(pool, async |client| fingerprint(client).await).await
+}
+
+/// Runs `work` on a control connection within the time bound. A connection with an unanswered
+/// question is not given back.
+async fn bounded<T>(
+    pool: &Pool,
+    work: impl AsyncFnOnce(&tokio_postgres::Client) -> Result<T, LoadError>,
+) -> Result<T, LoadError> {
+    let client = pool.get().await.map_err(|error| LoadError::Connect(crate::control::reason(&error)))?;
+    match tokio::time::timeout(LOAD_TIMEOUT, work(&client)).await {
+        Ok(result) => result,
+        Err(_) => {
+            drop(deadpool_postgres::Object::take(client));
+            Err(LoadError::Timeout)
+        }
+    }
+}

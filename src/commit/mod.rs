@@ -1,0 +1,3 @@
+//! Committing on several shards.
+
+pub mod coordinator;

@@ -1,0 +1,184 @@
+//! Questions of the router to a server it holds: the answer is read here, not passed on.
+
+use std::future::poll_fn;
+use std::io;
+use std::task::Poll;
+
+use bytes::BytesMut;
+
+use crate::pool::server::{Audience, Due};
+use crate::protocol::error::ErrorFields;
+use crate::protocol::frame::Header;
+
+use super::{Conversation, End, Failure};
+
+/// Most bytes of an answer that are kept.
+const ANSWER_BYTES_MAX: usize = 64 << 20;
+
+/// What a server said to a simple query.
+#[derive(Default)]
+pub(super) struct Answer {
+    /// RowDescription, DataRow and CommandComplete messages as they came.
+    pub(super) messages: BytesMut,
+    /// The ErrorResponse, whole.
+    pub(super) error: Option<BytesMut>,
+}
+
+impl Answer {
+    /// The command tag, empty if there is none.
+    pub(super) fn tag(&self) -> &str {
+        let mut rest = &self.messages[..];
+        let mut tag = "";
+        while let Ok(Some(header)) = Header::parse(rest) {
+            if header.tag == b'C' {
+                tag = std::str::from_utf8(&rest[5..header.total - 1]).unwrap_or_default();
+            }
+            rest = &rest[header.total..];
+        }
+        tag
+    }
+
+    pub(super) fn tag_is(&self, tag: &str) -> bool {
+        self.tag() == tag
+    }
+
+    /// The body of the first message with this tag.
+    pub(super) fn body_of(&self, tag: u8) -> Option<bytes::Bytes> {
+        let mut rest = &self.messages[..];
+        while let Ok(Some(header)) = Header::parse(rest) {
+            if header.tag == tag {
+                return Some(bytes::Bytes::copy_from_slice(&rest[5..header.total]));
+            }
+            rest = &rest[header.total..];
+        }
+        None
+    }
+
+    /// The bodies of the DataRow messages.
+    pub(super) fn rows(&self) -> impl Iterator<Item = &[u8]> {
+        let mut rest = &self.messages[..];
+        std::iter::from_fn(move || {
+            loop {
+                let header = Header::parse(rest).ok()??;
+                let (message, after) = rest.split_at(header.total);
+                rest = after;
+                if header.tag == b'D' {
+                    return Some(&message[5..]);
+                }
+            }
+        })
+    }
+
+    /// Passes the server's error on to the client, if it is one.
+    pub(super) fn into_result(self, conversation: &mut Conversation) -> Result<(), Failure> {
+        match self.error {
+            None => Ok(()),
+            Some(error) => {
+                conversation.served.stats.errors.add(1);
+                conversation.client.out.extend_from_slice(&error);
+                Err(Failure::Told)
+            }
+        }
+    }
+}
+
+impl Conversation {
+    /// Runs a simple query on server `i` and reads the answer. Notices and parameter changes go to
+    /// the client, as if it had asked.
+    pub(super) async fn ask(&mut self, i: usize, sql: &str) -> Result<Answer, Failure> {
+        if self.links[i].unsynced || !self.links[i].server.state.is_settled() {
+            self.settle(i).await?;
+        }
+        crate::protocol::frontend::query(&mut self.links[i].out, sql.as_bytes());
+        self.links[i].server.state.expect(Due::Query(Audience::Client));
+        self.read_answer(i).await
+    }
+
+    /// Reads what server `i` still owes.
+    pub(super) async fn read_answer(&mut self, i: usize) -> Result<Answer, Failure> {
+        let mut answer = Answer::default();
+        self.links[i].borrow_buffer(&self.worker);
+        while !(self.links[i].server.state.is_settled() && self.links[i].out.is_empty()) {
+            match self.take_answer(i, &mut answer)? {
+                true => {}
+                false => self.exchange(i).await?,
+            }
+        }
+        self.links[i].return_buffer(&self.worker);
+        Ok(answer)
+    }
+
+    /// Sends and receives once on server `i`, watching the client.
+    pub(super) async fn exchange(&mut self, i: usize) -> Result<(), Failure> {
+        let Self { client, links, .. } = self;
+        let link = &mut links[i];
+        let result = poll_fn(|cx| {
+            if let Poll::Ready(Err(error)) = link.poll_send(cx) {
+                return Poll::Ready(Ok(Err(error)));
+            }
+            match link.inbox.poll_read_more(cx, &mut link.server.stream) {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Ok(Err(io::ErrorKind::UnexpectedEof.into()))),
+                Poll::Ready(Ok(_)) => return Poll::Ready(Ok(Ok(()))),
+                Poll::Ready(Err(error)) => return Poll::Ready(Ok(Err(error))),
+                Poll::Pending => {}
+            }
+            client.poll_watch(cx).map(Err)
+        })
+        .await;
+        match result {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(self.server_gone(i, &error)),
+            Err(end) => Err(end.into()),
+        }
+    }
+
+    /// Takes one message of server `i`; false when none is whole.
+    fn take_answer(&mut self, i: usize, answer: &mut Answer) -> Result<bool, Failure> {
+        let Self { links, client, .. } = &mut *self;
+        let link = &mut links[i];
+        let Ok(parsed) = Header::parse(link.inbox.filled()) else { return Err(self.out_of_step(i)) };
+        let Some(header) = parsed else { return Ok(false) };
+        if link.inbox.len() < header.total {
+            link.inbox.reserve(header.total - link.inbox.len());
+            return Ok(false);
+        }
+        let message = &link.inbox.filled()[..header.total];
+        let hidden = link.server.state.hidden_query_runs();
+        let Ok(verdict) = link.server.state.reply(header.tag, &message[5..]) else { return Err(self.out_of_step(i)) };
+        let mut too_large = false;
+        match header.tag {
+            b'E' if hidden => return Err(self.hidden_query_failed(i, 5..header.total)),
+            b'E' => answer.error = Some(message.into()),
+            b'N' | b'S' | b'A' if verdict == crate::pool::server::Verdict::Pass => {
+                client.out.extend_from_slice(message);
+            }
+            b't' | b'T' | b'D' | b'C' if !hidden => {
+                too_large = answer.messages.len() + message.len() > ANSWER_BYTES_MAX;
+                if !too_large {
+                    answer.messages.extend_from_slice(message);
+                }
+            }
+            _ => {}
+        }
+        link.inbox.consume(header.total);
+        if too_large {
+            let message = "an answer to the router is longer than it can be";
+            return Err(End::Fatal(ErrorFields::fatal("54000", message)).into());
+        }
+        Ok(true)
+    }
+
+    /// Runs one statement of a text on server `i`; its rows and tag pass to the client, ReadyForQuery
+    /// does not. True when it succeeded.
+    ///
+    /// # Errors
+    /// `Told` when the server refused the statement.
+    pub(super) async fn ask_passing(&mut self, i: usize, sql: &str) -> Result<bool, Failure> {
+        self.links[i].effects.clear();
+        crate::protocol::frontend::query(&mut self.links[i].out, sql.as_bytes());
+        self.links[i].server.state.expect(Due::Part);
+        let errors = self.served.stats.errors.get();
+        self.pump(i).await?;
+        if self.served.stats.errors.get() == errors { Ok(true) } else { Err(Failure::Told) }
+    }
+}

@@ -1,0 +1,409 @@
+//! Transaction control and settings: what the session answers itself, and what it tells the servers
+//! that it holds.
+
+use std::rc::Rc;
+
+use pgsluice_sharding::sql::{Access, Command, Effects, Pin, SetValue};
+
+use crate::commit::coordinator::{Action, Coordinator, Event, Outcome};
+use crate::config::PoolMode;
+use crate::protocol::backend;
+use crate::protocol::error::{ErrorFields, Severity};
+use crate::session::SettingChange;
+
+use super::{Conversation, Failure};
+
+impl Conversation {
+    /// A command about the session itself; answers with its command tag.
+    pub(super) async fn session_command(&mut self, command: &Command, text: &str) -> Result<(), Failure> {
+        self.refuse_if_failed(command)?;
+        match command {
+            Command::Begin(options) => self.begin(text, options.clone()),
+            Command::Commit { chain } => self.commit(*chain).await,
+            Command::Rollback { chain } => self.rollback(*chain).await,
+            Command::Savepoint(name) => {
+                self.in_block("SAVEPOINT")?;
+                self.tell_all(text).await?;
+                self.session.transaction.savepoint(name, text, self.session.settings().clone());
+                self.complete("SAVEPOINT");
+                Ok(())
+            }
+            Command::Release(name) => {
+                self.in_block("RELEASE SAVEPOINT")?;
+                self.known_savepoint(name)?;
+                self.tell_all(text).await?;
+                self.session.transaction.release(name, text);
+                self.complete("RELEASE");
+                Ok(())
+            }
+            Command::RollbackTo(name) => self.rollback_to(name, text).await,
+            Command::DiscardAll => self.discard_all().await,
+            Command::Deallocate(name) => self.deallocate(name.as_deref(), text).await,
+            _ => self.setting(command, text).await,
+        }
+    }
+
+    fn begin(&mut self, text: &str, options: pgsluice_sharding::sql::TransactionOptions) -> Result<(), Failure> {
+        if self.served.mode == PoolMode::Statement {
+            return Err(ErrorFields::error("0A000", "transaction blocks are not allowed in statement pooling mode")
+                .with_hint("Connect to a database whose pool mode is transaction.")
+                .into());
+        }
+        if self.session.transaction.is_idle() {
+            self.session.transaction.begin(text, options, self.session.settings().clone());
+            self.transaction_began.get_or_insert(self.asked_at);
+        } else {
+            self.warn("25001", "there is already a transaction in progress");
+        }
+        let start = text.trim_start().get(..5).is_some_and(|word| word.eq_ignore_ascii_case("start"));
+        self.complete(if start { "START TRANSACTION" } else { "BEGIN" });
+        Ok(())
+    }
+
+    fn in_block(&self, what: &str) -> Result<(), Failure> {
+        if self.session.transaction.is_idle() {
+            let message = format!("{what} can only be used in transaction blocks");
+            return Err(ErrorFields::error("25P01", message).into());
+        }
+        Ok(())
+    }
+
+    fn known_savepoint(&self, name: &str) -> Result<(), Failure> {
+        if self.session.transaction.has_savepoint(name) {
+            return Ok(());
+        }
+        Err(ErrorFields::error("3B001", format!("savepoint \"{name}\" does not exist")).into())
+    }
+
+    /// Runs a statement on every server that has joined the block.
+    async fn tell_all(&mut self, text: &str) -> Result<(), Failure> {
+        for i in 0..self.links.len() {
+            if self.links[i].joined {
+                self.ask(i, text).await?.into_result(self)?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn rollback_to(&mut self, name: &str, text: &str) -> Result<(), Failure> {
+        self.in_block("ROLLBACK TO SAVEPOINT")?;
+        self.known_savepoint(name)?;
+        self.tell_all(text).await?;
+        if let Some(settings) = self.session.transaction.rollback_to(name) {
+            for link in self.links.iter_mut().filter(|link| link.joined) {
+                link.server.state.set_settings(settings.clone());
+            }
+            self.session.restore_settings(settings);
+        }
+        self.complete("ROLLBACK");
+        Ok(())
+    }
+
+    async fn commit(&mut self, chain: bool) -> Result<(), Failure> {
+        if self.session.transaction.is_idle() {
+            if chain {
+                return self.in_block("COMMIT AND CHAIN");
+            }
+            self.warn("25P01", "there is no transaction in progress");
+            self.complete("COMMIT");
+            return Ok(());
+        }
+        if self.session.transaction.is_failed() {
+            return self.rollback(chain).await;
+        }
+        let begin = self.chain_text(chain);
+        let result = self.commit_links().await;
+        let before = self.session.transaction.end();
+        self.session.statements.close_portals();
+        match result {
+            Ok(committed) => {
+                self.settle_settings(committed, before);
+                self.complete(if committed { "COMMIT" } else { "ROLLBACK" });
+                self.chain(begin);
+                Ok(())
+            }
+            Err(failure) => {
+                self.settle_settings(false, before);
+                Err(failure)
+            }
+        }
+    }
+
+    /// Commits on every server of the block; false when the one server answered with ROLLBACK.
+    pub(super) async fn commit_links(&mut self) -> Result<bool, Failure> {
+        let writers: Vec<usize> =
+            (0..self.links.len()).filter(|i| self.links[*i].joined && self.links[*i].wrote).collect();
+        if writers.len() > 1 {
+            self.commit_two_phase(&writers).await?;
+        }
+        let mut committed = true;
+        // Whoever wrote goes first: if that fails, the others have changed nothing.
+        let mut order: Vec<usize> = (0..self.links.len()).filter(|i| self.links[*i].joined).collect();
+        order.sort_by_key(|i| !self.links[*i].wrote);
+        for i in order {
+            match self.ask(i, "COMMIT").await {
+                Ok(answer) if answer.error.is_none() => {
+                    committed &= !answer.tag_is("ROLLBACK");
+                    self.links[i].joined = false;
+                }
+                Ok(answer) => {
+                    self.links[i].joined = false;
+                    let result = answer.into_result(self);
+                    self.roll_back_links().await?;
+                    result?;
+                }
+                Err(Failure::Error(fields)) if fields.sqlstate == "08006" => {
+                    return Err(unknown_outcome(fields).into());
+                }
+                Err(failure) => return Err(failure),
+            }
+        }
+        Ok(committed)
+    }
+
+    /// Two-phase commit over the servers that wrote: all or none.
+    pub(super) async fn commit_two_phase(&mut self, writers: &[usize]) -> Result<(), Failure> {
+        let ids: Vec<u64> = writers.iter().map(|i| self.links[*i].server.id.0).collect();
+        let mut coordinator = Coordinator::new(ids.len(), &self.worker.new_gid());
+        let mut failure = None;
+        while let Some(action) = coordinator.next() {
+            let (at, sql) = match &action {
+                Action::Run { participant, sql } => (*participant, sql.clone()),
+                Action::Finished(Outcome::Committed) => return Ok(()),
+                Action::Finished(Outcome::RolledBack) => return Err(failure.unwrap_or(Failure::Told)),
+                Action::Finished(Outcome::Unknown(gid)) => {
+                    tracing::error!(gid, "a commit over several shards is in doubt");
+                    return Err(unknown_outcome(ErrorFields::error("08006", "a shard failed during the commit")).into());
+                }
+            };
+            let event = match self.links.by_server(ids[at]) {
+                None => Event::Lost(at),
+                Some(i) => {
+                    if !self.links[i].joined && !coordinator.is_prepared(at) {
+                        Event::Done(at)
+                    } else {
+                        match self.ask(i, &sql).await {
+                            Ok(answer) if answer.error.is_none() && !answer.tag_is("ROLLBACK") => {
+                                self.links[i].joined = false;
+                                Event::Done(at)
+                            }
+                            Ok(answer) => {
+                                self.links[i].joined = false;
+                                failure.get_or_insert(match answer.into_result(self) {
+                                    Err(told) => told,
+                                    Ok(()) => Failure::Told,
+                                });
+                                Event::Failed(at)
+                            }
+                            Err(Failure::Error(fields)) => {
+                                failure.get_or_insert(Failure::Error(fields));
+                                Event::Lost(at)
+                            }
+                            Err(end) => return Err(end),
+                        }
+                    }
+                }
+            };
+            coordinator.handle(event);
+        }
+        Ok(())
+    }
+
+    async fn rollback(&mut self, chain: bool) -> Result<(), Failure> {
+        if self.session.transaction.is_idle() {
+            if chain {
+                return self.in_block("ROLLBACK AND CHAIN");
+            }
+            self.warn("25P01", "there is no transaction in progress");
+            self.complete("ROLLBACK");
+            return Ok(());
+        }
+        let begin = self.chain_text(chain);
+        self.roll_back_links().await?;
+        let before = self.session.transaction.end();
+        self.session.statements.close_portals();
+        self.settle_settings(false, before);
+        self.complete("ROLLBACK");
+        self.chain(begin);
+        Ok(())
+    }
+
+    /// ROLLBACK on every server of the block.
+    pub(super) async fn roll_back_links(&mut self) -> Result<(), Failure> {
+        let joined: Vec<u64> = self.links.iter().filter(|link| link.joined).map(|link| link.server.id.0).collect();
+        for id in joined {
+            let Some(i) = self.links.by_server(id) else { continue };
+            self.links[i].joined = false;
+            self.links[i].wrote = false;
+            match self.ask(i, "ROLLBACK").await {
+                // A server that is gone has rolled back.
+                Ok(_) | Err(Failure::Error(_) | Failure::Told) => {}
+                Err(end @ Failure::End(_)) => return Err(end),
+            }
+        }
+        Ok(())
+    }
+
+    /// After a block the settings are the new ones, or those from before it.
+    fn settle_settings(&mut self, committed: bool, before: Option<Rc<crate::session::settings::Settings>>) {
+        if !committed && let Some(before) = before {
+            self.session.restore_settings(before);
+        }
+        let settings = self.session.settings().clone();
+        for link in self.links.iter_mut() {
+            link.joined = false;
+            link.server.state.set_settings(settings.clone());
+        }
+    }
+
+    /// What a chained block begins with.
+    fn chain_text(&self, chain: bool) -> Option<(String, pgsluice_sharding::sql::TransactionOptions)> {
+        if !chain {
+            return None;
+        }
+        self.session.transaction.block().map(|block| block.characteristics())
+    }
+
+    fn chain(&mut self, begin: Option<(String, pgsluice_sharding::sql::TransactionOptions)>) {
+        if let Some((text, options)) = begin {
+            self.links.note_writes(&mut self.session);
+            self.session.transaction.begin(&text, options, self.session.settings().clone());
+        }
+    }
+
+    /// SET, RESET and their kin: a server judges the value, the session remembers it.
+    async fn setting(&mut self, command: &Command, text: &str) -> Result<(), Failure> {
+        if let Command::Set { value: SetValue::Current, .. } = command {
+            self.session.pin(Pin::SetConfig);
+        }
+        if self.links.is_empty() {
+            self.link(None, Access::Read).await?;
+        }
+        let mut tag = String::new();
+        for i in 0..self.links.len() {
+            self.bring_into_step(i).await?;
+            let answer = self.ask(i, text).await?;
+            tag = answer.tag().to_owned();
+            answer.into_result(self)?;
+        }
+        let changes = SettingChange::of(command);
+        for change in &changes {
+            self.session.change_settings(change);
+        }
+        for link in self.links.iter_mut() {
+            let mut settings = (**link.server.state.settings()).clone();
+            changes.iter().for_each(|change| change.apply_to_server(&mut settings));
+            link.server.state.set_settings(self.worker.share(settings, self.session.settings()));
+        }
+        self.session.transaction.remember(text);
+        if let Command::SetTransaction(options) = command {
+            self.session.transaction.set_options(options);
+        }
+        self.complete(&tag);
+        Ok(())
+    }
+
+    async fn discard_all(&mut self) -> Result<(), Failure> {
+        if !self.session.transaction.is_idle() {
+            return Err(ErrorFields::error("25001", "DISCARD ALL cannot run inside a transaction block").into());
+        }
+        for i in 0..self.links.len() {
+            self.ask(i, "DISCARD ALL").await?.into_result(self)?;
+            self.links[i].server.state.discarded();
+        }
+        self.session.discard();
+        self.complete("DISCARD ALL");
+        Ok(())
+    }
+
+    async fn deallocate(&mut self, name: Option<&str>, text: &str) -> Result<(), Failure> {
+        match name {
+            Some(name) if self.session.statements.get(name).is_some() => {
+                self.session.statements.close(name);
+                self.complete("DEALLOCATE");
+                return Ok(());
+            }
+            Some(_) => {
+                let i = self.link(None, Access::Lock).await?;
+                self.ask(i, text).await?.into_result(self)?;
+                self.complete("DEALLOCATE");
+                return Ok(());
+            }
+            None => {}
+        }
+        self.session.statements.clear();
+        if self.session.is_pinned() {
+            for i in 0..self.links.len() {
+                self.ask(i, "DEALLOCATE ALL").await?.into_result(self)?;
+                self.links[i].server.state.prepared().clear();
+            }
+            self.session.unpin(Pin::Prepare);
+        }
+        self.complete("DEALLOCATE ALL");
+        Ok(())
+    }
+
+    /// What a statement that has succeeded on server `i` means for the session.
+    pub(super) fn take_effect(&mut self, i: usize, command: &Command, text: &str, effects: Effects) {
+        if let Some(pin) = effects.pin {
+            self.session.pin(pin);
+            self.links[i].server.state.taint();
+        }
+        if effects.changes_catalog {
+            self.catalog_changed = true;
+        }
+        match command {
+            Command::DiscardAll => {
+                self.links[i].server.state.discarded();
+                self.session.discard();
+            }
+            Command::Unlisten(None) => self.session.unpin(Pin::Listen),
+            Command::Begin(options) if self.session.transaction.is_idle() => {
+                self.session.transaction.begin("BEGIN", options.clone(), self.session.settings().clone());
+            }
+            Command::Set { .. } | Command::Reset(_) | Command::ResetAll | Command::SetSessionCharacteristics(_) => {
+                for change in SettingChange::of(command) {
+                    self.session.change_settings(&change);
+                }
+                self.links[i].server.state.set_settings(self.session.settings().clone());
+            }
+            _ => {}
+        }
+        let _ = text;
+    }
+
+    /// A statement is about to run on server `i`: notes that it may write, and refuses what would
+    /// need a commit over several shards.
+    pub(super) fn note_access(&mut self, i: usize, access: Access) -> Result<(), Failure> {
+        if access != Access::Write {
+            return Ok(());
+        }
+        let elsewhere = self.links.iter().enumerate().any(|(other, link)| other != i && link.wrote);
+        let spread = self.links.iter().filter(|link| link.wrote).count() > 1;
+        if elsewhere && !spread {
+            return Err(ErrorFields::error("0A000", "a transaction cannot write on several shards")
+                .with_detail(format!(
+                    "It has written on another shard than \"{}\" already.",
+                    self.served.shard(self.links[i].shard).name
+                ))
+                .with_hint("Keep a transaction that writes to one value of the sharding key.")
+                .into());
+        }
+        self.links[i].wrote = true;
+        Ok(())
+    }
+
+    pub(super) fn complete(&mut self, tag: &str) {
+        backend::command_complete(&mut self.client.out, tag);
+    }
+
+    fn warn(&mut self, sqlstate: &'static str, message: &'static str) {
+        backend::notice_response(&mut self.client.out, &ErrorFields::new(Severity::Warning, sqlstate, message));
+    }
+}
+
+/// The client must not take an error for a rollback.
+fn unknown_outcome(fields: ErrorFields) -> ErrorFields {
+    ErrorFields { sqlstate: "08007".into(), ..fields }
+        .with_hint("The transaction may or may not have been committed; look before you repeat it.")
+}

@@ -1,0 +1,138 @@
+//! A statement and its values -> what to do. Pure.
+
+use std::sync::Arc;
+
+use pgsluice_sharding::copy::CopyFrom;
+use pgsluice_sharding::plan::{Gather, KeyValue, Plan, ShardSet, Shards, Values};
+use pgsluice_sharding::sql::{Access, Command, Effects, Statement};
+use pgsluice_sharding::{Refusal, ShardId, ShardMap};
+
+/// What is done with one statement.
+#[derive(Debug)]
+pub(super) enum Decision {
+    /// One shard runs it as the client wrote it; `None` is whichever is at hand.
+    Forward { shard: Option<ShardId>, access: Access },
+    /// These shards run parts of it and the router merges.
+    Gather { gather: Arc<Gather>, shards: Vec<ShardId> },
+    /// Every shard runs it.
+    Broadcast { transactional: bool },
+    /// COPY ... FROM STDIN that the router splits.
+    CopySplit(Arc<CopyFrom>),
+    /// EXPLAIN of something on a database with several shards.
+    Explain,
+    /// The session's own business: transaction control, settings.
+    Session,
+}
+
+/// Decides about one statement of a database with the shards of `map`.
+///
+/// # Errors
+/// The refusal that the plan or a key value brings.
+pub(super) fn decide(statement: &Statement, map: &ShardMap, values: Values<'_>) -> Result<Decision, Refusal> {
+    if is_session_command(&statement.command) {
+        return Ok(Decision::Session);
+    }
+    let sharded = map.shards() > 1;
+    if sharded
+        && let Command::Explain(explain) = &statement.command
+        && explain.text_format
+    {
+        return Ok(Decision::Explain);
+    }
+    let access = statement.access;
+    match &statement.plan {
+        Plan::Route { shards, many } => match shards.resolve(map, values)? {
+            ShardSet::Any => Ok(Decision::Forward { shard: None, access }),
+            ShardSet::One(shard) => Ok(Decision::Forward { shard: Some(shard), access }),
+            ShardSet::Many(_) => Err(many.as_deref().cloned().unwrap_or_else(several_shards)),
+        },
+        Plan::Gather(gather) => match gather.shards.resolve(map, values)? {
+            ShardSet::Any => Ok(Decision::Forward { shard: None, access }),
+            ShardSet::One(shard) => Ok(Decision::Forward { shard: Some(shard), access }),
+            ShardSet::Many(shards) => Ok(Decision::Gather { gather: gather.clone(), shards }),
+        },
+        Plan::Broadcast { .. } | Plan::CopyFrom(_) if !sharded => {
+            Ok(Decision::Forward { shard: Some(ShardId(0)), access })
+        }
+        Plan::Broadcast { transactional } => Ok(Decision::Broadcast { transactional: *transactional }),
+        Plan::CopyFrom(copy) => Ok(Decision::CopySplit(copy.clone())),
+        // What the session does not answer itself is answered by any server.
+        Plan::Session => Ok(Decision::Forward { shard: None, access }),
+        Plan::Refused(_) if !sharded => Ok(Decision::Forward { shard: Some(ShardId(0)), access }),
+        Plan::Refused(refusal) => Err((**refusal).clone()),
+    }
+}
+
+/// What the router answers or spreads over the servers held, whatever the plan says.
+fn is_session_command(command: &Command) -> bool {
+    matches!(
+        command,
+        Command::Begin(_)
+            | Command::Commit { .. }
+            | Command::Rollback { .. }
+            | Command::Savepoint(_)
+            | Command::Release(_)
+            | Command::RollbackTo(_)
+            | Command::Set { .. }
+            | Command::SetTransaction(_)
+            | Command::SetSessionCharacteristics(_)
+            | Command::Reset(_)
+            | Command::ResetAll
+            | Command::DiscardAll
+            | Command::Deallocate(_)
+    )
+}
+
+/// Whether a statement that has succeeded means nothing for the session.
+pub(super) fn leaves_nothing(statement: &Statement) -> bool {
+    statement.effects == Effects::default()
+        && matches!(
+            statement.command,
+            Command::Select
+                | Command::Insert
+                | Command::Update
+                | Command::Delete
+                | Command::Merge
+                | Command::CopyFromStdin
+                | Command::CopyToStdout
+                | Command::Show(_)
+                | Command::Explain(_)
+                | Command::Cursor(_)
+                | Command::Execute(_)
+                | Command::Notify
+                | Command::Other
+                | Command::Empty
+        )
+}
+
+/// Whether a statement only says where transactions begin and end: no server has to judge it.
+pub(super) fn is_transaction_control(command: &Command) -> bool {
+    matches!(
+        command,
+        Command::Begin(_)
+            | Command::Commit { .. }
+            | Command::Rollback { .. }
+            | Command::Savepoint(_)
+            | Command::Release(_)
+            | Command::RollbackTo(_)
+            | Command::DiscardAll
+            | Command::Deallocate(_)
+    )
+}
+
+/// Whether the literals of the text are needed to find the shards.
+pub(super) fn uses_literals(plan: &Plan) -> bool {
+    let shards = match plan {
+        Plan::Route { shards, .. } => shards,
+        Plan::Gather(gather) => &gather.shards,
+        _ => return false,
+    };
+    matches!(shards, Shards::Keys { keys, .. } if keys.iter().any(|key| matches!(key, KeyValue::Literal { .. })))
+}
+
+fn several_shards() -> Refusal {
+    Refusal::unsupported(
+        "the statement concerns rows on several shards",
+        "Send one statement for each value of the sharding key.",
+    )
+}

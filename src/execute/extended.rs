@@ -1,0 +1,613 @@
+//! The extended query protocol: Parse, Bind, Describe, Execute, Close, Flush, Sync, FunctionCall.
+//!
+//! Statements live on servers under names of the router's. A Parse is held back until a Bind or
+//! Describe tells which server will run the statement; a server that knows it already is not asked
+//! again, and the router answers ParseComplete in its place.
+
+use std::rc::Rc;
+
+use bytes::{Bytes, BytesMut};
+use pgsluice_sharding::key::{Format, Input};
+use pgsluice_sharding::plan::Values;
+use pgsluice_sharding::sql::{Access, Command, shape};
+
+use crate::pool::server::{Audience, Due, Preparation};
+use crate::protocol::backend;
+use crate::protocol::error::ErrorFields;
+use crate::protocol::frame::Header;
+use crate::protocol::frontend::{self, Bind, Close, Describe, Execute, Kind, Parse};
+use crate::session::statements::{GatherPortal, NotTaken, Portal, PreparedStatement};
+
+use super::decide::{Decision, decide, is_transaction_control, uses_literals};
+use super::gather::Arguments;
+use super::links::Effect;
+use super::simple::{effect_of, not_utf8};
+use super::worker::Served;
+use super::{Conversation, End, Failure, Pipeline};
+
+impl Conversation {
+    /// Handles one message of the extended protocol at the front of the inbox.
+    pub(super) async fn extended(&mut self, header: Header) -> Result<(), End> {
+        self.client.request_bytes = header.total;
+        self.served.stats.received.add(header.total as u64);
+        if self.pipeline == Pipeline::Skipping && header.tag != b'S' {
+            self.take_request();
+            return Ok(());
+        }
+        let result = match header.tag {
+            b'P' => self.parse(header.total).await,
+            b'B' => self.bind(header.total).await,
+            b'D' => self.describe(header.total).await,
+            b'E' => self.execute(header.total).await,
+            b'C' => self.close(header.total).await,
+            b'F' => self.function_call(header.total).await,
+            b'H' => self.flush().await,
+            _ => return self.sync().await,
+        };
+        match result {
+            Ok(()) => {}
+            Err(Failure::Error(fields)) => self.fail_pipeline(Some(&fields)).await?,
+            Err(Failure::Told) => self.fail_pipeline(None).await?,
+            Err(Failure::End(end)) => return Err(end),
+        }
+        self.take_request();
+        Ok(())
+    }
+
+    /// An error of the router in the middle of a pipeline: what came before is answered first, what
+    /// comes after is passed over up to Sync.
+    async fn fail_pipeline(&mut self, fields: Option<&ErrorFields>) -> Result<(), End> {
+        match self.settle_all().await {
+            Ok(()) | Err(Failure::Told) => {}
+            Err(Failure::Error(fields)) => {
+                // An earlier statement's server is gone: that error comes first, and is the only one.
+                self.report(&fields);
+                self.pipeline = Pipeline::Skipping;
+                return Ok(());
+            }
+            Err(Failure::End(end)) => return Err(end),
+        }
+        if self.pipeline == Pipeline::Running {
+            match fields {
+                Some(fields) => self.report(fields),
+                None => self.session.transaction.fail(),
+            }
+            self.pipeline = Pipeline::Skipping;
+            self.unsent_parses.clear();
+            self.break_implicit_transactions();
+        }
+        Ok(())
+    }
+
+    /// A pipeline outside of a block is one transaction: servers that have run a part of it must not
+    /// commit that part at the Sync.
+    fn break_implicit_transactions(&mut self) {
+        if !self.session.transaction.is_idle() {
+            return;
+        }
+        for link in self.links.iter_mut().filter(|link| link.unsynced) {
+            // Binding what does not exist fails the transaction without running anything.
+            frontend::bind_nothing(&mut link.out, b"sluice_rollback");
+            link.server.state.expect(Due::Bind(Audience::Router));
+        }
+    }
+
+    /// Brings every server's replies to an end.
+    async fn settle_all(&mut self) -> Result<(), Failure> {
+        for i in 0..self.links.len() {
+            if !self.links[i].server.state.is_settled() {
+                self.settle(i).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// An answer of the router in its place among those of the servers.
+    fn answer(&mut self, write: impl FnOnce(&mut BytesMut)) {
+        match self.busy_link() {
+            None => write(&mut self.client.out),
+            Some(i) => {
+                let mut bytes = BytesMut::with_capacity(16);
+                write(&mut bytes);
+                self.links[i].server.state.expect(Due::Local(bytes.freeze()));
+            }
+        }
+    }
+
+    /// The server whose replies are awaited; there is at most one.
+    fn busy_link(&self) -> Option<usize> {
+        self.links.iter().position(|link| !link.server.state.is_settled())
+    }
+
+    /// Makes server `i` the one whose replies come next.
+    async fn turn_to(&mut self, i: usize) -> Result<(), Failure> {
+        match self.busy_link() {
+            Some(busy) if busy != i => self.settle(busy).await,
+            _ => Ok(()),
+        }
+    }
+
+    async fn parse(&mut self, total: usize) -> Result<(), Failure> {
+        self.served.stats.client_parses.add(1);
+        self.refresh_catalog().await?;
+        let statement = {
+            let parse = Parse::read(&self.client.inbox.filled()[5..total]).map_err(ErrorFields::from)?;
+            let text = std::str::from_utf8(parse.sql).map_err(|_| not_utf8())?;
+            let name = std::str::from_utf8(parse.name).map_err(|_| not_utf8())?;
+            let statement = self.worker.prepare(
+                &self.served,
+                &*self.catalog()?,
+                self.session.settings(),
+                text,
+                &parse.types().collect::<Vec<u32>>(),
+            )?;
+            if statement.script.statements.len() > 1 {
+                let message = "cannot insert multiple commands into a prepared statement";
+                return Err(ErrorFields::error("42601", message).into());
+            }
+            self.refuse_if_failed_statement(&statement)?;
+            self.session.statements.insert(name, statement.clone()).map_err(|why| not_taken(why, name))?;
+            statement
+        };
+        self.unsent_parses.push(statement);
+        Ok(())
+    }
+
+    fn refuse_if_failed_statement(&self, statement: &PreparedStatement) -> Result<(), Failure> {
+        match statement.script.statements.first() {
+            Some(first) => self.refuse_if_failed(&first.command),
+            None => Ok(()),
+        }
+    }
+
+    /// Answers the Parse messages held back: by the server that will run the statements, or by the
+    /// router when the server knows them.
+    fn send_parses(&mut self, i: usize) {
+        for statement in std::mem::take(&mut self.unsent_parses) {
+            if answered_by_router(&statement) {
+                self.answer(backend::parse_complete);
+            } else if !self.prepare_on(i, &statement, Audience::Client) {
+                self.links[i].server.state.expect(Due::Local(Bytes::from_static(b"1\0\0\0\x04")));
+            }
+        }
+    }
+
+    /// Makes sure that server `i` has the statement; true if a Parse was sent.
+    fn prepare_on(&mut self, i: usize, statement: &PreparedStatement, audience: Audience) -> bool {
+        let link = &mut self.links[i];
+        let Preparation::Parse { close } = link.server.state.prepared().touch(statement.id) else { return false };
+        if let Some(old) = close {
+            frontend::close(&mut link.out, Kind::Statement, old.name().as_bytes());
+            link.server.state.expect(Due::Close(Audience::Router));
+        }
+        frontend::parse(
+            &mut link.out,
+            statement.id.name().as_bytes(),
+            statement.text.as_bytes(),
+            &statement.param_types,
+        );
+        link.server.state.expect(Due::Parse(statement.id, audience));
+        link.unsynced = true;
+        self.served.stats.server_parses.add(1);
+        true
+    }
+
+    /// The statement of that name, planned for the catalog as it is now.
+    fn statement(&mut self, name: &str) -> Result<Rc<PreparedStatement>, Failure> {
+        let Some(statement) = self.session.statements.get(name).cloned() else {
+            let message = match name {
+                "" => "unnamed prepared statement does not exist".to_owned(),
+                name => format!("prepared statement \"{name}\" does not exist"),
+            };
+            return Err(ErrorFields::error("26000", message).into());
+        };
+        let catalog = self.catalog()?;
+        if statement.catalog_version == catalog.version {
+            return Ok(statement);
+        }
+        let anew = self.worker.prepare(
+            &self.served,
+            &catalog,
+            self.session.settings(),
+            &statement.text,
+            &statement.param_types,
+        )?;
+        self.session.statements.replace(name, anew.clone());
+        Ok(anew)
+    }
+
+    async fn bind(&mut self, total: usize) -> Result<(), Failure> {
+        self.served.stats.binds.add(1);
+        self.refresh_catalog().await?;
+        let (statement, portal, decision) = self.decide_bind(total)?;
+        if !portal.is_empty() && self.session.statements.has_portal(&portal) {
+            let message = format!("cursor \"{portal}\" already exists");
+            return Err(ErrorFields::error("42P03", message).into());
+        }
+        match decision {
+            Some(Decision::Forward { shard, access }) => {
+                let i = self.link(shard, access).await?;
+                self.turn_to(i).await?;
+                self.note_access(i, access)?;
+                self.send_parses(i);
+                self.prepare_on(i, &statement, Audience::Router);
+                let Self { client, links, .. } = &mut *self;
+                let link = &mut links[i];
+                let body = &client.inbox.filled()[5..total];
+                frontend::bind_renamed(&mut link.out, body, None, Some(statement.id.name().as_bytes()))
+                    .map_err(ErrorFields::from)?;
+                link.server.state.expect(Due::Bind(Audience::Client));
+                link.unsynced = true;
+                let server = link.server.id.0;
+                self.session.statements.bind(&portal, Portal::OnServer { server, statement });
+            }
+            Some(Decision::Gather { gather, shards }) => {
+                self.answer_parses().await?;
+                let bind = Bytes::copy_from_slice(&self.client.inbox.filled()[5..total]);
+                let bound = GatherPortal { statement, gather, shards, bind };
+                self.session.statements.bind(&portal, Portal::Gather(Rc::new(bound)));
+                self.answer(backend::bind_complete);
+            }
+            Some(_) | None => {
+                self.answer_parses().await?;
+                self.session.statements.bind(&portal, Portal::Router(statement));
+                self.answer(backend::bind_complete);
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the Bind message and decides where it goes; `None` for an empty statement.
+    fn decide_bind(&mut self, total: usize) -> Result<(Rc<PreparedStatement>, String, Option<Decision>), Failure> {
+        let (name, portal) = {
+            let bind = Bind::read(&self.client.inbox.filled()[5..total]).map_err(ErrorFields::from)?;
+            (utf8(bind.statement)?.to_owned(), utf8(bind.portal)?.to_owned())
+        };
+        let statement = self.statement(&name)?;
+        self.refuse_if_failed_statement(&statement)?;
+        let Some(first) = statement.script.statements.first() else { return Ok((statement, portal, None)) };
+        let bind = Bind::read(&self.client.inbox.filled()[5..total]).map_err(ErrorFields::from)?;
+        let params: Vec<Input<'_>> = bind
+            .parameters()
+            .enumerate()
+            .map(|(n, (format, bytes))| Input {
+                bytes,
+                format: format_of(format),
+                type_oid: statement.param_types.get(n).copied().unwrap_or(0),
+            })
+            .collect();
+        let literals = literals_of(&statement);
+        let values = Values { text: &statement.text, literals: &literals, params: &params };
+        let decision = decide(first, &self.served.map, values).inspect_err(|_| self.served.stats.refused.add(1))?;
+        Ok((statement.clone(), portal, Some(decision)))
+    }
+
+    /// Answers Parse messages that no Bind has sent to a server: one has to judge them.
+    async fn answer_parses(&mut self) -> Result<(), Failure> {
+        if self.unsent_parses.is_empty() {
+            return Ok(());
+        }
+        if self.unsent_parses.iter().all(|statement| answered_by_router(statement)) {
+            for _ in std::mem::take(&mut self.unsent_parses) {
+                self.answer(backend::parse_complete);
+            }
+            return Ok(());
+        }
+        let i = self.link_for_parses().await?;
+        self.send_parses(i);
+        Ok(())
+    }
+
+    async fn link_for_parses(&mut self) -> Result<usize, Failure> {
+        let i = match self.busy_link() {
+            Some(i) => i,
+            None => self.link(None, Access::Lock).await?,
+        };
+        self.turn_to(i).await?;
+        Ok(i)
+    }
+
+    async fn describe(&mut self, total: usize) -> Result<(), Failure> {
+        let (kind, name) = {
+            let describe = Describe::read(&self.client.inbox.filled()[5..total]).map_err(ErrorFields::from)?;
+            (describe.kind, utf8(describe.name)?.to_owned())
+        };
+        if kind == Kind::Statement {
+            return self.describe_statement(&name).await;
+        }
+        match self.session.statements.portal(&name).cloned() {
+            Some(Portal::OnServer { server, .. }) => {
+                let i = self.portal_link(server, &name)?;
+                self.turn_to(i).await?;
+                let link = &mut self.links[i];
+                frontend::describe(&mut link.out, Kind::Portal, name.as_bytes());
+                link.server.state.expect(Due::DescribePortal(Audience::Client));
+                link.unsynced = true;
+                Ok(())
+            }
+            Some(Portal::Gather(portal)) => {
+                self.settle_all().await?;
+                self.describe_gather(&portal).await
+            }
+            Some(Portal::Router(statement)) => {
+                let explains = matches!(
+                    statement.script.statements.first().map(|first| &first.command),
+                    Some(Command::Explain(_))
+                );
+                if explains {
+                    self.answer(super::explain::describe);
+                } else {
+                    self.answer(backend::no_data);
+                }
+                Ok(())
+            }
+            None => Err(no_portal(&name)),
+        }
+    }
+
+    async fn describe_statement(&mut self, name: &str) -> Result<(), Failure> {
+        self.refresh_catalog().await?;
+        let statement = self.statement(name)?;
+        self.refuse_if_failed_statement(&statement)?;
+        if answered_by_router(&statement) {
+            self.answer_parses().await?;
+            self.answer(|out| {
+                backend::parameter_description(out, &[]);
+                backend::no_data(out);
+            });
+            return Ok(());
+        }
+        let i = self.link_for_parses().await?;
+        self.send_parses(i);
+        self.prepare_on(i, &statement, Audience::Router);
+        let link = &mut self.links[i];
+        frontend::describe(&mut link.out, Kind::Statement, statement.id.name().as_bytes());
+        link.server.state.expect(Due::DescribeStatement(Audience::Client));
+        link.unsynced = true;
+        Ok(())
+    }
+
+    async fn execute(&mut self, total: usize) -> Result<(), Failure> {
+        self.served.stats.queries.add(1);
+        let (name, max_rows) = {
+            let execute = Execute::read(&self.client.inbox.filled()[5..total]).map_err(ErrorFields::from)?;
+            (utf8(execute.portal)?.to_owned(), execute.max_rows)
+        };
+        match self.session.statements.portal(&name).cloned() {
+            Some(Portal::OnServer { server, statement }) => {
+                let i = self.portal_link(server, &name)?;
+                self.turn_to(i).await?;
+                self.served.stats.routed.add(1);
+                let effect = match statement.script.statements.is_empty() {
+                    true => Effect::None,
+                    false => effect_of(&statement.script, 0, &statement.text),
+                };
+                let Self { client, links, .. } = &mut *self;
+                let link = &mut links[i];
+                link.out.extend_from_slice(&client.inbox.filled()[..total]);
+                link.server.state.expect(Due::Execute(Audience::Client));
+                link.effects.push_back(effect);
+                link.unsynced = true;
+                Ok(())
+            }
+            Some(Portal::Gather(portal)) => {
+                if max_rows != 0 {
+                    return Err(no_row_limit());
+                }
+                self.settle_all().await?;
+                self.served.stats.gathered.add(1);
+                let arguments = Arguments::of_portal(&portal);
+                self.gather(&portal.gather, &portal.shards, &arguments, false).await
+            }
+            Some(Portal::Router(statement)) => self.execute_in_router(&statement).await,
+            None => Err(no_portal(&name)),
+        }
+    }
+
+    /// A statement that the router answers or spreads.
+    async fn execute_in_router(&mut self, statement: &PreparedStatement) -> Result<(), Failure> {
+        if statement.script.statements.is_empty() {
+            self.answer(backend::empty_query_response);
+            return Ok(());
+        }
+        self.settle_all().await?;
+        let literals = literals_of(statement);
+        let values = Values { text: &statement.text, literals: &literals, params: &[] };
+        let decision = decide(&statement.script.statements[0], &self.served.map, values)?;
+        if !matches!(decision, Decision::Session | Decision::Explain) {
+            self.close_implicit_transactions().await?;
+        }
+        self.run_in_router(&statement.script, 0, &statement.text.clone(), decision, false).await
+    }
+
+    /// A statement over all shards is a transaction of its own: nothing of an unfinished pipeline
+    /// may be part of it.
+    async fn close_implicit_transactions(&mut self) -> Result<(), Failure> {
+        if self.session.transaction.is_idle() && self.links.iter().any(|link| link.unsynced && link.wrote) {
+            return Err(ErrorFields::error("0A000", "a pipeline cannot write on one shard and then on all")
+                .with_hint("Send Sync between the statements.")
+                .into());
+        }
+        for i in 0..self.links.len() {
+            if self.links[i].unsynced {
+                self.sync_link(i, Audience::Router);
+                self.pump(i).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn close(&mut self, total: usize) -> Result<(), Failure> {
+        let (kind, name) = {
+            let close = Close::read(&self.client.inbox.filled()[5..total]).map_err(ErrorFields::from)?;
+            (close.kind, utf8(close.name)?.to_owned())
+        };
+        self.answer_parses().await?;
+        if kind == Kind::Statement {
+            self.session.statements.close(&name);
+        } else if let Some(Portal::OnServer { server, .. }) = self.session.statements.portal(&name).cloned() {
+            self.session.statements.close_portal(&name);
+            // A server that has been given back has closed its portals already.
+            if let Some(i) = self.links.by_server(server) {
+                self.turn_to(i).await?;
+                let link = &mut self.links[i];
+                frontend::close(&mut link.out, Kind::Portal, name.as_bytes());
+                link.server.state.expect(Due::Close(Audience::Client));
+                link.unsynced = true;
+                return Ok(());
+            }
+        } else {
+            self.session.statements.close_portal(&name);
+        }
+        self.answer(backend::close_complete);
+        Ok(())
+    }
+
+    /// Large objects and the like: functions by number, which only the first shard is sure to have.
+    async fn function_call(&mut self, total: usize) -> Result<(), Failure> {
+        self.refuse_if_failed(&Command::Other)?;
+        let i = self.link(Some(Served::HOME), Access::Write).await?;
+        self.turn_to(i).await?;
+        self.note_access(i, Access::Write)?;
+        let Self { client, links, .. } = &mut *self;
+        let link = &mut links[i];
+        link.out.extend_from_slice(&client.inbox.filled()[..total]);
+        link.server.state.expect(Due::Query(Audience::Client));
+        self.take_request();
+        self.pump(i).await
+    }
+
+    /// Flush: all answers so far.
+    async fn flush(&mut self) -> Result<(), Failure> {
+        self.take_request();
+        self.answer_parses().await?;
+        self.settle_all().await?;
+        self.client.flush().await?;
+        Ok(())
+    }
+
+    /// Sync: the pipeline's transaction ends, errors are forgotten, ReadyForQuery follows.
+    async fn sync(&mut self) -> Result<(), End> {
+        self.take_request();
+        if self.pipeline == Pipeline::Running
+            && let Err(failure) = self.answer_parses().await
+        {
+            match failure {
+                Failure::Error(fields) => self.fail_pipeline(Some(&fields)).await?,
+                Failure::Told => self.fail_pipeline(None).await?,
+                Failure::End(end) => return Err(end),
+            }
+        }
+        self.unsent_parses.clear();
+        self.pipeline = Pipeline::Running;
+        let result = self.sync_links().await;
+        self.pipeline = Pipeline::Running;
+        self.served.stats.query_time.record(self.asked_at.elapsed());
+        match result {
+            Ok(true) => {}
+            Ok(false) | Err(Failure::Told) => self.ready(),
+            Err(Failure::Error(fields)) => {
+                self.report(&fields);
+                self.ready();
+            }
+            Err(Failure::End(end)) => return Err(end),
+        }
+        if self.session.transaction.is_idle() {
+            self.session.statements.close_portals();
+        }
+        Ok(())
+    }
+
+    /// Syncs every server that has run a part of the pipeline; true when the one server's
+    /// ReadyForQuery has gone to the client.
+    async fn sync_links(&mut self) -> Result<bool, Failure> {
+        for i in 0..self.links.len() {
+            if !self.links[i].unsynced && !self.links[i].server.state.is_settled() {
+                self.pump(i).await?;
+            }
+        }
+        let unsynced: Vec<u64> = self.links.iter().filter(|link| link.unsynced).map(|link| link.server.id.0).collect();
+        let failed = self.session.transaction.is_failed();
+        if let [id] = unsynced.as_slice()
+            && self.links.len() == 1
+            && !failed
+            && let Some(i) = self.links.by_server(*id)
+        {
+            self.sync_link(i, Audience::Client);
+            self.pump(i).await?;
+            return Ok(true);
+        }
+        for id in unsynced {
+            if let Some(i) = self.links.by_server(id) {
+                self.sync_link(i, Audience::Router);
+                self.pump(i).await?;
+            }
+        }
+        Ok(false)
+    }
+
+    fn sync_link(&mut self, i: usize, audience: Audience) {
+        let link = &mut self.links[i];
+        frontend::sync(&mut link.out);
+        link.server.state.expect(Due::Sync(audience));
+        link.unsynced = false;
+    }
+
+    /// A Query after extended messages without Sync: PostgreSQL ends their transaction with it.
+    pub(super) async fn sync_before_query(&mut self) -> Result<(), Failure> {
+        self.pipeline = Pipeline::Running;
+        self.answer_parses().await?;
+        for i in 0..self.links.len() {
+            if self.links[i].unsynced {
+                self.sync_link(i, Audience::Router);
+                self.pump(i).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The server that holds a portal.
+    fn portal_link(&self, server: u64, name: &str) -> Result<usize, Failure> {
+        self.links.by_server(server).ok_or_else(|| no_portal(name))
+    }
+}
+
+/// Whether Parse and Describe of a statement need no server.
+fn answered_by_router(statement: &PreparedStatement) -> bool {
+    statement.script.statements.first().is_none_or(|first| is_transaction_control(&first.command))
+}
+
+fn literals_of(statement: &PreparedStatement) -> Vec<shape::Literal> {
+    let needs = statement.script.statements.first().is_some_and(|first| uses_literals(&first.plan));
+    let mut literals = Vec::new();
+    if needs {
+        shape::scan(&statement.text, &mut literals);
+    }
+    literals
+}
+
+fn utf8(bytes: &[u8]) -> Result<&str, Failure> {
+    std::str::from_utf8(bytes).map_err(|_| not_utf8().into())
+}
+
+fn format_of(code: i16) -> Format {
+    if code == 1 { Format::Binary } else { Format::Text }
+}
+
+fn not_taken(why: NotTaken, name: &str) -> ErrorFields {
+    match why {
+        NotTaken::Duplicate => ErrorFields::error("42P05", format!("prepared statement \"{name}\" already exists")),
+        NotTaken::Full => ErrorFields::error("53400", "the client has as many prepared statements as it may")
+            .with_hint("Close statements that are no longer used, or raise limits.statements_per_client_max."),
+    }
+}
+
+fn no_portal(name: &str) -> Failure {
+    ErrorFields::error("34000", format!("portal \"{name}\" does not exist")).into()
+}
+
+fn no_row_limit() -> Failure {
+    ErrorFields::error("0A000", "a statement over several shards cannot be fetched in portions")
+        .with_hint("Execute it without a row limit (fetch size 0), or name one value of the sharding key.")
+        .into()
+}

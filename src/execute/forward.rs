@@ -1,0 +1,481 @@
+//! One server's replies to the client: headers are looked at, rows pass undecoded.
+
+use std::future::poll_fn;
+use std::io;
+use std::ops::Range;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Buf;
+use tokio::io::AsyncWrite;
+
+use crate::pool::server::Verdict;
+use crate::protocol::backend::TransactionStatus;
+use crate::protocol::error::ErrorFields;
+use crate::protocol::frame::Header;
+use crate::protocol::frontend;
+
+use super::client::write_all;
+use super::links::{Effect, Link};
+use super::worker::Worker;
+use super::{Conversation, End, Failure};
+
+/// Longest message of a server that the router must hold whole: errors, descriptions, notices.
+const CONTROL_BYTES_MAX: usize = 16 << 20;
+
+/// Answers that are gathered before they are written while more requests wait.
+const GATHERED_BYTES_MAX: usize = 8 << 10;
+
+/// What woke the pump.
+enum Wake {
+    /// Bytes have come from the server, or have been taken by it.
+    Server,
+    ServerGone(io::Error),
+    ClientGone(End),
+}
+
+/// What a walk over the server's bytes found.
+enum Walked {
+    /// All whole messages are through.
+    Dry,
+    /// An answer of the router comes next.
+    Owed,
+    /// Nothing is due any more.
+    Settled,
+    /// The server asks for COPY data.
+    CopyIn,
+}
+
+/// Parts of the server's bytes and answers of the router, in the order the client gets them.
+#[derive(Default)]
+struct Passage {
+    ranges: Vec<Range<usize>>,
+    open: Option<usize>,
+}
+
+impl Passage {
+    fn pass(&mut self, at: usize) {
+        self.open.get_or_insert(at);
+    }
+
+    fn stop(&mut self, at: usize) {
+        if let Some(from) = self.open.take()
+            && from < at
+        {
+            self.ranges.push(from..at);
+        }
+    }
+}
+
+impl Conversation {
+    /// Sends what waits for server `i` and passes its replies on until nothing is due.
+    ///
+    /// # Errors
+    /// The server failed (its statement has no outcome) or the client has gone.
+    pub(super) async fn settle(&mut self, i: usize) -> Result<(), Failure> {
+        let link = &mut self.links[i];
+        if link.unsynced && !matches!(last_byte_sent(link), Some(b'S')) {
+            frontend::flush(&mut link.out);
+        }
+        self.pump(i).await
+    }
+
+    /// Passes replies of server `i` on until nothing is due.
+    pub(super) async fn pump(&mut self, i: usize) -> Result<(), Failure> {
+        self.links[i].borrow_buffer(&self.worker);
+        loop {
+            match self.pass_on(i).await? {
+                Walked::Settled => break,
+                Walked::Owed => {}
+                Walked::CopyIn => self.copy_in(i).await?,
+                Walked::Dry => match self.wake(i).await {
+                    Wake::Server => {}
+                    Wake::ServerGone(error) => return Err(self.server_gone(i, &error)),
+                    Wake::ClientGone(end) => return Err(end.into()),
+                },
+            }
+        }
+        self.links[i].return_buffer(&self.worker);
+        self.write_unless_more_waits().await?;
+        Ok(())
+    }
+
+    /// Answers of several requests leave together while the next request is here already.
+    async fn write_unless_more_waits(&mut self) -> Result<(), End> {
+        if self.client.out.len() >= GATHERED_BYTES_MAX || self.client.inbox_has_little_more() {
+            return self.client.flush().await;
+        }
+        Ok(())
+    }
+
+    /// Sends and receives once. The client is watched: its further messages are kept for later, its
+    /// end ends the wait.
+    async fn wake(&mut self, i: usize) -> Wake {
+        let Self { client, links, .. } = self;
+        let link = &mut links[i];
+        poll_fn(|cx| {
+            let mut progress = match link.poll_send(cx) {
+                Poll::Ready(Ok(sent)) => sent,
+                Poll::Ready(Err(error)) => return Poll::Ready(Wake::ServerGone(error)),
+                Poll::Pending => false,
+            };
+            match link.inbox.poll_read_more(cx, &mut link.server.stream) {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Wake::ServerGone(io::ErrorKind::UnexpectedEof.into())),
+                Poll::Ready(Ok(_)) => progress = true,
+                Poll::Ready(Err(error)) => return Poll::Ready(Wake::ServerGone(error)),
+                Poll::Pending => {}
+            }
+            if progress {
+                return Poll::Ready(Wake::Server);
+            }
+            match client.poll_watch(cx) {
+                Poll::Ready(end) => Poll::Ready(Wake::ClientGone(end)),
+                Poll::Pending => Poll::Pending,
+            }
+        })
+        .await
+    }
+
+    /// Walks over what has come from server `i` and writes the client's part of it.
+    async fn pass_on(&mut self, i: usize) -> Result<Walked, Failure> {
+        let mut passage = Passage::default();
+        let (walked, taken) = match self.walk(i, &mut passage) {
+            Ok(walked) => walked,
+            Err(failure) => return Err(failure),
+        };
+        let link = &mut self.links[i];
+        if let [range] = passage.ranges.as_slice()
+            && self.client.out.is_empty()
+            && (range.len() >= GATHERED_BYTES_MAX || self.client.inbox_has_little_more())
+        {
+            let bytes = &link.inbox.filled()[range.clone()];
+            write_all(&mut self.client.stream, bytes).await.map_err(End::ClientGone)?;
+            self.served.stats.sent.add(bytes.len() as u64);
+        } else {
+            for range in &passage.ranges {
+                self.client.out.extend_from_slice(&link.inbox.filled()[range.clone()]);
+                self.served.stats.sent.add(range.len() as u64);
+            }
+            if self.client.out.len() >= GATHERED_BYTES_MAX {
+                self.client.flush().await?;
+            }
+        }
+        self.links[i].inbox.consume(taken);
+        if matches!(walked, Walked::Settled | Walked::Owed) {
+            self.owed_by_router(i);
+        }
+        Ok(walked)
+    }
+
+    /// The answers of the router whose turn has come.
+    fn owed_by_router(&mut self, i: usize) {
+        while let Some(bytes) = self.links[i].server.state.take_local() {
+            self.client.out.extend_from_slice(&bytes);
+        }
+    }
+
+    /// Judges message after message; stops when nothing is due, when the client must act, when an
+    /// answer of the router is due in between, or at the end of the bytes.
+    fn walk(&mut self, i: usize, passage: &mut Passage) -> Result<(Walked, usize), Failure> {
+        let mut at = 0;
+        let walked = loop {
+            let link = &mut self.links[i];
+            if link.server.state.next_is_local() {
+                // Its place is after what came before: that is copied out first.
+                passage.stop(at);
+                if passage.ranges.is_empty() {
+                    self.owed_by_router(i);
+                    continue;
+                }
+                break Walked::Owed;
+            }
+            if link.server.state.is_settled() {
+                break Walked::Settled;
+            }
+            let available = link.inbox.len() - at;
+            if link.passing > 0 {
+                let n = link.passing.min(available);
+                passage.pass(at);
+                link.passing -= n;
+                at += n;
+                if link.passing > 0 {
+                    break Walked::Dry;
+                }
+                continue;
+            }
+            let Some(header) = Header::parse(&link.inbox.filled()[at..]).map_err(|_| self.out_of_step(i))? else {
+                break Walked::Dry;
+            };
+            let link = &mut self.links[i];
+            if matches!(header.tag, b'D' | b'd') && link.server.state.rows_pass() {
+                passage.pass(at);
+                link.passing = header.total;
+                continue;
+            }
+            if header.total > available {
+                if header.total > CONTROL_BYTES_MAX {
+                    return Err(self.out_of_step(i));
+                }
+                link.inbox.reserve(header.total - available);
+                break Walked::Dry;
+            }
+            let verdict = self.judge(i, header.tag, at + 5..at + header.total)?;
+            match verdict {
+                Verdict::Pass => passage.pass(at),
+                Verdict::Swallow => passage.stop(at),
+            }
+            at += header.total;
+            if header.tag == b'G' && verdict == Verdict::Pass {
+                self.links[i].copying_in = true;
+                break Walked::CopyIn;
+            }
+        };
+        passage.stop(at);
+        Ok((walked, at))
+    }
+
+    /// One message of a server: what it means for server and session, and whether the client sees it.
+    fn judge(&mut self, i: usize, tag: u8, body: Range<usize>) -> Result<Verdict, Failure> {
+        let link = &mut self.links[i];
+        let hidden_query = link.server.state.hidden_query_runs();
+        let Ok(verdict) = link.server.state.reply(tag, &link.inbox.filled()[body.clone()]) else {
+            return Err(self.out_of_step(i));
+        };
+        match (tag, verdict) {
+            (b'E', _) if hidden_query => return Err(self.hidden_query_failed(i, body)),
+            (b'E', _) => self.statement_failed(i),
+            (b'C' | b'I' | b's', Verdict::Pass) => self.statement_done(i),
+            (b'Z', _) => self.server_ready(i),
+            _ => {}
+        }
+        Ok(verdict)
+    }
+
+    fn statement_failed(&mut self, i: usize) {
+        self.served.stats.errors.add(1);
+        let link = &mut self.links[i];
+        link.effects.clear();
+        link.copying_in = false;
+        if link.unsynced {
+            self.pipeline = super::Pipeline::Skipping;
+        }
+        self.session.transaction.fail();
+    }
+
+    fn statement_done(&mut self, i: usize) {
+        let link = &mut self.links[i];
+        link.copying_in = false;
+        match link.effects.pop_front() {
+            None | Some(Effect::None) => {}
+            Some(Effect::Statement { script, index, text }) => {
+                let statement = &script.statements[index];
+                self.take_effect(i, &statement.command, &text, statement.effects);
+            }
+        }
+    }
+
+    /// ReadyForQuery: the server alone tells where the block stands, unless others carry it too.
+    fn server_ready(&mut self, i: usize) {
+        let status = self.links[i].server.state.status();
+        self.links[i].copying_in = false;
+        if self.links.len() == 1 {
+            self.follow(status);
+        } else if status == TransactionStatus::Failed {
+            self.session.transaction.fail();
+        }
+    }
+
+    /// A server that carries the client's whole block has said where it stands.
+    fn follow(&mut self, status: TransactionStatus) {
+        let joined = status != TransactionStatus::Idle;
+        self.links[0].joined = joined;
+        let settings = self.session.settings().clone();
+        let before = self.session.transaction.follow(status, &settings);
+        if !joined {
+            self.session.statements.close_portals();
+        }
+        drop(before);
+    }
+
+    /// The server has failed in the middle of something: its part of the conversation has no outcome.
+    pub(super) fn server_gone(&mut self, i: usize, error: &io::Error) -> Failure {
+        let half_sent = self.links[i].passing > 0;
+        let pinned = self.session.is_pinned();
+        let link = self.links.remove(i);
+        self.cancel_slot.leave(link.server.id.0);
+        let detail = format!("{error} while talking to the server of shard {}", self.served.shard(link.shard).name);
+        link.close();
+        let fields = ErrorFields::error("08006", "the server closed the connection unexpectedly").with_detail(detail);
+        if half_sent || pinned {
+            let fields = ErrorFields { severity: crate::protocol::Severity::Fatal, ..fields };
+            return Failure::End(End::Fatal(fields));
+        }
+        Failure::Error(fields.with_hint("The outcome of the statement is unknown; look before you repeat it."))
+    }
+
+    /// The server sent what it must not send: nothing it says can be trusted.
+    pub(super) fn out_of_step(&mut self, i: usize) -> Failure {
+        let link = self.links.remove(i);
+        link.close();
+        Failure::End(End::Fatal(ErrorFields::fatal("08P01", "the server sent a message that was not due")))
+    }
+
+    /// The session's settings or transaction could not be brought to a server: statements behind it
+    /// may have run without, so the conversation cannot go on.
+    pub(super) fn hidden_query_failed(&mut self, i: usize, body: Range<usize>) -> Failure {
+        let link = self.links.remove(i);
+        let fields = ErrorFields::parse(&link.inbox.filled()[body]);
+        link.close_half_read();
+        let message = format!("the session could not be restored on another server: {}", fields.message);
+        Failure::End(End::Fatal(ErrorFields::fatal("08006", message)))
+    }
+
+    /// Waits for the client or for a server that has something to say unasked.
+    pub(super) async fn wait_with_links(&mut self) -> Result<(), End> {
+        loop {
+            let woken = {
+                let Self { client, links, .. } = &mut *self;
+                poll_fn(|cx| {
+                    if let Poll::Ready(result) = client.poll_more(cx) {
+                        return Poll::Ready(Ok(result));
+                    }
+                    for (i, link) in links.iter_mut().enumerate() {
+                        if link.server.stream.poll_read_ready(cx).is_ready() {
+                            return Poll::Ready(Err(i));
+                        }
+                    }
+                    Poll::Pending
+                })
+                .await
+            };
+            match woken {
+                Ok(result) => return result,
+                Err(i) => self.unasked(i).await?,
+            }
+        }
+    }
+
+    /// Passes on notices and notifications; a server that ends its connection ends the client's.
+    async fn unasked(&mut self, i: usize) -> Result<(), End> {
+        self.links[i].borrow_buffer(&self.worker);
+        let read = {
+            let link = &mut self.links[i];
+            poll_fn(|cx| match link.inbox.poll_read_more(cx, &mut link.server.stream) {
+                Poll::Pending => Poll::Ready(Ok(None)),
+                Poll::Ready(result) => Poll::Ready(result.map(Some)),
+            })
+            .await
+        };
+        if let Ok(Some(0)) | Err(_) = read {
+            self.links.remove(i).close_half_read();
+            return Err(End::Fatal(ErrorFields::fatal("08006", "the server closed the connection unexpectedly")));
+        }
+        while let Ok(Some(header)) = Header::parse(self.links[i].inbox.filled()) {
+            let link = &mut self.links[i];
+            if link.inbox.len() < header.total {
+                break;
+            }
+            self.client.out.extend_from_slice(&link.inbox.filled()[..header.total]);
+            link.inbox.consume(header.total);
+            if header.tag == b'E' {
+                self.client.flush().await?;
+                self.links.remove(i).close_half_read();
+                return Err(End::ClientLeft);
+            }
+        }
+        self.links[i].return_buffer(&self.worker);
+        self.client.flush().await
+    }
+}
+
+/// The tag of the last message that waits, for the messages without a body.
+fn last_byte_sent(link: &Link) -> Option<u8> {
+    link.out.len().checked_sub(5).map(|at| link.out[at])
+}
+
+impl Link {
+    pub(super) fn borrow_buffer(&mut self, worker: &Worker) {
+        if self.inbox.is_unbacked() {
+            self.inbox = worker.buffers.lend();
+        }
+    }
+
+    pub(super) fn return_buffer(&mut self, worker: &Worker) {
+        if self.inbox.is_empty() {
+            worker.buffers.give_back(std::mem::take(&mut self.inbox));
+        }
+    }
+
+    /// Closes a server of which some bytes were never looked at.
+    fn close_half_read(mut self) {
+        let left = self.inbox.len();
+        self.inbox.consume(left);
+        self.close();
+    }
+
+    /// Sends some of what waits; true if anything left.
+    pub(super) fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        let mut sent = false;
+        while !self.out.is_empty() {
+            match Pin::new(&mut self.server.stream).poll_write(cx, &self.out) {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Poll::Ready(Ok(n)) => {
+                    self.out.advance(n);
+                    sent = true;
+                }
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        if self.out.is_empty() && sent {
+            self.out.clear();
+        }
+        Poll::Ready(Ok(false))
+    }
+
+    /// Sends what waits and reads, with nobody listening, until nothing is due.
+    pub(super) async fn drain(&mut self) -> Result<(), Failure> {
+        let gone = |_| Failure::End(End::ClientLeft);
+        while !(self.server.state.is_settled() && self.out.is_empty()) {
+            poll_fn(|cx| {
+                if let Poll::Ready(Err(error)) = self.poll_send(cx) {
+                    return Poll::Ready(Err(error));
+                }
+                match self.inbox.poll_read_more(cx, &mut self.server.stream) {
+                    Poll::Ready(Ok(0)) => Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+                    other => other.map_ok(drop),
+                }
+            })
+            .await
+            .map_err(gone)?;
+            self.discard_messages()?;
+        }
+        Ok(())
+    }
+
+    /// Judges what has come and keeps nothing of it.
+    fn discard_messages(&mut self) -> Result<(), Failure> {
+        let unexpected = || Failure::End(End::ClientLeft);
+        loop {
+            let n = self.passing.min(self.inbox.len());
+            self.inbox.consume(n);
+            self.passing -= n;
+            while self.server.state.take_local().is_some() {}
+            let Some(header) = Header::parse(self.inbox.filled()).map_err(|_| unexpected())? else { return Ok(()) };
+            if matches!(header.tag, b'D' | b'd') {
+                self.passing = header.total;
+                continue;
+            }
+            if self.inbox.len() < header.total {
+                self.inbox.reserve(header.total - self.inbox.len());
+                return Ok(());
+            }
+            let body = &self.inbox.filled()[5..header.total];
+            self.server.state.reply(header.tag, body).map_err(|_| unexpected())?;
+            if header.tag == b'G' {
+                frontend::copy_fail(&mut self.out, b"the client has gone");
+            }
+            self.inbox.consume(header.total);
+        }
+    }
+}

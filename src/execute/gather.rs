@@ -1,0 +1,454 @@
+//! One statement read on several shards and merged.
+//!
+//! Every shard runs the gather's SQL as a prepared statement; its rows stay in the link's buffer
+//! until the merge takes them, so a shard that is ahead waits and memory stays bounded.
+
+use std::rc::Rc;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use pgsluice_sharding::ShardId;
+use pgsluice_sharding::key::{Format, Input};
+use pgsluice_sharding::merge::{ColumnType, Merge, MergeLimits, Progress, ShardInput};
+use pgsluice_sharding::plan::Gather;
+use pgsluice_sharding::sql::Access;
+
+use crate::pool::server::{Audience, Due, Preparation, StatementId};
+use crate::protocol::backend::{self, Field};
+use crate::protocol::error::ErrorFields;
+use crate::protocol::frame::{Header, put_cstr, put_message};
+use crate::protocol::frontend::{self, Bind, Kind};
+use crate::protocol::reply;
+use crate::session::statements::GatherPortal;
+
+use super::client::write_all;
+use super::worker::Description;
+use super::{Conversation, End, Failure};
+
+/// Rows leave in pieces of about this size.
+const OUT_BYTES: usize = 64 << 10;
+
+/// The Bind of a statement without parameters whose results are text.
+const NO_ARGUMENTS: &[u8] = b"\0\0\0\0\0\0\0\0";
+
+/// A statement over several shards with what its Bind brought.
+pub(super) struct Arguments {
+    /// As the client wrote it.
+    text: Rc<str>,
+    param_types: Rc<[u32]>,
+    /// The body of the Bind message.
+    bind: Bytes,
+}
+
+impl Arguments {
+    /// Those of a simple query.
+    pub(super) fn none(text: &str) -> Self {
+        Self { text: text.into(), param_types: Rc::new([]), bind: Bytes::from_static(NO_ARGUMENTS) }
+    }
+
+    pub(super) fn of_portal(portal: &GatherPortal) -> Self {
+        Self {
+            text: portal.statement.text.clone(),
+            param_types: portal.statement.param_types.clone(),
+            bind: portal.bind.clone(),
+        }
+    }
+
+    fn bind(&self) -> Result<Bind<'_>, Failure> {
+        Ok(Bind::read(&self.bind).map_err(ErrorFields::from)?)
+    }
+}
+
+/// What lies in a link's buffer for the merge.
+#[derive(Clone, Copy, Default)]
+struct Head {
+    /// Bytes of whole rows at the front.
+    rows: usize,
+    /// CommandComplete follows them.
+    finished: bool,
+}
+
+impl Conversation {
+    /// Runs `gather` on `shards` and sends the merged rows and the command tag.
+    pub(super) async fn gather(
+        &mut self,
+        gather: &Gather,
+        shards: &[ShardId],
+        arguments: &Arguments,
+        describe: bool,
+    ) -> Result<(), Failure> {
+        let ids = self.link_all(shards, Access::Read).await?;
+        let description = self.description(ids[0], gather, arguments).await?;
+        let mut merge = self.merge(gather, ids.len(), &description, arguments)?;
+        if describe {
+            self.send_row_description(&description, arguments)?;
+        }
+        let result = match self.start_on_all(&ids, gather, &description, arguments) {
+            Ok(()) => self.run_merge(&ids, &mut merge).await,
+            Err(failure) => Err(failure),
+        };
+        self.finish_all(&ids, result.is_err()).await?;
+        result?;
+        backend::command_complete(&mut self.client.out, &format!("SELECT {}", merge.rows()));
+        Ok(())
+    }
+
+    /// A server on each of `shards`, settled and in step; their ids, in the order of the shards.
+    pub(super) async fn link_all(&mut self, shards: &[ShardId], access: Access) -> Result<Vec<u64>, Failure> {
+        let mut ids = Vec::with_capacity(shards.len());
+        for shard in shards {
+            let i = self.link(Some(*shard), access).await?;
+            ids.push(self.links[i].server.id.0);
+        }
+        Ok(ids)
+    }
+
+    pub(super) fn position(&self, id: u64) -> Result<usize, Failure> {
+        self.links
+            .by_server(id)
+            .ok_or_else(|| ErrorFields::error("08006", "a shard's server closed the connection unexpectedly").into())
+    }
+
+    fn merge(
+        &self,
+        gather: &Gather,
+        inputs: usize,
+        description: &Description,
+        arguments: &Arguments,
+    ) -> Result<Merge, Failure> {
+        let bind = arguments.bind()?;
+        let params: Vec<Input<'_>> = bind
+            .parameters()
+            .enumerate()
+            .map(|(n, (format, bytes))| Input {
+                bytes,
+                format: format_of(format),
+                type_oid: description.parameter_types.get(n).copied().unwrap_or(0),
+            })
+            .collect();
+        let formats = visible_formats(&bind, description.client_columns.len());
+        let limits = MergeLimits { buffered_bytes_max: self.worker.limits().merge_buffer_max };
+        let merge = Merge::new(
+            gather,
+            inputs,
+            &description.shard_columns,
+            &description.client_columns,
+            &formats,
+            &params,
+            limits,
+        );
+        Ok(merge.inspect_err(|_| self.served.stats.refused.add(1))?)
+    }
+
+    fn send_row_description(&mut self, description: &Description, arguments: &Arguments) -> Result<(), Failure> {
+        let bind = arguments.bind()?;
+        let mut fields = reply::row_description(&description.client_row).map_err(ErrorFields::from)?;
+        for (n, field) in fields.iter_mut().enumerate() {
+            field.format = bind.result_formats.of(n);
+        }
+        backend::row_description(&mut self.client.out, &fields);
+        Ok(())
+    }
+
+    /// Describe of a portal over several shards.
+    pub(super) async fn describe_gather(&mut self, portal: &GatherPortal) -> Result<(), Failure> {
+        let arguments = Arguments::of_portal(portal);
+        let ids = self.link_all(&portal.shards[..1], Access::Read).await?;
+        let description = self.description(ids[0], &portal.gather, &arguments).await?;
+        self.send_row_description(&description, &arguments)
+    }
+
+    /// What PostgreSQL says of the statement and of the shards' part of it; asked once.
+    async fn description(
+        &mut self,
+        id: u64,
+        gather: &Gather,
+        arguments: &Arguments,
+    ) -> Result<Rc<Description>, Failure> {
+        let key = self.worker.statement_id(
+            &self.served,
+            &*self.catalog()?,
+            self.session.settings(),
+            &arguments.text,
+            &arguments.param_types,
+        );
+        if let Some(known) = self.served.descriptions.borrow().get(&key) {
+            return Ok(known.clone());
+        }
+        let i = self.position(id)?;
+        let original = self.describe_text(i, &arguments.text, &arguments.param_types).await?;
+        let types = reply::parameter_description(&original.parameters).map_err(ErrorFields::from)?;
+        let i = self.position(id)?;
+        let shard = self.describe_text(i, &gather.sql, &types).await?;
+        let description = Rc::new(Description {
+            client_columns: columns(&original.row)?,
+            shard_columns: columns(&shard.row)?,
+            parameters: original.parameters,
+            parameter_types: types,
+            client_row: original.row,
+        });
+        self.served.remember(key, description.clone());
+        Ok(description)
+    }
+
+    /// Parses and describes a text on server `i`, as its unnamed statement.
+    async fn describe_text(&mut self, i: usize, text: &str, types: &[u32]) -> Result<Described, Failure> {
+        let link = &mut self.links[i];
+        frontend::parse(&mut link.out, b"", text.as_bytes(), types);
+        link.server.state.expect(Due::Parse(StatementId(0), Audience::Router));
+        frontend::describe(&mut link.out, Kind::Statement, b"");
+        link.server.state.expect(Due::DescribeStatement(Audience::Router));
+        frontend::sync(&mut link.out);
+        link.server.state.expect(Due::Sync(Audience::Router));
+        let answer = self.read_answer(i).await?;
+        let described = Described {
+            parameters: answer.body_of(b't').unwrap_or_else(|| Bytes::from_static(b"\0\0")),
+            row: answer.body_of(b'T').unwrap_or_else(|| Bytes::from_static(b"\0\0")),
+        };
+        answer.into_result(self)?;
+        Ok(described)
+    }
+
+    /// Sends the shards' part to all of them.
+    fn start_on_all(
+        &mut self,
+        ids: &[u64],
+        gather: &Gather,
+        description: &Description,
+        arguments: &Arguments,
+    ) -> Result<(), Failure> {
+        let bind = arguments.bind()?;
+        let statement = self.worker.statement_id(
+            &self.served,
+            &*self.catalog()?,
+            self.session.settings(),
+            &gather.sql,
+            &description.parameter_types,
+        );
+        let name = statement.name();
+        let formats = shard_formats(&bind, description);
+        for id in ids {
+            let i = self.position(*id)?;
+            let link = &mut self.links[i];
+            if let Preparation::Parse { close } = link.server.state.prepared().touch(statement) {
+                if let Some(old) = close {
+                    frontend::close(&mut link.out, Kind::Statement, old.name().as_bytes());
+                    link.server.state.expect(Due::Close(Audience::Router));
+                }
+                frontend::parse(&mut link.out, name.as_bytes(), gather.sql.as_bytes(), &description.parameter_types);
+                link.server.state.expect(Due::Parse(statement, Audience::Router));
+            }
+            bind_for_shard(&mut link.out, &name, &bind, &formats);
+            link.server.state.expect(Due::Bind(Audience::Router));
+            frontend::execute(&mut link.out, b"", 0);
+            link.server.state.expect(Due::Execute(Audience::Router));
+            frontend::sync(&mut link.out);
+            link.server.state.expect(Due::Sync(Audience::Router));
+        }
+        Ok(())
+    }
+
+    /// Moves rows from the shards through the merge to the client.
+    async fn run_merge(&mut self, ids: &[u64], merge: &mut Merge) -> Result<(), Failure> {
+        let mut heads = vec![Head::default(); ids.len()];
+        let mut out = Vec::new();
+        for id in ids {
+            let i = self.position(*id)?;
+            self.links[i].borrow_buffer(&self.worker);
+            self.send_out(i).await?;
+        }
+        loop {
+            match self.step(ids, &mut heads, merge, &mut out)? {
+                Progress::Done => break,
+                Progress::Full => self.write_rows(&mut out).await?,
+                Progress::Needs(n) => {
+                    let i = self.position(ids[n])?;
+                    self.fill(i, &mut heads[n]).await?;
+                }
+            }
+        }
+        if self.client.out.len() + out.len() < OUT_BYTES {
+            self.client.out.extend_from_slice(&out);
+            self.served.stats.sent.add(out.len() as u64);
+            return Ok(());
+        }
+        self.write_rows(&mut out).await
+    }
+
+    /// One run of the merge over what the buffers hold.
+    fn step(
+        &mut self,
+        ids: &[u64],
+        heads: &mut [Head],
+        merge: &mut Merge,
+        out: &mut Vec<u8>,
+    ) -> Result<Progress, Failure> {
+        let positions = ids.iter().map(|id| self.position(*id)).collect::<Result<Vec<usize>, Failure>>()?;
+        let mut inputs: Vec<ShardInput<'_>> = positions
+            .iter()
+            .zip(&*heads)
+            .map(|(i, head)| ShardInput { rows: &self.links[*i].inbox.filled()[..head.rows], finished: head.finished })
+            .collect();
+        let result = merge.run(&mut inputs, out, OUT_BYTES);
+        let left: Vec<usize> = inputs.iter().map(|input| input.rows.len()).collect();
+        for ((i, head), left) in positions.into_iter().zip(heads).zip(left) {
+            self.links[i].inbox.consume(head.rows - left);
+            head.rows = left;
+        }
+        Ok(result?)
+    }
+
+    async fn write_rows(&mut self, out: &mut Vec<u8>) -> Result<(), Failure> {
+        self.client.flush().await?;
+        write_all(&mut self.client.stream, out).await.map_err(End::ClientGone)?;
+        self.served.stats.sent.add(out.len() as u64);
+        out.clear();
+        Ok(())
+    }
+
+    /// Reads from server `i` until it has rows that the merge has not seen, or has finished.
+    async fn fill(&mut self, i: usize, head: &mut Head) -> Result<(), Failure> {
+        let before = head.rows;
+        loop {
+            self.look_at(i, head)?;
+            if head.rows > before || head.finished {
+                return Ok(());
+            }
+            self.exchange(i).await?;
+        }
+    }
+
+    /// Finds out how many whole rows are at the front of a buffer, and what is behind them.
+    fn look_at(&mut self, i: usize, head: &mut Head) -> Result<(), Failure> {
+        loop {
+            let link = &mut self.links[i];
+            let rest = &link.inbox.filled()[head.rows..];
+            let Ok(parsed) = Header::parse(rest) else { return Err(self.out_of_step(i)) };
+            let Some(header) = parsed else { return Ok(()) };
+            if rest.len() < header.total {
+                let missing = header.total - rest.len();
+                link.inbox.reserve(missing);
+                return Ok(());
+            }
+            match header.tag {
+                b'D' => head.rows += header.total,
+                b'C' => {
+                    head.finished = true;
+                    return Ok(());
+                }
+                // Whatever else comes waits until the rows before it are taken.
+                _ if head.rows > 0 => return Ok(()),
+                b'E' => return Err(self.shard_failed(i, header.total)),
+                tag => {
+                    let hidden = link.server.state.hidden_query_runs();
+                    let body = &link.inbox.filled()[5..header.total];
+                    if link.server.state.reply(tag, body).is_err() {
+                        return Err(self.out_of_step(i));
+                    }
+                    if matches!(tag, b'N' | b'S') && !hidden {
+                        self.client.out.extend_from_slice(&link.inbox.filled()[..header.total]);
+                    }
+                    link.inbox.consume(header.total);
+                }
+            }
+        }
+    }
+
+    /// A shard's error becomes the statement's; it is told once.
+    fn shard_failed(&mut self, i: usize, total: usize) -> Failure {
+        let link = &mut self.links[i];
+        if link.server.state.hidden_query_runs() {
+            return self.hidden_query_failed(i, 5..total);
+        }
+        let message = BytesMut::from(&link.inbox.filled()[..total]);
+        link.inbox.consume(total);
+        // An ErrorResponse is never out of step.
+        let _ = link.server.state.reply(b'E', &[]);
+        self.served.stats.errors.add(1);
+        self.client.out.extend_from_slice(&message);
+        Failure::Told
+    }
+
+    /// Sends all that waits for server `i`; takes in what it says meanwhile.
+    pub(super) async fn send_out(&mut self, i: usize) -> Result<(), Failure> {
+        let link = &mut self.links[i];
+        let result = std::future::poll_fn(|cx| {
+            if let std::task::Poll::Ready(result) = link.poll_send(cx) {
+                return std::task::Poll::Ready(result.map(drop));
+            }
+            match link.inbox.poll_read_more(cx, &mut link.server.stream) {
+                std::task::Poll::Ready(Ok(0)) => std::task::Poll::Ready(Err(std::io::ErrorKind::UnexpectedEof.into())),
+                std::task::Poll::Ready(Ok(_)) => {
+                    cx.waker().wake_by_ref();
+                    std::task::Poll::Pending
+                }
+                std::task::Poll::Ready(Err(error)) => std::task::Poll::Ready(Err(error)),
+                std::task::Poll::Pending => std::task::Poll::Pending,
+            }
+        })
+        .await;
+        result.map_err(|error| self.server_gone(i, &error))
+    }
+
+    /// Brings all shards to rest: what they still send is not needed. After a failure they are told
+    /// to stop.
+    pub(super) async fn finish_all(&mut self, ids: &[u64], failed: bool) -> Result<(), Failure> {
+        for id in ids {
+            let Some(i) = self.links.by_server(*id) else { continue };
+            if failed && !self.links[i].server.state.is_settled() {
+                self.links[i].server.cancel().await;
+            }
+        }
+        for id in ids {
+            let Some(i) = self.links.by_server(*id) else { continue };
+            self.links[i].borrow_buffer(&self.worker);
+            if self.links[i].drain().await.is_err() {
+                let lost = self.server_gone(i, &std::io::ErrorKind::UnexpectedEof.into());
+                if !failed {
+                    return Err(lost);
+                }
+                continue;
+            }
+            self.links[i].return_buffer(&self.worker);
+        }
+        Ok(())
+    }
+}
+
+/// What Describe of a statement gave.
+struct Described {
+    parameters: Bytes,
+    row: Bytes,
+}
+
+fn columns(row_description: &[u8]) -> Result<Vec<ColumnType>, Failure> {
+    let fields: Vec<Field> = reply::row_description(row_description).map_err(ErrorFields::from)?;
+    Ok(fields.iter().map(|field| ColumnType { type_oid: field.type_oid, typmod: field.typmod }).collect())
+}
+
+fn format_of(code: i16) -> Format {
+    if code == 1 { Format::Binary } else { Format::Text }
+}
+
+fn visible_formats(bind: &Bind<'_>, columns: usize) -> Vec<Format> {
+    (0..columns).map(|n| format_of(bind.result_formats.of(n))).collect()
+}
+
+/// The formats that shards answer in: the client's, then binary for the helpers.
+fn shard_formats(bind: &Bind<'_>, description: &Description) -> Vec<i16> {
+    let visible = description.client_columns.len();
+    (0..description.shard_columns.len()).map(|n| if n < visible { bind.result_formats.of(n) } else { 1 }).collect()
+}
+
+/// The client's Bind with the shards' statement and result formats.
+fn bind_for_shard(out: &mut BytesMut, statement: &str, bind: &Bind<'_>, formats: &[i16]) {
+    put_message(out, b'B', |out| {
+        put_cstr(out, b"");
+        put_cstr(out, statement.as_bytes());
+        crate::protocol::frame::put_count(out, bind.formats.count());
+        bind.formats.codes().for_each(|code| out.put_i16(code));
+        crate::protocol::frame::put_count(out, bind.values.count());
+        bind.values.iter().for_each(|value| crate::protocol::frame::put_value(out, value));
+        crate::protocol::frame::put_count(out, formats.len());
+        formats.iter().for_each(|code| out.put_i16(*code));
+    });
+}

@@ -1,0 +1,103 @@
+//! What a client is told at its login: the parameters of a server under the client's own settings.
+
+use std::rc::Rc;
+
+use bytes::BytesMut;
+use pgsluice_sharding::sql::Access;
+
+use crate::protocol::error::{ErrorFields, Severity};
+use crate::protocol::frame::Header;
+use crate::protocol::reply;
+use crate::session::settings::Settings;
+
+use super::{Conversation, End, Failure};
+
+/// Parameters by name, in the order a server reported them.
+pub type Greeting = Rc<[(String, String)]>;
+
+impl Conversation {
+    /// Bytes on their way to the client.
+    pub fn out(&mut self) -> &mut BytesMut {
+        &mut self.client.out
+    }
+
+    /// The parameters to report, asked from a server once for each set of startup settings.
+    ///
+    /// # Errors
+    /// A setting of the startup packet that a server does not accept, or no server.
+    pub async fn greeting(&mut self) -> Result<Greeting, End> {
+        let mut settings = (**self.session.settings()).clone();
+        settings.reset("application_name");
+        if let Some(known) = self.served.greetings.borrow().get(&settings) {
+            return Ok(known.clone());
+        }
+        let greeting: Greeting = match self.ask_greeting(&settings).await {
+            Ok(greeting) => greeting.into(),
+            Err(Failure::Error(fields)) => return Err(End::Fatal(fatal(fields))),
+            Err(Failure::Told) => return Err(End::Fatal(self.told_error())),
+            Err(Failure::End(end)) => return Err(end),
+        };
+        self.client.out.clear();
+        self.release_if_done();
+        self.served.greetings.borrow_mut().insert(Rc::new(settings), greeting.clone());
+        Ok(greeting)
+    }
+
+    /// The error that a server has just given, as the end of the login.
+    fn told_error(&mut self) -> ErrorFields {
+        let out = self.client.out.split();
+        let mut rest = &out[..];
+        while let Ok(Some(header)) = Header::parse(rest) {
+            if header.tag == b'E' {
+                return fatal(ErrorFields::parse(&rest[5..header.total]));
+            }
+            rest = &rest[header.total..];
+        }
+        ErrorFields::fatal("08006", "the login failed on the server")
+    }
+
+    async fn ask_greeting(&mut self, settings: &Settings) -> Result<Vec<(String, String)>, Failure> {
+        let i = self.any_link().await?;
+        let mut parameters = self.links[i].server.parameters.clone();
+        parameters.retain(|(name, _)| name != "application_name");
+        let applied = self.links[i].server.state.settings().clone();
+        let back = Settings::default().replay(&applied);
+        if !back.is_empty() {
+            self.ask(i, &back).await?.into_result(self)?;
+        }
+        self.links[i].server.state.set_settings(Rc::default());
+        self.client.out.clear();
+        let replay = settings.replay(&Settings::default());
+        if !replay.is_empty() {
+            self.ask(i, &replay).await?.into_result(self)?;
+            self.links[i].server.state.set_settings(Rc::new(settings.clone()));
+        }
+        let mut rest = &self.client.out[..];
+        while let Ok(Some(header)) = Header::parse(rest) {
+            if let (b'S', Ok((name, value))) = (header.tag, reply::parameter_status(&rest[5..header.total])) {
+                let name = String::from_utf8_lossy(name).into_owned();
+                parameters.retain(|(known, _)| *known != name);
+                parameters.push((name, String::from_utf8_lossy(value).into_owned()));
+            }
+            rest = &rest[header.total..];
+        }
+        Ok(parameters)
+    }
+
+    /// A server of the first shard that has one.
+    async fn any_link(&mut self) -> Result<usize, Failure> {
+        let mut last = None;
+        for shard in self.served.all_shards() {
+            match self.link_on(shard, Access::Read).await {
+                Ok(i) => return Ok(i),
+                Err(Failure::Error(fields)) => last = Some(fields),
+                Err(other) => return Err(other),
+            }
+        }
+        Err(last.unwrap_or_else(|| ErrorFields::error("08006", "the database has no shard")).into())
+    }
+}
+
+fn fatal(fields: ErrorFields) -> ErrorFields {
+    ErrorFields { severity: Severity::Fatal, ..fields }
+}

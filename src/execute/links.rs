@@ -1,0 +1,361 @@
+//! The servers a client holds: taken from pools, brought to the session's state, given back.
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use pgsluice_sharding::ShardId;
+use pgsluice_sharding::sql::{Access, SharedScript};
+
+use crate::config::PoolMode;
+use crate::net::buffer::Buffer;
+use crate::pool::Server;
+use crate::pool::driver::{AcquireError, Pool, Release};
+use crate::pool::server::{Audience, Due};
+use crate::protocol::backend::TransactionStatus;
+use crate::protocol::error::ErrorFields;
+use crate::protocol::frontend;
+use crate::session::Session;
+
+use super::worker::{Served, Worker};
+use super::{Conversation, Failure};
+
+/// One server in a client's hands.
+pub(super) struct Link {
+    pub(super) server: Box<Server>,
+    pub(super) shard: ShardId,
+    pub(super) replica: bool,
+    place: Place,
+    /// Messages on their way to the server.
+    pub(super) out: BytesMut,
+    /// Bytes from the server that are not passed on yet.
+    pub(super) inbox: Buffer,
+    /// Bytes of a long message that is being passed on while it comes.
+    pub(super) passing: usize,
+    /// It has joined the client's transaction block.
+    pub(super) joined: bool,
+    /// A statement of this transaction may have changed rows here.
+    pub(super) wrote: bool,
+    /// Messages of the extended protocol have been sent since the last Sync.
+    pub(super) unsynced: bool,
+    /// The client is to send COPY data.
+    pub(super) copying_in: bool,
+    /// What the statements that are running mean for the session, in order.
+    pub(super) effects: VecDeque<Effect>,
+}
+
+/// The instance that a server belongs to.
+struct Place {
+    served: Rc<Served>,
+    shard: ShardId,
+    instance: usize,
+    replica: bool,
+}
+
+impl Place {
+    fn pool(&self) -> &Rc<Pool> {
+        &self.served.shard(self.shard).instances[self.instance].0
+    }
+}
+
+/// What a statement means for the session once it has succeeded.
+pub(super) enum Effect {
+    None,
+    /// The statement with this number in the script, whose text was this.
+    Statement {
+        script: SharedScript,
+        index: usize,
+        text: Rc<str>,
+    },
+}
+
+/// The servers a client holds; mostly none or one.
+#[derive(Default)]
+pub(super) struct Links {
+    all: Vec<Link>,
+}
+
+impl std::ops::Index<usize> for Links {
+    type Output = Link;
+    fn index(&self, i: usize) -> &Link {
+        &self.all[i]
+    }
+}
+
+impl std::ops::IndexMut<usize> for Links {
+    fn index_mut(&mut self, i: usize) -> &mut Link {
+        &mut self.all[i]
+    }
+}
+
+impl Links {
+    pub(super) fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Link> {
+        self.all.iter()
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Link> {
+        self.all.iter_mut()
+    }
+
+    /// A server of `shard` that may run a statement; a replica only when that is allowed.
+    pub(super) fn find(&self, shard: ShardId, replica_ok: bool) -> Option<usize> {
+        self.all.iter().position(|link| link.shard == shard && (replica_ok || !link.replica))
+    }
+
+    /// The link whose server has this id.
+    pub(super) fn by_server(&self, id: u64) -> Option<usize> {
+        self.all.iter().position(|link| link.server.id.0 == id)
+    }
+
+    /// Whether nothing is due on any server and none is in a transaction.
+    pub(super) fn all_clean(&self) -> bool {
+        self.all.iter().all(|link| link.server.state.is_clean() && !link.unsynced)
+    }
+
+    /// Tells the session on which shards its transaction has written.
+    pub(super) fn note_writes(&mut self, session: &mut Session) {
+        for link in &mut self.all {
+            link.joined = false;
+            if std::mem::take(&mut link.wrote) {
+                session.wrote_on(link.shard, Instant::now());
+            }
+        }
+    }
+
+    /// Gives back all servers; each is clean.
+    pub(super) fn release_all(&mut self, worker: &Worker) {
+        for link in self.all.drain(..) {
+            link.release(worker);
+        }
+    }
+
+    /// Takes a link out, to be closed: its server has failed.
+    pub(super) fn remove(&mut self, i: usize) -> Link {
+        self.all.remove(i)
+    }
+
+    /// The client has gone: servers in the middle of something are brought to rest in the
+    /// background, then given back.
+    pub(super) fn abandon(&mut self, worker: &Rc<Worker>, session: &Session) {
+        let soiled = session.is_pinned();
+        for mut link in self.all.drain(..) {
+            if soiled || link.place.served.mode == PoolMode::Session {
+                link.server.state.taint();
+            }
+            if link.server.state.is_clean() && !link.unsynced && !link.server.state.is_tainted() {
+                link.release(worker);
+            } else {
+                let worker = worker.clone();
+                drop(tokio::task::spawn_local(async move { link.recover(&worker).await }));
+            }
+        }
+    }
+}
+
+/// How long an abandoned server may take to come to rest before it is closed.
+const RECOVERY_TIME_MAX: Duration = Duration::from_secs(10);
+
+impl Link {
+    fn release(mut self, worker: &Worker) {
+        let settled = self.inbox.is_empty() && self.out.is_empty() && self.passing == 0;
+        if settled {
+            worker.buffers.give_back(std::mem::take(&mut self.inbox));
+        }
+        let how = if settled { Release::Clean } else { Release::Broken };
+        self.place.pool().release(self.server, how);
+    }
+
+    /// Closes the server.
+    pub(super) fn close(self) {
+        self.place.pool().release(self.server, Release::Broken);
+    }
+
+    /// Ends whatever the server is doing, rolls back, removes what the session left, gives it back.
+    async fn recover(mut self, worker: &Worker) {
+        match tokio::time::timeout(RECOVERY_TIME_MAX, self.come_to_rest()).await {
+            Ok(Ok(())) => self.release(worker),
+            Ok(Err(_)) | Err(_) => self.close(),
+        }
+    }
+
+    async fn come_to_rest(&mut self) -> Result<(), Failure> {
+        if self.copying_in {
+            frontend::copy_fail(&mut self.out, b"the client has gone");
+        }
+        if self.unsynced {
+            frontend::sync(&mut self.out);
+            self.server.state.expect(Due::Sync(Audience::Router));
+        }
+        if !self.server.state.is_settled() && !self.copying_in {
+            self.server.cancel().await;
+        }
+        self.drain().await?;
+        let mut sql = String::new();
+        if self.server.state.status() != TransactionStatus::Idle {
+            self.hidden_query("ROLLBACK");
+        }
+        if self.server.state.is_tainted() {
+            sql.push_str("DISCARD ALL");
+            self.hidden_query(&sql);
+        }
+        self.drain().await?;
+        if self.server.state.is_tainted() {
+            self.server.state.discarded();
+        }
+        Ok(())
+    }
+
+    /// Adds a query of the router's own; its replies never reach the client.
+    pub(super) fn hidden_query(&mut self, sql: &str) {
+        frontend::query(&mut self.out, sql.as_bytes());
+        self.server.state.expect(Due::Query(Audience::Router));
+    }
+
+    /// Whether a statement on this server runs with the session's settings and in its block.
+    pub(super) fn is_in_step(&self, session: &Session) -> bool {
+        let settings = self.server.state.settings();
+        (Rc::ptr_eq(settings, session.settings()) || settings == session.settings())
+            && (self.joined || session.transaction.is_idle())
+    }
+}
+
+impl Conversation {
+    /// The server that runs a statement on `shard` (`None`: wherever), taken from its pool if it is
+    /// not held yet, with whatever must run first already on its way.
+    pub(super) async fn link(&mut self, shard: Option<ShardId>, access: Access) -> Result<usize, Failure> {
+        let i = match shard {
+            None if !self.links.is_empty() && (access == Access::Read || !self.links[0].replica) => 0,
+            _ => self.link_on(shard.unwrap_or(Served::HOME), access).await?,
+        };
+        self.bring_into_step(i).await?;
+        Ok(i)
+    }
+
+    pub(super) async fn link_on(&mut self, shard: ShardId, access: Access) -> Result<usize, Failure> {
+        let replica_ok = self.may_use_replica(access);
+        if let Some(i) = self.links.find(shard, replica_ok) {
+            return Ok(i);
+        }
+        self.check_snapshot(shard)?;
+        let place = self.choose_instance(shard, replica_ok);
+        let server = match place.pool().try_acquire(self.asked_at) {
+            Some(server) => server,
+            None => self.wait_for_server(place.pool()).await?,
+        };
+        self.cancel_slot.enter(server.cancel_handle());
+        self.served.stats.server_assignments.add(1);
+        if place.replica {
+            self.served.stats.replica_reads.add(1);
+        }
+        if self.transaction_began.is_none() {
+            self.transaction_began = Some(self.asked_at);
+        }
+        self.links.all.push(Link {
+            server,
+            shard,
+            replica: place.replica,
+            place,
+            out: BytesMut::new(),
+            inbox: Buffer::default(),
+            passing: 0,
+            joined: false,
+            wrote: false,
+            unsynced: false,
+            copying_in: false,
+            effects: VecDeque::new(),
+        });
+        Ok(self.links.len() - 1)
+    }
+
+    /// Reads go to replicas outside of transactions, or when the whole block only reads.
+    fn may_use_replica(&self, access: Access) -> bool {
+        if self.session.is_pinned() || self.served.mode == PoolMode::Session {
+            return false;
+        }
+        match self.session.transaction.block() {
+            None => access == Access::Read,
+            Some(block) => block.fits_replica(),
+        }
+    }
+
+    /// The instance for a statement: the least busy replica that is fresh enough, or the primary.
+    fn choose_instance(&self, shard: ShardId, replica_ok: bool) -> Place {
+        let pools = self.served.shard(shard);
+        let primary = pools.primary();
+        let instance = match replica_ok && pools.instances.len() > 1 {
+            true => pools.for_read(self.asked_at, self.session.last_write(shard), self.worker.next_turn()),
+            false => primary,
+        };
+        Place { served: self.served.clone(), shard, instance, replica: instance != primary }
+    }
+
+    /// One snapshot over several shards does not exist.
+    fn check_snapshot(&self, shard: ShardId) -> Result<(), Failure> {
+        let needs = self.session.transaction.block().is_some_and(|block| block.needs_one_snapshot());
+        if needs && self.links.iter().any(|link| link.joined && link.shard != shard) {
+            return Err(ErrorFields::error(
+                "0A000",
+                "a REPEATABLE READ or SERIALIZABLE transaction cannot read from several shards",
+            )
+            .with_detail("Each shard has its own snapshots; together they would not show one moment.")
+            .with_hint("Use READ COMMITTED, or keep the transaction to one value of the sharding key.")
+            .into());
+        }
+        Ok(())
+    }
+
+    /// Waits in the pool's queue; a client that goes away leaves the queue.
+    async fn wait_for_server(&mut self, pool: &Rc<Pool>) -> Result<Box<Server>, Failure> {
+        self.client.flush().await?;
+        let began = Instant::now();
+        let result = tokio::select! {
+            biased;
+            server = pool.acquire() => server,
+            gone = self.client.watch() => return Err(gone.into()),
+        };
+        self.served.stats.wait_time.record(began.elapsed());
+        result.map_err(|error: AcquireError| Failure::Error(error.into_fields()))
+    }
+
+    /// Brings a server to the session's settings and into its transaction block; the messages go
+    /// out with whatever is sent next.
+    pub(super) async fn bring_into_step(&mut self, i: usize) -> Result<(), Failure> {
+        if self.links[i].is_in_step(&self.session) {
+            return Ok(());
+        }
+        if !self.links[i].server.state.is_settled() || self.links[i].unsynced {
+            self.settle(i).await?;
+        }
+        let link = &mut self.links.all[i];
+        let wanted = match self.session.transaction.block() {
+            Some(block) if !link.joined => block.settings_before(),
+            _ => self.session.settings(),
+        };
+        let identity = ["role", "session_authorization"]
+            .iter()
+            .any(|name| link.server.state.settings().get(name) != wanted.get(name));
+        let replay = wanted.replay(link.server.state.settings());
+        if !replay.is_empty() {
+            link.hidden_query(&replay);
+        }
+        link.server.state.set_settings(wanted.clone());
+        if !link.joined
+            && let Some(block) = self.session.transaction.block()
+        {
+            link.hidden_query(&block.prelude());
+            link.joined = true;
+            link.server.state.set_settings(self.session.settings().clone());
+        }
+        // Whom a statement runs as is never left to chance: it must have succeeded before.
+        if identity { self.settle(i).await } else { Ok(()) }
+    }
+}

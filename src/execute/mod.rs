@@ -1,0 +1,250 @@
+//! Runs what clients ask for, on the servers it takes.
+//!
+//! One [`Conversation`] is one client at work: its socket, its session and the servers it holds.
+//!
+//! - [`simple`], [`extended`]: the two query protocols; each message becomes a decision
+//! - [`decide`]: statement + values -> what to do
+//! - [`links`]: taking servers, bringing them to the session's settings and transaction, giving back
+//! - [`forward`]: one shard; frames pass undecoded
+//! - [`gather`]: many shards -> merge
+//! - [`broadcast`]: the same statement on every shard
+//! - [`copy`]: COPY FROM STDIN, one shard or split
+//! - [`block`]: BEGIN, COMMIT, savepoints, SET over the servers held
+//! - [`explain`]: the route and the shards' plans as rows
+
+mod ask;
+mod block;
+mod broadcast;
+mod client;
+mod copy;
+mod decide;
+mod explain;
+mod extended;
+mod forward;
+mod gather;
+mod greeting;
+mod links;
+mod simple;
+pub mod worker;
+
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use pgsluice_sharding::catalog::Catalog;
+
+use crate::config::PoolMode;
+use crate::protocol::backend::{self, TransactionStatus};
+use crate::protocol::error::ErrorFields;
+use crate::protocol::frame::Header;
+use crate::session::Session;
+
+pub use client::Client;
+use links::Links;
+use worker::{CancelSlot, Served, Worker};
+
+/// How a conversation ends.
+#[derive(Debug)]
+pub enum End {
+    /// Terminate, or the stream has ended.
+    ClientLeft,
+    ClientGone(io::Error),
+    /// The client must be told, and the connection closed.
+    Fatal(ErrorFields),
+}
+
+/// Why a statement has no answer.
+#[derive(Debug)]
+enum Failure {
+    /// To be told to the client; the conversation goes on.
+    Error(ErrorFields),
+    /// The server's own error has been passed on already.
+    Told,
+    End(End),
+}
+
+impl From<End> for Failure {
+    fn from(end: End) -> Self {
+        Self::End(end)
+    }
+}
+
+impl From<ErrorFields> for Failure {
+    fn from(fields: ErrorFields) -> Self {
+        Self::Error(fields)
+    }
+}
+
+impl From<pgsluice_sharding::Refusal> for Failure {
+    fn from(refusal: pgsluice_sharding::Refusal) -> Self {
+        Self::Error(refusal.into())
+    }
+}
+
+/// What is done with extended-protocol messages until the next Sync.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pipeline {
+    Running,
+    /// After an error everything but Sync is passed over, as PostgreSQL does.
+    Skipping,
+}
+
+/// One client at work.
+pub struct Conversation {
+    client: Client,
+    session: Session,
+    links: Links,
+    served: Rc<Served>,
+    worker: Rc<Worker>,
+    /// Where those who hold this client's cancel key find its servers.
+    cancel_slot: Rc<CancelSlot>,
+    pipeline: Pipeline,
+    /// Parse messages that no server has seen yet, because no server is chosen yet.
+    unsent_parses: Vec<Rc<crate::session::statements::PreparedStatement>>,
+    /// A statement that has succeeded may have changed the catalog.
+    catalog_changed: bool,
+    /// When the request that is being answered came.
+    asked_at: Instant,
+    /// When the transaction that is running began.
+    transaction_began: Option<Instant>,
+}
+
+impl Conversation {
+    pub fn new(
+        client: Client,
+        session: Session,
+        served: Rc<Served>,
+        worker: Rc<Worker>,
+        cancel_slot: Rc<CancelSlot>,
+    ) -> Self {
+        Self {
+            client,
+            session,
+            links: Links::default(),
+            served,
+            worker,
+            cancel_slot,
+            pipeline: Pipeline::Running,
+            unsent_parses: Vec::new(),
+            catalog_changed: false,
+            asked_at: Instant::now(),
+            transaction_began: None,
+        }
+    }
+
+    /// Talks until one side has had enough. The servers held are given back whatever happens.
+    pub async fn run(mut self) -> End {
+        let end = loop {
+            if let Err(end) = self.turn().await {
+                break end;
+            }
+        };
+        if let End::Fatal(fields) = &end {
+            backend::error_response(&mut self.client.out, fields);
+            // The client may be gone already; there is nobody else to tell.
+            let _ = self.client.flush().await;
+        }
+        self.cancel_slot.clear();
+        self.links.abandon(&self.worker, &self.session);
+        end
+    }
+
+    /// Handles all whole messages that are there, then waits for more.
+    async fn turn(&mut self) -> Result<(), End> {
+        let bytes_max = self.worker.limits().message_bytes_max;
+        while let Some(header) = self.client.next_message(bytes_max)? {
+            self.asked_at = Instant::now();
+            Box::pin(self.message(header)).await?;
+            self.release_if_done();
+        }
+        self.client.flush().await?;
+        self.wait().await
+    }
+
+    async fn message(&mut self, header: Header) -> Result<(), End> {
+        match header.tag {
+            b'Q' => self.query(header.total).await,
+            b'X' => Err(End::ClientLeft),
+            b'P' | b'B' | b'D' | b'E' | b'C' | b'H' | b'S' | b'F' => self.extended(header).await,
+            // What is left of a COPY that has failed already; PostgreSQL passes over it too.
+            b'd' | b'c' | b'f' => {
+                self.client.inbox.consume(header.total);
+                Ok(())
+            }
+            tag => {
+                let message = format!("invalid frontend message type {tag}");
+                Err(End::Fatal(ErrorFields::fatal("08P01", message)))
+            }
+        }
+    }
+
+    /// Waits for the client to send more; meanwhile passes on what servers send unasked.
+    async fn wait(&mut self) -> Result<(), End> {
+        if self.links.is_empty() {
+            return self.client.read_more().await;
+        }
+        self.wait_with_links().await
+    }
+
+    /// The catalog that statements are planned against.
+    fn catalog(&self) -> Result<Arc<Catalog>, Failure> {
+        let catalog = self.served.catalog.borrow_mut().catalog().clone();
+        if catalog.version == 0 && self.served.shards.len() > 1 {
+            return Err(ErrorFields::error("57P03", "the tables of the database are not known yet")
+                .with_detail("No shard's primary could be asked since the router started.")
+                .with_hint("See SHOW INSTANCES in the console, and try again.")
+                .into());
+        }
+        Ok(catalog)
+    }
+
+    /// Learns what DDL has changed, before the next statement is planned.
+    async fn refresh_catalog(&mut self) -> Result<(), Failure> {
+        if self.catalog_changed && self.session.transaction.is_idle() {
+            self.catalog_changed = false;
+            let watch = self.served.catalog.borrow().watch().clone();
+            if let Err(error) = watch.refresh().await {
+                tracing::warn!(%error, database = %self.served.database, "the catalog could not be read after DDL");
+            }
+        }
+        Ok(())
+    }
+
+    /// Reports an error of the router and takes the consequences PostgreSQL would take.
+    fn report(&mut self, fields: &ErrorFields) {
+        self.served.stats.errors.add(1);
+        backend::error_response(&mut self.client.out, fields);
+        self.session.transaction.fail();
+    }
+
+    /// ReadyForQuery in the name of all servers held.
+    fn ready(&mut self) {
+        backend::ready_for_query(&mut self.client.out, self.session.transaction.status());
+    }
+
+    /// Gives the servers back when nothing ties them to this client.
+    fn release_if_done(&mut self) {
+        if self.session.transaction.status() == TransactionStatus::Idle {
+            self.end_of_transaction();
+        }
+    }
+
+    fn end_of_transaction(&mut self) {
+        if !self.links.all_clean() {
+            return;
+        }
+        if let Some(began) = self.transaction_began.take() {
+            self.served.stats.transactions.add(1);
+            self.served.stats.transaction_time.record(began.elapsed());
+        }
+        if self.links.is_empty() {
+            return;
+        }
+        self.links.note_writes(&mut self.session);
+        if !self.session.is_pinned() && self.served.mode != PoolMode::Session {
+            self.cancel_slot.clear();
+            self.links.release_all(&self.worker);
+        }
+    }
+}

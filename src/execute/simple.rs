@@ -1,0 +1,264 @@
+//! The simple query protocol: one text, any number of statements, one ReadyForQuery.
+
+use std::rc::Rc;
+
+use pgsluice_sharding::plan::Values;
+use pgsluice_sharding::sql::{Access, Command, SharedScript};
+
+use crate::pool::server::{Audience, Due};
+use crate::protocol::backend;
+use crate::protocol::error::ErrorFields;
+use crate::session::transaction::Transaction;
+
+use super::decide::{Decision, decide, leaves_nothing};
+use super::gather::Arguments;
+use super::links::Effect;
+use super::{Conversation, End, Failure};
+
+impl Conversation {
+    /// Answers the Query message of `total` bytes at the front of the inbox.
+    pub(super) async fn query(&mut self, total: usize) -> Result<(), End> {
+        self.served.stats.queries.add(1);
+        self.served.stats.received.add(total as u64);
+        self.client.request_bytes = total;
+        let result = self.run_query(total).await;
+        self.take_request();
+        match result {
+            Ok(()) => {}
+            Err(Failure::Error(fields)) => {
+                self.report(&fields);
+                self.ready();
+            }
+            Err(Failure::Told) => {
+                self.session.transaction.fail();
+                self.ready();
+            }
+            Err(Failure::End(end)) => return Err(end),
+        }
+        self.served.stats.query_time.record(self.asked_at.elapsed());
+        Ok(())
+    }
+
+    /// Takes the request that is being answered out of the inbox, unless it is taken already.
+    pub(super) fn take_request(&mut self) {
+        let n = std::mem::take(&mut self.client.request_bytes);
+        self.client.inbox.consume(n);
+    }
+
+    /// The text of the Query message of `total` bytes.
+    fn query_text(&self, total: usize) -> Result<&str, Failure> {
+        let body = &self.client.inbox.filled()[5..total];
+        let Some((0, text)) = body.split_last() else {
+            return Err(End::Fatal(ErrorFields::fatal("08P01", "invalid string in message")).into());
+        };
+        std::str::from_utf8(text).map_err(|_| not_utf8().into())
+    }
+
+    async fn run_query(&mut self, total: usize) -> Result<(), Failure> {
+        self.sync_before_query().await?;
+        self.refresh_catalog().await?;
+        let (script, decision) = self.plan_query(total)?;
+        match (script.statements.len(), decision) {
+            (0, _) => {
+                backend::empty_query_response(&mut self.client.out);
+                self.ready();
+                Ok(())
+            }
+            (1, Some(decision)) => self.run_single(script, decision, total).await,
+            _ => self.run_script(script, total).await,
+        }
+    }
+
+    /// Plans the text and, when it is one statement, decides about it.
+    fn plan_query(&self, total: usize) -> Result<(SharedScript, Option<Decision>), Failure> {
+        let text = self.query_text(total)?;
+        let catalog = self.catalog()?;
+        let mut planner = self.worker.planner.borrow_mut();
+        let script = planner.plan(&catalog, self.session.settings().get("search_path"), text)?;
+        let [statement] = script.statements.as_slice() else { return Ok((script, None)) };
+        self.refuse_if_failed(&statement.command)?;
+        let values = Values { text, literals: planner.literals(), params: &[] };
+        let decision = decide(statement, &self.served.map, values).inspect_err(|_| self.served.stats.refused.add(1))?;
+        Ok((script, Some(decision)))
+    }
+
+    /// In a failed block only its end is heard.
+    pub(super) fn refuse_if_failed(&self, command: &Command) -> Result<(), Failure> {
+        let ends = matches!(command, Command::Commit { .. } | Command::Rollback { .. } | Command::RollbackTo(_));
+        if matches!(self.session.transaction, Transaction::Failed(_)) && !ends {
+            return Err(ErrorFields::error(
+                "25P02",
+                "current transaction is aborted, commands ignored until end of transaction block",
+            )
+            .into());
+        }
+        Ok(())
+    }
+
+    async fn run_single(&mut self, script: SharedScript, decision: Decision, total: usize) -> Result<(), Failure> {
+        match decision {
+            Decision::Forward { shard, access } => {
+                let i = self.link(shard, access).await?;
+                self.note_access(i, access)?;
+                self.served.stats.routed.add(1);
+                let effect = self.effect(&script, 0, total);
+                let Self { links, client, .. } = &mut *self;
+                let link = &mut links[i];
+                link.effects.push_back(effect);
+                link.out.extend_from_slice(&client.inbox.filled()[..total]);
+                link.server.state.expect(Due::Query(Audience::Client));
+                self.take_request();
+                self.pump(i).await
+            }
+            other => {
+                let text: Rc<str> = self.query_text(total)?.into();
+                self.take_request();
+                self.run_in_router(&script, 0, &text, other, true).await?;
+                self.ready();
+                Ok(())
+            }
+        }
+    }
+
+    /// A statement that the router answers or spreads; its ReadyForQuery is the caller's.
+    pub(super) async fn run_in_router(
+        &mut self,
+        script: &SharedScript,
+        index: usize,
+        text: &Rc<str>,
+        decision: Decision,
+        describe: bool,
+    ) -> Result<(), Failure> {
+        let statement = &script.statements[index];
+        let own_text = &text[statement.span.clone()];
+        match decision {
+            Decision::Session => self.session_command(&statement.command, own_text).await,
+            Decision::Gather { gather, shards } => {
+                self.served.stats.gathered.add(1);
+                let arguments = Arguments::none(own_text);
+                self.gather(&gather, &shards, &arguments, describe).await
+            }
+            Decision::Broadcast { transactional } => {
+                self.broadcast(own_text, transactional, statement.effects.changes_catalog).await
+            }
+            Decision::CopySplit(copy) => self.copy_split(&copy, own_text).await,
+            Decision::Explain => self.explain(&statement.command, text, describe).await,
+            Decision::Forward { shard, access } => {
+                let i = self.link(shard, access).await?;
+                self.note_access(i, access)?;
+                self.served.stats.routed.add(1);
+                let effect = effect_of(script, index, text);
+                let answer = self.ask_passing(i, own_text).await?;
+                if answer && let Effect::Statement { text, .. } = effect {
+                    self.take_effect(i, &statement.command, &text, statement.effects);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Several statements in one text. When one shard runs them all it gets the text as it is; else
+    /// they run one after another, as long as that cannot be told from one transaction.
+    async fn run_script(&mut self, script: SharedScript, total: usize) -> Result<(), Failure> {
+        let text: Rc<str> = self.query_text(total)?.into();
+        let decisions = self.decide_each(&script, &text)?;
+        if let Some((shard, access)) = one_shard(&script, &decisions) {
+            let i = self.link(shard, access).await?;
+            self.note_access(i, access)?;
+            let effects: Vec<Effect> = (0..script.statements.len()).map(|n| effect_of(&script, n, &text)).collect();
+            let Self { links, client, .. } = &mut *self;
+            let link = &mut links[i];
+            link.effects.extend(effects);
+            link.out.extend_from_slice(&client.inbox.filled()[..total]);
+            link.server.state.expect(Due::Query(Audience::Client));
+            self.take_request();
+            return self.pump(i).await;
+        }
+        self.take_request();
+        self.check_splittable(&script, &decisions)?;
+        for (index, decision) in decisions.into_iter().enumerate() {
+            self.refuse_if_failed(&script.statements[index].command)?;
+            self.run_in_router(&script, index, &text, decision, true).await?;
+        }
+        self.ready();
+        Ok(())
+    }
+
+    fn decide_each(&self, script: &SharedScript, text: &str) -> Result<Vec<Decision>, Failure> {
+        let planner = self.worker.planner.borrow();
+        let values = Values { text, literals: planner.literals(), params: &[] };
+        script
+            .statements
+            .iter()
+            .map(|statement| decide(statement, &self.served.map, values).map_err(Failure::from))
+            .collect()
+    }
+
+    /// A text without BEGIN is one transaction: it is taken apart only when at most one of its
+    /// statements writes, and that one last, or the text controls its transactions itself.
+    fn check_splittable(&self, script: &SharedScript, decisions: &[Decision]) -> Result<(), Failure> {
+        let controls = script.statements.iter().any(|s| matches!(s.command, Command::Begin(_)));
+        if controls || !self.session.transaction.is_idle() {
+            return Ok(());
+        }
+        let first_write = script.statements.iter().zip(decisions).position(|(statement, decision)| {
+            statement.access == Access::Write && !matches!(decision, Decision::Session)
+        });
+        match first_write {
+            Some(at) if at + 1 < script.statements.len() => Err(ErrorFields::error(
+                "0A000",
+                "several statements that write cannot be sent in one text to several shards",
+            )
+            .with_detail("PostgreSQL runs such a text as one transaction.")
+            .with_hint("Send the statements one by one, or begin the text with BEGIN and end it with COMMIT.")
+            .into()),
+            _ => Ok(()),
+        }
+    }
+
+    fn effect(&self, script: &SharedScript, index: usize, total: usize) -> Effect {
+        if leaves_nothing(&script.statements[index]) {
+            return Effect::None;
+        }
+        match self.query_text(total) {
+            Ok(text) => effect_of(script, index, &text.into()),
+            Err(_) => Effect::None,
+        }
+    }
+}
+
+/// What a statement will mean for the session.
+pub(super) fn effect_of(script: &SharedScript, index: usize, text: &Rc<str>) -> Effect {
+    if leaves_nothing(&script.statements[index]) {
+        return Effect::None;
+    }
+    Effect::Statement { script: script.clone(), index, text: text.clone() }
+}
+
+/// The shard that can run all statements of a text, and the most that they do there.
+fn one_shard(script: &SharedScript, decisions: &[Decision]) -> Option<(Option<pgsluice_sharding::ShardId>, Access)> {
+    let mut shard = None;
+    let mut most = Access::Read;
+    for (statement, decision) in script.statements.iter().zip(decisions) {
+        match decision {
+            Decision::Forward { shard: None, access } => most = most.max(*access),
+            Decision::Forward { shard: Some(here), access } => {
+                most = most.max(*access);
+                if *shard.get_or_insert(*here) != *here {
+                    return None;
+                }
+            }
+            _ => {
+                let _ = statement;
+                return None;
+            }
+        }
+    }
+    Some((shard, most))
+}
+
+/// The router reads statements as UTF-8 only.
+pub(super) fn not_utf8() -> ErrorFields {
+    ErrorFields::error("22021", "invalid byte sequence for encoding \"UTF8\"")
+        .with_hint("Set client_encoding to UTF8: the router reads statements in no other encoding.")
+}

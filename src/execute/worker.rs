@@ -1,0 +1,271 @@
+//! What the clients of one worker share. Nothing here is shared between workers but by `Arc`.
+
+use std::cell::{Cell, Ref, RefCell};
+use std::collections::HashMap;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use pgsluice_sharding::catalog::Catalog;
+use pgsluice_sharding::merge::ColumnType;
+use pgsluice_sharding::sql::{Limits as PlannerLimits, Planner};
+use pgsluice_sharding::{Refusal, ShardId, ShardMap};
+use xxhash_rust::xxh3;
+
+use super::greeting::Greeting;
+use crate::catalog::CatalogReader;
+use crate::config::{Limits, PoolMode};
+use crate::net::buffer::Buffers;
+use crate::pool::balance::{Candidate, choose};
+use crate::pool::health::{InstanceHealth, State};
+use crate::pool::driver::Pool;
+use crate::pool::CancelHandle;
+use crate::pool::server::StatementId;
+use crate::session::settings::Settings;
+use crate::session::statements::PreparedStatement;
+use crate::stats::PoolStats;
+
+/// One worker's own things: planner, buffers, known statements.
+pub struct Worker {
+    pub index: usize,
+    pub planner: RefCell<Planner>,
+    pub buffers: Buffers,
+    limits: RefCell<Limits>,
+    statements: RefCell<StatementCache>,
+    /// What each client runs now, by the number of its cancel key.
+    pub cancel_slots: RefCell<HashMap<i32, Weak<CancelSlot>>>,
+    /// Raised for whatever needs a number of its own: transaction names, turns.
+    counter: Cell<u64>,
+    /// Makes statement ids that no client can foresee; the same on all workers.
+    seed: u64,
+}
+
+impl Worker {
+    pub fn new(index: usize, limits: Limits, seed: u64) -> Self {
+        let planner = Planner::new(PlannerLimits {
+            statement_bytes_max: limits.statement_bytes_max,
+            cache_bytes_max: limits.plan_cache_bytes_max,
+            ..PlannerLimits::default()
+        });
+        Self {
+            index,
+            planner: RefCell::new(planner),
+            buffers: Buffers::default(),
+            limits: RefCell::new(limits),
+            statements: RefCell::default(),
+            cancel_slots: RefCell::default(),
+            counter: Cell::new(0),
+            seed,
+        }
+    }
+
+    fn count(&self) -> u64 {
+        self.counter.replace(self.counter.get() + 1)
+    }
+
+    /// A name for a transaction over several shards that no other has.
+    pub fn new_gid(&self) -> String {
+        format!("sluice:{:016x}:{}:{}", xxh3::xxh3_64(&self.seed.to_be_bytes()), self.index, self.count())
+    }
+
+    /// A number that goes round, to spread what is equally good.
+    pub fn next_turn(&self) -> usize {
+        usize::try_from(self.count()).unwrap_or_default()
+    }
+
+    /// The shared form of settings, when they are the session's.
+    pub fn share(&self, settings: Settings, session: &Rc<Settings>) -> Rc<Settings> {
+        if settings == **session { session.clone() } else { Rc::new(settings) }
+    }
+
+    pub fn limits(&self) -> Ref<'_, Limits> {
+        self.limits.borrow()
+    }
+
+    pub fn set_limits(&self, limits: Limits) {
+        *self.limits.borrow_mut() = limits;
+    }
+
+    /// The statement of a Parse: planned, with its id. The same text, types, settings and catalog
+    /// give the same statement without planning.
+    pub fn prepare(
+        &self,
+        served: &Served,
+        catalog: &Catalog,
+        settings: &Settings,
+        text: &str,
+        param_types: &[u32],
+    ) -> Result<Rc<PreparedStatement>, Refusal> {
+        let id = self.statement_id(served, catalog, settings, text, param_types);
+        if let Some(known) = self.statements.borrow_mut().get(id) {
+            return Ok(known);
+        }
+        let script = self.planner.borrow_mut().plan(catalog, settings.get("search_path"), text)?;
+        let statement = Rc::new(PreparedStatement {
+            id,
+            text: text.into(),
+            param_types: param_types.into(),
+            catalog_version: catalog.version,
+            script,
+        });
+        self.statements.borrow_mut().insert(statement.clone());
+        Ok(statement)
+    }
+
+    pub(super) fn statement_id(
+        &self,
+        served: &Served,
+        catalog: &Catalog,
+        settings: &Settings,
+        text: &str,
+        param_types: &[u32],
+    ) -> StatementId {
+        let mut hasher = xxh3::Xxh3::with_seed(self.seed);
+        hasher.update(text.as_bytes());
+        for oid in param_types {
+            hasher.update(&oid.to_be_bytes());
+        }
+        for name in ["search_path", "role", "session_authorization"] {
+            hasher.update(&[0]);
+            hasher.update(settings.get(name).unwrap_or_default().as_bytes());
+        }
+        hasher.update(&catalog.version.to_be_bytes());
+        hasher.update(served.database.as_bytes());
+        StatementId(hasher.digest128())
+    }
+}
+
+/// The servers that a client holds at this moment, for those who may cancel what runs there.
+#[derive(Default)]
+pub struct CancelSlot {
+    servers: RefCell<Vec<CancelHandle>>,
+}
+
+impl CancelSlot {
+    pub(super) fn enter(&self, server: CancelHandle) {
+        self.servers.borrow_mut().push(server);
+    }
+
+    pub(super) fn leave(&self, id: u64) {
+        self.servers.borrow_mut().retain(|server| server.server.0 != id);
+    }
+
+    pub(super) fn clear(&self) {
+        self.servers.borrow_mut().clear();
+    }
+
+    /// Cancels whatever runs; none of the servers is given to anybody else before that is settled.
+    pub async fn cancel(&self) {
+        let cancellers: Vec<_> = self.servers.borrow().iter().map(CancelHandle::canceller).collect();
+        for canceller in cancellers {
+            if let Err(error) = canceller.cancel().await {
+                tracing::warn!(%error, "a cancel request did not reach its server");
+            }
+        }
+    }
+}
+
+/// How many statements a worker remembers between two sweeps.
+const STATEMENTS_MAX: usize = 4096;
+
+/// Statements by id, in two generations: what was not used while one filled up is forgotten.
+#[derive(Default)]
+struct StatementCache {
+    young: HashMap<StatementId, Rc<PreparedStatement>>,
+    old: HashMap<StatementId, Rc<PreparedStatement>>,
+}
+
+impl StatementCache {
+    fn get(&mut self, id: StatementId) -> Option<Rc<PreparedStatement>> {
+        if let Some(statement) = self.young.get(&id) {
+            return Some(statement.clone());
+        }
+        let statement = self.old.remove(&id)?;
+        self.insert(statement.clone());
+        Some(statement)
+    }
+
+    fn insert(&mut self, statement: Rc<PreparedStatement>) {
+        if self.young.len() >= STATEMENTS_MAX {
+            self.old = std::mem::take(&mut self.young);
+        }
+        self.young.insert(statement.id, statement);
+    }
+}
+
+/// One database as one user of one worker sees it.
+pub struct Served {
+    pub database: Rc<str>,
+    pub user: Rc<str>,
+    pub mode: PoolMode,
+    pub catalog: RefCell<CatalogReader>,
+    pub map: Arc<ShardMap>,
+    /// Indexed by `ShardId`.
+    pub shards: Vec<ShardPools>,
+    pub stats: Arc<PoolStats>,
+    /// What PostgreSQL said of statements that run on several shards.
+    pub descriptions: RefCell<HashMap<StatementId, Rc<Description>>>,
+    /// What servers report after startup settings were applied: ParameterStatus messages.
+    pub greetings: RefCell<HashMap<Rc<Settings>, Greeting>>,
+}
+
+/// The pools of one shard.
+pub struct ShardPools {
+    pub name: Rc<str>,
+    /// By instance, the configured primary first.
+    pub instances: Vec<(Rc<Pool>, Arc<InstanceHealth>)>,
+}
+
+impl ShardPools {
+    /// The instance that says it is the primary, else the configured one.
+    pub fn primary(&self) -> usize {
+        self.instances.iter().position(|(_, health)| health.state() == State::Primary).unwrap_or(0)
+    }
+
+    /// The instance for a read by a session that last wrote here at `wrote`: the least busy replica
+    /// that is fresh enough, or the primary.
+    pub fn for_read(&self, now: Instant, wrote: Option<Instant>, turn: usize) -> usize {
+        let candidates = self.instances.iter().map(|(pool, health)| Candidate {
+            outstanding: pool.outstanding(),
+            eligible: health.serves_reads(now, wrote),
+        });
+        choose(candidates, turn).unwrap_or_else(|| self.primary())
+    }
+}
+
+impl Served {
+    /// Local tables, sequences and whatever has no key of its own live on the first shard.
+    pub const HOME: ShardId = ShardId(0);
+
+    /// Keeps what PostgreSQL said of a statement; when there is too much, all of it is forgotten.
+    pub fn remember(&self, id: StatementId, description: Rc<Description>) {
+        let mut descriptions = self.descriptions.borrow_mut();
+        if descriptions.len() >= STATEMENTS_MAX {
+            descriptions.clear();
+        }
+        descriptions.insert(id, description);
+    }
+
+    pub fn shard(&self, id: ShardId) -> &ShardPools {
+        &self.shards[usize::from(id.0)]
+    }
+
+    pub fn all_shards(&self) -> impl Iterator<Item = ShardId> + use<> {
+        (0..u16::try_from(self.shards.len()).unwrap_or(u16::MAX)).map(ShardId)
+    }
+}
+
+/// What PostgreSQL says of a statement that runs on several shards.
+#[derive(Debug)]
+pub struct Description {
+    /// The body of the ParameterDescription of the statement as the client wrote it.
+    pub parameters: Bytes,
+    /// The types in it.
+    pub parameter_types: Vec<u32>,
+    /// The body of the RowDescription of the statement as the client wrote it, formats zero.
+    pub client_row: Bytes,
+    pub client_columns: Vec<ColumnType>,
+    /// The columns of the shards' SQL, helpers included.
+    pub shard_columns: Vec<ColumnType>,
+}

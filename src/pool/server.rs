@@ -1,0 +1,339 @@
+//! The protocol state of one server: which replies are due, to whom they go, what is prepared and
+//! which settings are applied. Pure: replies go in, verdicts come out.
+
+use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
+
+use bytes::Bytes;
+
+use crate::protocol::backend::TransactionStatus;
+use crate::session::settings::Settings;
+
+/// A prepared statement as servers know it, the same on every worker: a seeded hash of its text,
+/// parameter types, search_path, role and catalog version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct StatementId(pub u128);
+
+impl StatementId {
+    /// The name of the statement on servers.
+    pub fn name(self) -> String {
+        format!("sluice_{:032x}", self.0)
+    }
+}
+
+/// Who gets a reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Audience {
+    Client,
+    /// The router asked on its own account; the client must not see it.
+    Router,
+}
+
+/// A reply that is due, in the order the server will give it.
+#[derive(Clone, Debug)]
+pub enum Due {
+    /// ParseComplete of this statement.
+    Parse(StatementId, Audience),
+    Bind(Audience),
+    DescribeStatement(Audience),
+    DescribePortal(Audience),
+    Execute(Audience),
+    Close(Audience),
+    /// ReadyForQuery after Sync.
+    Sync(Audience),
+    /// Everything up to ReadyForQuery after a Query or FunctionCall.
+    Query(Audience),
+    /// As `Query` for the client, but ReadyForQuery is the router's: more statements of the same
+    /// text follow.
+    Part,
+    /// A reply that the router gives itself once all before it are through.
+    Local(Bytes),
+}
+
+impl Due {
+    fn audience(&self) -> Audience {
+        match self {
+            Self::Parse(_, audience)
+            | Self::Bind(audience)
+            | Self::DescribeStatement(audience)
+            | Self::DescribePortal(audience)
+            | Self::Execute(audience)
+            | Self::Close(audience)
+            | Self::Sync(audience)
+            | Self::Query(audience) => *audience,
+            Self::Part | Self::Local(_) => Audience::Client,
+        }
+    }
+}
+
+/// What to do with a message from the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Pass,
+    Swallow,
+}
+
+/// A message that a server must not send now; it cannot be trusted any longer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unexpected {
+    pub tag: u8,
+}
+
+/// What the router knows of one server's side of the conversation.
+#[derive(Debug)]
+pub struct ServerState {
+    due: VecDeque<Due>,
+    status: TransactionStatus,
+    prepared: Prepared,
+    settings: Rc<Settings>,
+    /// A session has left something behind that only DISCARD ALL removes.
+    tainted: bool,
+}
+
+impl ServerState {
+    /// A fresh server that keeps at most `prepared_max` statements.
+    pub fn new(prepared_max: usize) -> Self {
+        Self {
+            due: VecDeque::new(),
+            status: TransactionStatus::Idle,
+            prepared: Prepared::new(prepared_max),
+            settings: Rc::default(),
+            tainted: false,
+        }
+    }
+
+    pub fn status(&self) -> TransactionStatus {
+        self.status
+    }
+
+    /// Whether nothing is due and no transaction is open: the server may serve anybody.
+    pub fn is_clean(&self) -> bool {
+        self.due.is_empty() && self.status == TransactionStatus::Idle
+    }
+
+    pub fn is_settled(&self) -> bool {
+        self.due.is_empty()
+    }
+
+    pub fn expect(&mut self, due: Due) {
+        self.due.push_back(due);
+    }
+
+    /// The reply that the router owes next, if it is its turn.
+    pub fn take_local(&mut self) -> Option<Bytes> {
+        match self.due.front() {
+            Some(Due::Local(_)) => match self.due.pop_front() {
+                Some(Due::Local(bytes)) => Some(bytes),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// Whether an answer of the router is due next.
+    pub fn next_is_local(&self) -> bool {
+        matches!(self.due.front(), Some(Due::Local(_)))
+    }
+
+    /// Whether a query of the router's own is being answered.
+    pub fn hidden_query_runs(&self) -> bool {
+        matches!(self.due.front(), Some(Due::Query(Audience::Router)))
+    }
+
+    /// Whether rows that come now are the client's.
+    pub fn rows_pass(&self) -> bool {
+        self.due.front().is_some_and(|due| due.audience() == Audience::Client)
+    }
+
+    /// Judges a message by its tag; `body` is needed for `Z` only.
+    ///
+    /// # Errors
+    /// A message that is not due: the server is out of step.
+    pub fn reply(&mut self, tag: u8, body: &[u8]) -> Result<Verdict, Unexpected> {
+        let unexpected = Unexpected { tag };
+        match tag {
+            // These come at any time and concern the client that holds the server.
+            b'N' | b'A' | b'S' => Ok(self.asynchronous()),
+            b'E' => Ok(self.error()),
+            b'Z' => {
+                let status = body.first().and_then(|byte| TransactionStatus::from_byte(*byte)).ok_or(unexpected)?;
+                match self.due.pop_front() {
+                    Some(Due::Sync(audience) | Due::Query(audience)) => {
+                        self.status = status;
+                        Ok(verdict(audience))
+                    }
+                    Some(Due::Part) => {
+                        self.status = status;
+                        Ok(Verdict::Swallow)
+                    }
+                    _ => Err(unexpected),
+                }
+            }
+            _ => self.ordinary(tag).ok_or(unexpected),
+        }
+    }
+
+    fn asynchronous(&self) -> Verdict {
+        match self.due.front() {
+            Some(due) => verdict(due.audience()),
+            None => Verdict::Pass,
+        }
+    }
+
+    /// After an error the server skips to the next Sync: what was due before it never comes. An
+    /// error on the router's own account is the client's all the same, unless a whole hidden Query
+    /// fails: that is told by [`ServerState::rows_pass`] before.
+    fn error(&mut self) -> Verdict {
+        let verdict = match self.due.front() {
+            Some(Due::Query(audience) | Due::Sync(audience)) => verdict(*audience),
+            _ => Verdict::Pass,
+        };
+        while let Some(due) = self.due.front() {
+            match due {
+                Due::Sync(_) | Due::Query(_) | Due::Part => break,
+                Due::Parse(id, _) => self.prepared.forget(*id),
+                _ => {}
+            }
+            self.due.pop_front();
+        }
+        verdict
+    }
+
+    /// A message that answers the first request that is due.
+    fn ordinary(&mut self, tag: u8) -> Option<Verdict> {
+        let front = self.due.front()?;
+        let verdict = verdict(front.audience());
+        let (fits, ends) = match (front, tag) {
+            (Due::Parse(..), b'1') | (Due::Bind(_), b'2') | (Due::Close(_), b'3') => (true, true),
+            (Due::DescribeStatement(_), b't') => (true, false),
+            (Due::DescribeStatement(_) | Due::DescribePortal(_), b'T' | b'n') => (true, true),
+            (Due::Execute(_), b'C' | b'I' | b's') => (true, true),
+            (Due::Execute(_), b'D' | b'd' | b'c' | b'G' | b'H' | b'W') => (true, false),
+            (Due::Query(_) | Due::Part, b'T' | b'D' | b'C' | b'I' | b'd' | b'c' | b'G' | b'H' | b'W' | b'V' | b'n') => {
+                (true, false)
+            }
+            _ => (false, false),
+        };
+        if ends {
+            self.due.pop_front();
+        }
+        fits.then_some(verdict)
+    }
+
+    /// The settings that statements on this server run with.
+    pub fn settings(&self) -> &Rc<Settings> {
+        &self.settings
+    }
+
+    /// The settings have been brought to these, by a replay or by the client's own SET.
+    pub fn set_settings(&mut self, settings: Rc<Settings>) {
+        self.settings = settings;
+    }
+
+    pub fn prepared(&mut self) -> &mut Prepared {
+        &mut self.prepared
+    }
+
+    /// The next session may use this server only after DISCARD ALL.
+    pub fn taint(&mut self) {
+        self.tainted = true;
+    }
+
+    pub fn is_tainted(&self) -> bool {
+        self.tainted
+    }
+
+    /// DISCARD ALL has run.
+    pub fn discarded(&mut self) {
+        self.tainted = false;
+        self.prepared.clear();
+        self.settings = Rc::default();
+    }
+}
+
+fn verdict(audience: Audience) -> Verdict {
+    match audience {
+        Audience::Client => Verdict::Pass,
+        Audience::Router => Verdict::Swallow,
+    }
+}
+
+/// What is known of a server at rest, on its way to another worker.
+#[derive(Debug)]
+pub struct Resting {
+    prepared: Prepared,
+    settings: Settings,
+    tainted: bool,
+}
+
+impl ServerState {
+    /// What must be kept of a clean server, free to cross threads.
+    pub fn into_resting(self) -> Resting {
+        assert!(self.is_clean(), "only a server at rest moves");
+        Resting { prepared: self.prepared, settings: Rc::unwrap_or_clone(self.settings), tainted: self.tainted }
+    }
+}
+
+impl From<Resting> for ServerState {
+    fn from(resting: Resting) -> Self {
+        let Resting { prepared, settings, tainted } = resting;
+        Self { due: VecDeque::new(), status: TransactionStatus::Idle, prepared, settings: Rc::new(settings), tainted }
+    }
+}
+
+/// The statements prepared on one server; the least recently used one gives way.
+#[derive(Debug)]
+pub struct Prepared {
+    max: usize,
+    clock: u64,
+    last_used: HashMap<StatementId, u64>,
+}
+
+/// What must be sent before a statement can be bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Preparation {
+    /// It is there.
+    Ready,
+    /// A Parse, after a Close of the statement that gave way, if any.
+    Parse { close: Option<StatementId> },
+}
+
+impl Prepared {
+    fn new(max: usize) -> Self {
+        Self { max: max.max(1), clock: 0, last_used: HashMap::new() }
+    }
+
+    /// Notes the use of a statement and tells what is missing; the caller then sends it.
+    pub fn touch(&mut self, id: StatementId) -> Preparation {
+        self.clock += 1;
+        if let Some(used) = self.last_used.get_mut(&id) {
+            *used = self.clock;
+            return Preparation::Ready;
+        }
+        let close = if self.last_used.len() >= self.max { self.evict() } else { None };
+        self.last_used.insert(id, self.clock);
+        Preparation::Parse { close }
+    }
+
+    fn evict(&mut self) -> Option<StatementId> {
+        let oldest = self.last_used.iter().min_by_key(|(_, used)| **used).map(|(id, _)| *id)?;
+        self.last_used.remove(&oldest);
+        Some(oldest)
+    }
+
+    pub fn forget(&mut self, id: StatementId) {
+        self.last_used.remove(&id);
+    }
+
+    pub fn clear(&mut self) {
+        self.last_used.clear();
+    }
+
+    pub fn len(&self) -> usize {
+        self.last_used.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.last_used.is_empty()
+    }
+}

@@ -1,0 +1,216 @@
+//! Asks the instances how they are: the I/O of health checks. What the answers mean is decided by
+//! whoever takes the [`ProbeResult`]s.
+//!
+//! One round of a shard asks its primary first and the others only after the answer. So when a
+//! replica reports that it has replayed the primary's position, it has everything that was committed
+//! before the round began: its data is at most as old as [`Reference::asked`].
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use pgsluice_sharding::map::ShardId;
+use tokio::task::JoinSet;
+use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
+
+/// The position, the role, and whether two-phase commit is possible.
+const PROBE: &str = "\
+SELECT pg_catalog.pg_is_in_recovery(), \
+  CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() \
+    ELSE pg_catalog.pg_current_wal_lsn() END, \
+  pg_catalog.current_setting('max_prepared_transactions')";
+
+/// A position in the write-ahead log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Lsn(pub u64);
+
+impl Lsn {
+    /// Reads PostgreSQL's form: two hexadecimal halves, `16/B374D848`.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (high, low) = text.split_once('/')?;
+        let half = |digits: &str| u32::from_str_radix(digits, 16).ok();
+        Some(Self(u64::from(half(high)?) << 32 | u64::from(half(low)?)))
+    }
+}
+
+impl fmt::Display for Lsn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:X}/{:X}", self.0 >> 32, self.0 & 0xffff_ffff)
+    }
+}
+
+/// What an instance said of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Probe {
+    pub in_recovery: bool,
+    /// Written (a primary) or replayed (a replica) up to here; `None` for a replica that has not
+    /// replayed anything yet.
+    pub lsn: Option<Lsn>,
+    /// 0: this instance takes no part in a commit over several shards.
+    pub max_prepared_transactions: u32,
+}
+
+/// Where the primary of the shard was in this round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reference {
+    pub lsn: Lsn,
+    /// Before the primary was asked.
+    pub asked: Instant,
+}
+
+/// The outcome for one instance in one round.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProbeResult {
+    pub shard: ShardId,
+    /// 0 is the configured primary, `n` the n-th replica.
+    pub instance: usize,
+    pub asked: Instant,
+    pub answered: Instant,
+    /// Taken in this round before this instance was asked; `None` for the primary itself, and for
+    /// everybody while the shard has no primary that answers.
+    pub primary: Option<Reference>,
+    /// The answer, or why there is none.
+    pub answer: Result<Probe, String>,
+}
+
+/// The instances of one shard, the configured primary first.
+pub struct ShardProber {
+    shard: ShardId,
+    instances: Vec<Target>,
+    /// Who said last that it is not in recovery; asked first.
+    primary: usize,
+    timeout: Duration,
+}
+
+impl ShardProber {
+    /// `timeout` bounds connecting and answering, each.
+    pub fn new(shard: ShardId, instances: Vec<tokio_postgres::Config>, timeout: Duration) -> Self {
+        let instances = instances.into_iter().map(|config| Target { config, client: None }).collect();
+        Self { shard, instances, primary: 0, timeout }
+    }
+
+    /// One round every `interval`, until dropped. A round that takes longer delays the next one.
+    pub async fn run(mut self, interval: Duration, mut report: impl FnMut(ProbeResult)) {
+        let mut ticks = tokio::time::interval(interval);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            self.round(&mut report).await;
+        }
+    }
+
+    /// Asks everybody once: the primary of the last round, then all others at the same time.
+    pub async fn round(&mut self, report: &mut impl FnMut(ProbeResult)) {
+        let primary = self.primary;
+        let Some(target) = self.instances.get_mut(primary) else { return };
+        let asked = Instant::now();
+        let answer = target.probe(self.timeout).await;
+        let reference = match answer {
+            Ok(Probe { in_recovery: false, lsn: Some(lsn), .. }) => Some(Reference { lsn, asked }),
+            _ => None,
+        };
+        report(self.result(primary, asked, None, answer));
+
+        let mut tasks = JoinSet::new();
+        for (at, target) in self.instances.iter_mut().enumerate().filter(|(at, _)| *at != primary) {
+            let (mut target, timeout) = (target.take(), self.timeout);
+            tasks.spawn(async move {
+                let asked = Instant::now();
+                let answer = target.probe(timeout).await;
+                (at, target, asked, answer)
+            });
+        }
+        while let Some(ended) = tasks.join_next().await {
+            let Ok((at, target, asked, answer)) = ended else { continue };
+            self.instances[at] = target;
+            if reference.is_none() && matches!(answer, Ok(Probe { in_recovery: false, .. })) {
+                self.primary = at;
+            }
+            report(self.result(at, asked, reference, answer));
+        }
+    }
+
+    fn result(
+        &self,
+        instance: usize,
+        asked: Instant,
+        primary: Option<Reference>,
+        answer: Result<Probe, String>,
+    ) -> ProbeResult {
+        ProbeResult { shard: self.shard, instance, asked, answered: Instant::now(), primary, answer }
+    }
+}
+
+/// One instance and the connection to it, kept from round to round.
+struct Target {
+    config: tokio_postgres::Config,
+    client: Option<Client>,
+}
+
+impl Target {
+    /// The connection moves out; what stays can connect again.
+    fn take(&mut self) -> Self {
+        Self { config: self.config.clone(), client: self.client.take() }
+    }
+
+    /// Asks over the open connection, or over a new one. After any failure the connection is closed.
+    async fn probe(&mut self, timeout: Duration) -> Result<Probe, String> {
+        let client = match self.client.take().filter(|client| !client.is_closed()) {
+            Some(client) => client,
+            None => bounded(timeout, "connecting", connect(&self.config)).await?,
+        };
+        let messages = bounded(timeout, "the health check", client.simple_query(PROBE)).await?;
+        self.client = Some(client);
+        let row = messages.iter().find_map(|message| match message {
+            SimpleQueryMessage::Row(row) => Some([row.get(0), row.get(1), row.get(2)]),
+            _ => None,
+        });
+        row.and_then(read).ok_or_else(|| "the server answered the health check with something else".to_owned())
+    }
+}
+
+fn read([recovery, lsn, prepared]: [Option<&str>; 3]) -> Option<Probe> {
+    Some(Probe {
+        in_recovery: recovery? == "t",
+        lsn: lsn.and_then(Lsn::parse),
+        max_prepared_transactions: prepared?.parse().ok()?,
+    })
+}
+
+async fn connect(config: &tokio_postgres::Config) -> Result<Client, tokio_postgres::Error> {
+    let (client, connection) = config.connect(NoTls).await?;
+    // Ends with the client: dropping the client closes the connection.
+    tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "a health check connection broke");
+        }
+    });
+    Ok(client)
+}
+
+async fn bounded<T>(
+    timeout: Duration,
+    what: &str,
+    work: impl Future<Output = Result<T, tokio_postgres::Error>>,
+) -> Result<T, String> {
+    match tokio::time::timeout(timeout, work).await {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => Err(crate::control::reason(&error)),
+        Err(_) => Err(format!("{what} took longer than {timeout:?}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn positions_are_read_and_written_as_postgresql_does() {
+        let lsn = Lsn::parse("16/B374D848").expect("a position");
+        assert_eq!(lsn, Lsn(0x16_b374_d848));
+        assert_eq!(lsn.to_string(), "16/B374D848");
+        assert!(Lsn::parse("1/0") > Lsn::parse("0/FFFFFFFF"));
+        for bad in ["", "/", "1", "1/", "1/1/1", "x/0", "1/100000000"] {
+            assert_eq!(Lsn::parse(bad), None, "{bad}");
+        }
+    }
+}

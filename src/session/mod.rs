@@ -1,0 +1,153 @@
+//! One client as the router knows it: settings, transaction, statements, portals, pins. Pure: it is
+//! told what the client sent and what the servers answered, and says what that means.
+//!
+//! - [`settings`]: what was SET, and how a server is brought to it
+//! - [`transaction`]: the only holder of "is this client in a transaction"
+//! - [`statements`]: prepared statements and portals by the client's names
+
+pub mod settings;
+pub mod statements;
+pub mod transaction;
+
+use std::collections::BTreeSet;
+use std::rc::Rc;
+use std::time::Instant;
+
+use pgsluice_sharding::ShardId;
+use pgsluice_sharding::sql::{Command, Pin, SetValue};
+
+use settings::Settings;
+use statements::Statements;
+use transaction::Transaction;
+
+/// Everything that must outlive a statement.
+#[derive(Debug)]
+pub struct Session {
+    pub user: Rc<str>,
+    pub database: Rc<str>,
+    /// The settings of the startup packet: what RESET goes back to.
+    base: Rc<Settings>,
+    /// What the next statement must run with.
+    current: Rc<Settings>,
+    pub transaction: Transaction,
+    pub statements: Statements,
+    pins: BTreeSet<Pin>,
+    /// When this session last wrote on each shard: replicas that are older may not serve it.
+    wrote: Vec<Option<Instant>>,
+}
+
+/// A change of the session's settings, as a statement asks for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SettingChange {
+    Set { name: String, value: String },
+    Reset(String),
+    ResetAll,
+}
+
+impl SettingChange {
+    /// What a statement does to the session's settings once it has succeeded; SET LOCAL does nothing
+    /// beyond its transaction.
+    pub fn of(command: &Command) -> Vec<Self> {
+        match command {
+            Command::Set { local: false, name, value: SetValue::Text(value) } => {
+                vec![Self::Set { name: name.clone(), value: value.clone() }]
+            }
+            Command::Set { local: false, name, value: SetValue::Default } => vec![Self::Reset(name.clone())],
+            Command::SetSessionCharacteristics(settings) => {
+                settings.iter().map(|(name, value)| Self::Set { name: name.clone(), value: value.clone() }).collect()
+            }
+            Command::Reset(name) => vec![Self::Reset(name.clone())],
+            Command::ResetAll => vec![Self::ResetAll],
+            _ => Vec::new(),
+        }
+    }
+
+    /// What the change makes of a server's settings, where RESET goes back to the server's default.
+    pub fn apply_to_server(&self, settings: &mut Settings) {
+        match self {
+            Self::Set { name, value } => settings.set(name, value.clone()),
+            Self::Reset(name) => settings.reset(name),
+            Self::ResetAll => settings.reset_all(),
+        }
+    }
+
+    /// What the change makes of a session's settings, where RESET goes back to the startup packet.
+    fn apply_to_session(&self, settings: &mut Settings, base: &Settings) {
+        self.apply_to_server(settings);
+        let restored: Vec<(&str, &str)> = match self {
+            Self::Set { .. } => Vec::new(),
+            Self::Reset(name) => base.iter().filter(|(base_name, _)| base_name.eq_ignore_ascii_case(name)).collect(),
+            Self::ResetAll => base.iter().collect(),
+        };
+        for (name, value) in restored {
+            settings.set(name, value.to_owned());
+        }
+    }
+}
+
+impl Session {
+    /// A session that has just logged in, over `shards` shards.
+    pub fn new(user: Rc<str>, database: Rc<str>, base: Rc<Settings>, shards: u16, statements_max: usize) -> Self {
+        Self {
+            user,
+            database,
+            current: base.clone(),
+            base,
+            transaction: Transaction::default(),
+            statements: Statements::new(statements_max),
+            pins: BTreeSet::new(),
+            wrote: vec![None; usize::from(shards)],
+        }
+    }
+
+    pub fn settings(&self) -> &Rc<Settings> {
+        &self.current
+    }
+
+    /// Takes a change of the settings that a server has accepted.
+    pub fn change_settings(&mut self, change: &SettingChange) {
+        let mut settings = (*self.current).clone();
+        change.apply_to_session(&mut settings, &self.base);
+        self.current = Rc::new(settings);
+    }
+
+    /// Goes back to settings as they were, after a rollback.
+    pub fn restore_settings(&mut self, settings: Rc<Settings>) {
+        self.current = settings;
+    }
+
+    /// DISCARD ALL: as freshly logged in.
+    pub fn discard(&mut self) {
+        self.current = self.base.clone();
+        self.statements.clear();
+        self.pins.clear();
+    }
+
+    pub fn pin(&mut self, reason: Pin) {
+        self.pins.insert(reason);
+    }
+
+    pub fn unpin(&mut self, reason: Pin) {
+        self.pins.remove(&reason);
+    }
+
+    pub fn is_pinned(&self) -> bool {
+        !self.pins.is_empty()
+    }
+
+    /// Why the session keeps its servers, for SHOW CLIENTS.
+    pub fn pins(&self) -> impl Iterator<Item = Pin> {
+        self.pins.iter().copied()
+    }
+
+    pub fn wrote_on(&mut self, shard: ShardId, now: Instant) {
+        if let Some(wrote) = self.wrote.get_mut(usize::from(shard.0)) {
+            *wrote = Some(now);
+        }
+    }
+
+    /// When the session last wrote on a shard, if ever.
+    pub fn last_write(&self, shard: ShardId) -> Option<Instant> {
+        self.wrote.get(usize::from(shard.0)).copied().flatten()
+    }
+}

@@ -1,0 +1,136 @@
+//! What a session has SET: it follows the session to whatever server runs its next statement.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+/// Settings by lower-case name, each as it is written after `SET name TO`. Immutable once shared.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Settings {
+    values: BTreeMap<String, String>,
+}
+
+impl Settings {
+    /// The settings of a startup packet: values are plain text there.
+    pub fn of_startup<'a>(parameters: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
+        let mut settings = Self::default();
+        for (name, value) in parameters {
+            settings.set(name, quote_literal(value));
+        }
+        settings
+    }
+
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.values.get(name).map(String::as_str)
+    }
+
+    /// `value` is SQL: quoted where it must be.
+    pub fn set(&mut self, name: &str, value: String) {
+        self.values.insert(name.to_ascii_lowercase(), value);
+    }
+
+    pub fn reset(&mut self, name: &str) {
+        self.values.remove(&name.to_ascii_lowercase());
+    }
+
+    /// Forgets all but what RESET ALL leaves alone.
+    pub fn reset_all(&mut self) {
+        self.values.retain(|name, _| matches!(name.as_str(), "role" | "session_authorization"));
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.values.is_empty()
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.values.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
+    /// The statements that turn a server with settings `from` into one with these; empty when they
+    /// are equal. Who the session is comes first, because it decides what else it may set; it goes
+    /// back before it changes.
+    pub fn replay(&self, from: &Self) -> String {
+        let mut sql = String::new();
+        for name in ["role", "session_authorization"] {
+            if from.values.contains_key(name) && from.values.get(name) != self.values.get(name) {
+                reset(&mut sql, name);
+            }
+        }
+        for (name, _) in from.values.iter().filter(|(name, _)| !is_identity(name)) {
+            if !self.values.contains_key(name) {
+                reset(&mut sql, name);
+            }
+        }
+        for (name, value) in self.values.iter().filter(|(name, _)| !is_identity(name)) {
+            if from.values.get(name) != Some(value) {
+                set(&mut sql, name, value);
+            }
+        }
+        for name in ["session_authorization", "role"] {
+            if let Some(value) = self.values.get(name)
+                && from.values.get(name) != Some(value)
+            {
+                set(&mut sql, name, value);
+            }
+        }
+        sql
+    }
+}
+
+fn is_identity(name: &str) -> bool {
+    matches!(name, "role" | "session_authorization")
+}
+
+fn set(sql: &mut String, name: &str, value: &str) {
+    // Writing to a String cannot fail.
+    let _ = write!(sql, "SET {} TO {value};", quote_name(name));
+}
+
+fn reset(sql: &mut String, name: &str) {
+    let _ = match name {
+        "role" => write!(sql, "RESET ROLE;"),
+        "session_authorization" => write!(sql, "RESET SESSION AUTHORIZATION;"),
+        _ => write!(sql, "RESET {};", quote_name(name)),
+    };
+}
+
+/// A setting's name as SET takes it: parts of a custom name are quoted one by one.
+fn quote_name(name: &str) -> String {
+    let parts: Vec<String> = name.split('.').map(|part| format!("\"{}\"", part.replace('"', "\"\""))).collect();
+    parts.join(".")
+}
+
+/// A string as an SQL literal that reads the same whatever standard_conforming_strings says.
+pub fn quote_literal(value: &str) -> String {
+    let doubled = value.replace('\'', "''");
+    if doubled.contains('\\') { format!("E'{}'", doubled.replace('\\', "\\\\")) } else { format!("'{doubled}'") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Settings, quote_literal};
+
+    fn settings(pairs: &[(&str, &str)]) -> Settings {
+        Settings::of_startup(pairs.iter().copied())
+    }
+
+    #[test]
+    fn replay_sends_only_the_difference() {
+        let from = settings(&[("timezone", "UTC"), ("datestyle", "ISO")]);
+        let to = settings(&[("timezone", "UTC"), ("search_path", "a")]);
+        assert_eq!(to.replay(&from), "RESET \"datestyle\";SET \"search_path\" TO 'a';");
+        assert_eq!(to.replay(&to), "");
+    }
+
+    #[test]
+    fn a_role_is_left_before_anything_else_is_reset_and_taken_last() {
+        let from = settings(&[("role", "a"), ("work_mem", "1MB")]);
+        let to = settings(&[("role", "b")]);
+        assert_eq!(to.replay(&from), "RESET ROLE;RESET \"work_mem\";SET \"role\" TO 'b';");
+    }
+
+    #[test]
+    fn literals_survive_any_quoting_rule() {
+        assert_eq!(quote_literal("it's"), "'it''s'");
+        assert_eq!(quote_literal("a\\'b"), "E'a\\\\''b'");
+    }
+}

@@ -1,0 +1,194 @@
+//! Whether a client is in a transaction, and how a server joins it.
+
+use std::rc::Rc;
+
+use pgsluice_sharding::sql::{Isolation, TransactionOptions};
+
+use crate::protocol::backend::TransactionStatus;
+use crate::session::settings::Settings;
+
+/// The transaction block of one client. Nothing else holds this fact.
+#[derive(Debug, Default)]
+pub enum Transaction {
+    #[default]
+    Idle,
+    Open(Block),
+    /// An error happened; only ROLLBACK, or ROLLBACK TO a savepoint, leads out.
+    Failed(Block),
+}
+
+/// What a server must be told when it joins, and what a rollback brings back.
+#[derive(Debug)]
+pub struct Block {
+    /// Statements from BEGIN on that later servers must repeat: BEGIN, SET TRANSACTION, SET,
+    /// SAVEPOINT, in order.
+    prelude: Vec<Rc<str>>,
+    options: TransactionOptions,
+    /// The session's settings before BEGIN.
+    settings: Rc<Settings>,
+    savepoints: Vec<Savepoint>,
+}
+
+#[derive(Debug)]
+struct Savepoint {
+    name: String,
+    /// How much of the prelude came before and includes it.
+    prelude: usize,
+    settings: Rc<Settings>,
+}
+
+impl Block {
+    /// All that a joining server must run first, as one simple query.
+    pub fn prelude(&self) -> String {
+        self.prelude.join(";")
+    }
+
+    pub fn settings_before(&self) -> &Rc<Settings> {
+        &self.settings
+    }
+
+    /// What a chained block begins with: this block's BEGIN and options.
+    pub fn characteristics(&self) -> (String, TransactionOptions) {
+        let begin = self.prelude.first().map_or_else(|| "BEGIN".to_owned(), |text| text.to_string());
+        (begin, self.options.clone())
+    }
+
+    /// Whether every statement of the block may go to a replica: READ ONLY and an isolation that
+    /// replicas have.
+    pub fn fits_replica(&self) -> bool {
+        self.options.read_only == Some(true) && self.options.isolation != Some(Isolation::Serializable)
+    }
+
+    /// Whether the block promises one snapshot, which cannot be had over several shards.
+    pub fn needs_one_snapshot(&self) -> bool {
+        self.options.isolation.is_some_and(|isolation| isolation >= Isolation::RepeatableRead)
+    }
+}
+
+impl Transaction {
+    /// What ReadyForQuery tells the client.
+    pub fn status(&self) -> TransactionStatus {
+        match self {
+            Self::Idle => TransactionStatus::Idle,
+            Self::Open(_) => TransactionStatus::Open,
+            Self::Failed(_) => TransactionStatus::Failed,
+        }
+    }
+
+    pub fn is_idle(&self) -> bool {
+        matches!(self, Self::Idle)
+    }
+
+    pub fn is_failed(&self) -> bool {
+        matches!(self, Self::Failed(_))
+    }
+
+    pub fn block(&self) -> Option<&Block> {
+        match self {
+            Self::Idle => None,
+            Self::Open(block) | Self::Failed(block) => Some(block),
+        }
+    }
+
+    /// BEGIN, as the client wrote it.
+    pub fn begin(&mut self, text: &str, options: TransactionOptions, settings: Rc<Settings>) {
+        *self = Self::Open(Block { prelude: vec![text.into()], options, settings, savepoints: Vec::new() });
+    }
+
+    /// The block is over, whichever way; gives back what a rollback restores.
+    pub fn end(&mut self) -> Option<Rc<Settings>> {
+        match std::mem::take(self) {
+            Self::Idle => None,
+            Self::Open(block) | Self::Failed(block) => Some(block.settings),
+        }
+    }
+
+    /// An error: PostgreSQL ignores all further commands of the block.
+    pub fn fail(&mut self) {
+        *self = match std::mem::take(self) {
+            Self::Idle => Self::Idle,
+            Self::Open(block) | Self::Failed(block) => Self::Failed(block),
+        };
+    }
+
+    /// A statement that later servers must repeat: SET, SET LOCAL, SET TRANSACTION.
+    pub fn remember(&mut self, text: &str) {
+        if let Self::Open(block) = self {
+            block.prelude.push(text.into());
+        }
+    }
+
+    /// SET TRANSACTION has succeeded.
+    pub fn set_options(&mut self, options: &TransactionOptions) {
+        if let Self::Open(block) = self {
+            block.options.read_only = options.read_only.or(block.options.read_only);
+            block.options.isolation = options.isolation.or(block.options.isolation);
+            block.options.deferrable = options.deferrable.or(block.options.deferrable);
+        }
+    }
+
+    pub fn savepoint(&mut self, name: &str, text: &str, settings: Rc<Settings>) {
+        if let Self::Open(block) = self {
+            block.prelude.push(text.into());
+            let prelude = block.prelude.len();
+            block.savepoints.push(Savepoint { name: name.to_owned(), prelude, settings });
+        }
+    }
+
+    pub fn has_savepoint(&self, name: &str) -> bool {
+        self.block().is_some_and(|block| block.savepoints.iter().any(|savepoint| savepoint.name == name))
+    }
+
+    /// RELEASE of a savepoint and all after it. Later servers repeat it too, to stand where the
+    /// others stand.
+    pub fn release(&mut self, name: &str, text: &str) {
+        if let Self::Open(block) = self
+            && let Some(at) = block.savepoints.iter().rposition(|savepoint| savepoint.name == name)
+        {
+            block.savepoints.truncate(at);
+            block.prelude.push(text.into());
+        }
+    }
+
+    /// ROLLBACK TO a savepoint: the block lives again; gives back the settings of that moment.
+    pub fn rollback_to(&mut self, name: &str) -> Option<Rc<Settings>> {
+        let (Self::Open(mut block) | Self::Failed(mut block)) = std::mem::take(self) else { return None };
+        let settings = block.savepoints.iter().rposition(|savepoint| savepoint.name == name).map(|at| {
+            block.savepoints.truncate(at + 1);
+            let savepoint = &block.savepoints[at];
+            block.prelude.truncate(savepoint.prelude);
+            savepoint.settings.clone()
+        });
+        *self = Self::Open(block);
+        settings
+    }
+
+    /// A server that alone carries the block has said where it stands: a text of several statements
+    /// may have begun or ended it unseen. Gives back the settings from before the block when it has
+    /// ended.
+    pub fn follow(&mut self, status: TransactionStatus, settings: &Rc<Settings>) -> Option<Rc<Settings>> {
+        match (status, &*self) {
+            (TransactionStatus::Idle, _) => self.end(),
+            (TransactionStatus::Open, Self::Idle) => {
+                self.begin("BEGIN", TransactionOptions::default(), settings.clone());
+                None
+            }
+            (TransactionStatus::Failed, Self::Idle) => {
+                self.begin("BEGIN", TransactionOptions::default(), settings.clone());
+                self.fail();
+                None
+            }
+            (TransactionStatus::Failed, _) => {
+                self.fail();
+                None
+            }
+            (TransactionStatus::Open, _) => {
+                *self = match std::mem::take(self) {
+                    Self::Open(block) | Self::Failed(block) => Self::Open(block),
+                    Self::Idle => Self::Idle,
+                };
+                None
+            }
+        }
+    }
+}
