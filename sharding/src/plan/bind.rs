@@ -36,6 +36,7 @@ pub(crate) struct Root {
 
 /// What was seen of functions and other things that are not tables.
 #[derive(Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, seen or not")]
 pub(crate) struct Facts {
     /// A volatile function, by name.
     pub volatile: Option<String>,
@@ -59,6 +60,10 @@ pub(crate) struct Facts {
     pub user_view: bool,
     pub unknown_table: bool,
     pub writes: bool,
+    /// An aggregate in a subquery that belongs to the query around it.
+    pub outer_aggregate: bool,
+    /// A table that is written and that the router does not know.
+    pub unknown_target: Option<String>,
 }
 
 /// A CTE in sight.
@@ -85,6 +90,9 @@ pub(crate) struct Output {
     pub values: Option<(Vec<KeyValue>, Family)>,
 }
 
+/// What follows from what.
+pub(crate) type Edges = Vec<(Term, Term)>;
+
 /// One level of names: a SELECT, an UPDATE ...
 #[derive(Debug, Default)]
 pub(crate) struct Block {
@@ -92,7 +100,7 @@ pub(crate) struct Block {
     /// Columns merged by USING, which stand for the preserved side's.
     pub merged: Vec<(Box<str>, Option<Term>)>,
     /// The nullable sides of LEFT JOINs with the edges that are missing only because of it.
-    pub outer: Vec<(Vec<usize>, Vec<(Term, Term)>)>,
+    pub outer: Vec<(Vec<usize>, Edges)>,
     /// Relations that a strict predicate of WHERE needs to be there.
     pub strict: Vec<usize>,
     pub roots: Vec<Root>,
@@ -199,7 +207,12 @@ impl<'c> Binder<'c> {
         match found {
             Found::Table { table: found, name } => self.note_table(found, name, table, rel, preserved, writes),
             Found::System => self.system = true,
-            Found::Unknown => self.facts.unknown_table = true,
+            Found::Unknown => {
+                self.facts.unknown_table = true;
+                if writes {
+                    self.facts.unknown_target.get_or_insert_with(|| table.name.to_string());
+                }
+            }
         }
         rel
     }

@@ -190,7 +190,7 @@ impl<'c> Binder<'c> {
     fn joined(&mut self, from: &[From], filter: Option<&Expr>) {
         let block = self.block();
         for item in from {
-            self.from_item(item, true);
+            self.table_item(item, true);
         }
         if let Some(filter) = filter {
             self.expr(filter);
@@ -215,7 +215,7 @@ impl<'c> Binder<'c> {
         if key.is_some() {
             self.refuse(reasons::merge(&merge.table.name));
         }
-        self.from_item(&merge.source, true);
+        self.table_item(&merge.source, true);
         if let Some(on) = &merge.on {
             self.expr(on);
             self.predicates(on, &Reach::Rels(vec![rel]), false);

@@ -1,6 +1,7 @@
 //! Expressions: which functions are called, which subqueries stand in them.
 
 use super::bind::Binder;
+use super::targets::parts;
 use crate::catalog::{FunctionKind, Volatility};
 use crate::sql::Pin;
 use crate::sql::functions;
@@ -83,6 +84,7 @@ impl Binder<'_> {
         let block = self.block();
         match known.function.kind {
             FunctionKind::Aggregate if call.over.is_none() => {
+                self.note_outer_aggregate(call);
                 if let Some(block) = self.blocks.get_mut(block) {
                     block.aggregates = true;
                 }
@@ -102,6 +104,19 @@ impl Binder<'_> {
         } else if known.function.volatility != Volatility::Immutable && !functions::is_harmless(name) {
             self.facts.reader.get_or_insert_with(|| name.to_owned());
         }
+    }
+
+    /// An aggregate over columns of an outer query only is evaluated there.
+    fn note_outer_aggregate(&mut self, call: &Func) {
+        let block = self.block();
+        let columns = call.args.iter().flat_map(parts).filter_map(|part| match part {
+            Expr::Column(names) => Some(names),
+            _ => None,
+        });
+        let owners: Vec<bool> = columns
+            .map(|names| self.column(names).is_some_and(|term| self.rels[self.terms.owner(term)].block == block))
+            .collect();
+        self.facts.outer_aggregate |= self.sight.len() > 1 && !owners.is_empty() && !owners.contains(&true);
     }
 
     fn note_built_in(&mut self, name: &str) {

@@ -5,7 +5,8 @@ use super::bind_values::Reach;
 use super::scope::{Columns, Rel};
 use super::terms::{ColumnKind, Term};
 use crate::sql::tree::{
-    Alias, Body, Cte, Derived, Distinct, Dml, Expr, From, Join, JoinKind, Query, Select, Target, Window,
+    Alias, Body, Cte, Derived, Distinct, Dml, Expr, From, Join, JoinKind, Other, Query, Select, SublinkKind, Target,
+    Value, Window,
 };
 
 /// What the query around one sees of it.
@@ -34,7 +35,7 @@ impl Binder<'_> {
     fn select(&mut self, query: &Query, select: &Select) -> Seen {
         let block = self.open();
         for item in &select.from {
-            self.from_item(item, true);
+            self.table_item(item, true);
         }
         if let Some(filter) = &select.filter {
             self.expr(filter);
@@ -119,7 +120,7 @@ impl Binder<'_> {
     }
 
     /// One entry of FROM; returns the relations it brings.
-    pub(crate) fn from_item(&mut self, item: &From, preserved: bool) -> Vec<usize> {
+    pub(crate) fn table_item(&mut self, item: &From, preserved: bool) -> Vec<usize> {
         match item {
             From::Table(table) => vec![self.table(table, preserved)],
             From::Query(derived) => vec![self.derived_query(derived, preserved)],
@@ -144,8 +145,8 @@ impl Binder<'_> {
 
     fn join(&mut self, join: &Join, preserved: bool) -> Vec<usize> {
         let keeps = |side: JoinKind| join.kind == JoinKind::Inner || join.kind == side;
-        let left = self.from_item(&join.left, preserved && keeps(JoinKind::Left));
-        let right = self.from_item(&join.right, preserved && keeps(JoinKind::Right));
+        let left = self.table_item(&join.left, preserved && keeps(JoinKind::Left));
+        let right = self.table_item(&join.right, preserved && keeps(JoinKind::Right));
         let nullable = match join.kind {
             JoinKind::Inner | JoinKind::Full => Vec::new(),
             JoinKind::Left => right.clone(),
@@ -305,7 +306,16 @@ impl Binder<'_> {
         match &select.distinct {
             Distinct::No => {}
             Distinct::Yes => lists.push(outputs.unwrap_or_default().iter().filter_map(|output| output.term).collect()),
-            Distinct::On(exprs) => lists.push(self.columns_of_exprs(exprs)),
+            Distinct::On(exprs) => {
+                // A bare name means the column of the answer first, which may be another one.
+                let hidden = |expr: &&Expr| {
+                    let Expr::Column(names) = expr else { return true };
+                    let [name] = &**names else { return false };
+                    select.targets.iter().any(|target| target.name.as_ref() == Some(name) && target.expr != **expr)
+                };
+                let plain: Vec<Expr> = exprs.iter().filter(|expr| !hidden(expr)).cloned().collect();
+                lists.push(self.columns_of_exprs(&plain));
+            }
         }
         let through = roots.into_iter().map(|mut root| {
             root.lists.extend(lists.iter().cloned());
@@ -396,14 +406,48 @@ fn rel<'c>(alias: Option<&Alias>, columns: Columns<'c>, nullable: bool) -> Rel<'
     Rel { name, schema: None, columns, renamed, block: 0, nullable, terms: Default::default() }
 }
 
-/// The name PostgreSQL gives to a target without one, where routing needs it.
+/// The name PostgreSQL gives to a target without one.
 pub(crate) fn implicit_name(expr: &Expr) -> Option<Box<str>> {
     match expr {
         Expr::Column(names) => names.last().cloned(),
         Expr::Func(call) => Some(call.name.clone()),
         Expr::Cast(cast) => implicit_name(&cast.arg).or_else(|| Some(cast.target.name.clone())),
-        Expr::Other(other) if &*other.what == "coalesce" => Some("coalesce".into()),
-        Expr::Other(other) if other.what.starts_with("case") => Some("case".into()),
+        Expr::Array(_) => Some("array".into()),
+        Expr::Row(_) => Some("row".into()),
+        Expr::Const(constant) if matches!(constant.value, Value::Bool(_)) => Some("bool".into()),
+        Expr::Sublink(link) => match (link.kind, &link.query.body) {
+            (SublinkKind::Exists, _) => Some("exists".into()),
+            (SublinkKind::Array, _) => Some("array".into()),
+            (SublinkKind::Scalar, Body::Select(select)) => {
+                let target = select.targets.first()?;
+                target.name.clone().or_else(|| implicit_name(&target.expr))
+            }
+            _ => None,
+        },
+        Expr::Other(other) => implicit_name_of_other(other),
         _ => None,
     }
+}
+
+fn implicit_name_of_other(other: &Other) -> Option<Box<str>> {
+    let what = &*other.what;
+    if matches!(what, "coalesce" | "greatest" | "least" | "grouping" | "xmlserialize") {
+        return Some(what.into());
+    }
+    if what.starts_with("case") {
+        // CASE takes the name of its ELSE if that has a strong one.
+        let last = if what.ends_with("else") { other.args.last() } else { None };
+        return last.and_then(implicit_name).or_else(|| Some("case".into()));
+    }
+    if what.starts_with("operator 5 ") {
+        return Some("nullif".into());
+    }
+    if what.starts_with("collate ") {
+        return implicit_name(other.args.first()?);
+    }
+    if let Some(steps) = what.strip_prefix("part") {
+        let field = steps.rsplit('.').next().filter(|_| steps.contains('.'));
+        return field.map(|field| field.trim_end_matches("[]").into()).or_else(|| implicit_name(other.args.first()?));
+    }
+    None
 }

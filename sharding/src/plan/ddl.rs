@@ -257,6 +257,7 @@ fn copy_stream(context: Context<'_>, names: &Names<'_>, copy: &Copy) -> Plan {
     let (found, name) = match names.find(table) {
         Found::Table { table, name } => (table, name),
         Found::System => return first_shard(),
+        Found::Unknown if copy.from => return refused(reasons::unknown_target(&table.name)),
         Found::Unknown => return anywhere(),
     };
     match (found.kind, copy.from) {

@@ -1,14 +1,16 @@
 //! One statement -> its plan, its access and its effects.
 
+use std::sync::Arc;
+
 use super::bind::Binder;
+use super::phases::Phase;
 use super::route::Place;
 use super::scope::Names;
-use super::{Plan, Shards, ddl, reasons};
+use super::{Plan, Shards, build, ddl, reasons};
 use crate::catalog::Catalog;
 use crate::map::ShardId;
 use crate::refusal::Refusal;
 use crate::sql::parse::Parsed;
-use crate::sql::shape::Literal;
 use crate::sql::tree::{Body, Dml, Query, Stmt};
 use crate::sql::{Access, Command, Effects, Explain, Pin, Statement, spans};
 
@@ -18,7 +20,8 @@ pub(crate) struct Context<'a> {
     pub catalog: &'a Catalog,
     pub search_path: Option<&'a str>,
     pub text: &'a str,
-    pub literals: &'a [Literal],
+    /// The phases that may run: all, but for tests.
+    pub phases: &'a [Phase],
 }
 
 /// A planned statement, and whether its plan holds for every text of the same shape.
@@ -141,16 +144,18 @@ fn rows(context: Context<'_>, dml: &Dml, parsed: &Parsed) -> Decided {
     let plan = if context.catalog.shards <= 1 {
         first_shard()
     } else if into.is_some() {
-        refused(reasons::create_table_as("INTO"))
+        refused(reasons::select_into())
     } else {
         match (binder.place(), dml) {
             (Err(refusal), _) => refused(refusal),
-            (Ok(Place::Known(shards)), Dml::Query(query)) => read_known(context, &binder, query, &seen, shards, parsed),
+            (Ok(Place::Known(shards)), Dml::Query(query)) => {
+                read_known(context, &mut binder, query, &seen, shards, parsed)
+            }
             (Ok(Place::Known(shards)), _) => {
                 Plan::Route { many: can_be_many(&shards).then(|| Box::new(reasons::write_many(verb))), shards }
             }
             (Ok(Place::Spread), Dml::Query(query)) => {
-                spread(context, &binder, query, &seen, Shards::All, parsed).unwrap_or_else(refused)
+                spread(context, &mut binder, query, &seen, Shards::All, parsed).unwrap_or_else(refused)
             }
             (Ok(Place::Spread), _) => {
                 let table = binder.occurrences.first().map_or("", |occurrence| occurrence.table.as_str());
@@ -158,11 +163,15 @@ fn rows(context: Context<'_>, dml: &Dml, parsed: &Parsed) -> Decided {
             }
         }
     };
+    // Whether several shards can answer may depend on values: a position in ORDER BY, 'today', LIMIT.
+    let spread = matches!(dml, Dml::Query(_))
+        && matches!(&plan, Plan::Gather(_) | Plan::Refused(_) | Plan::Route { many: Some(_), .. });
+    let any_values = !binder.value_seen && !spread;
     let mut effects = Effects { pin: binder.facts.pin, changes_catalog: into == Some(false) };
     if into == Some(true) {
         effects.pin = Some(Pin::TempTable);
     }
-    Decided { command, access, effects, plan, any_values: !binder.value_seen }
+    Decided { command, access, effects, plan, any_values }
 }
 
 /// SELECT INTO: whether the new table is temporary.
@@ -207,7 +216,7 @@ pub(super) fn can_be_many(shards: &Shards) -> bool {
 /// A query whose shards are named: one answers untouched, several only if that is proved.
 fn read_known(
     context: Context<'_>,
-    binder: &Binder<'_>,
+    binder: &mut Binder<'_>,
     query: &Query,
     seen: &super::bind_query::Seen,
     shards: Shards,
@@ -233,14 +242,13 @@ fn read_known(
 /// A query over several shards.
 fn spread(
     context: Context<'_>,
-    binder: &Binder<'_>,
+    binder: &mut Binder<'_>,
     query: &Query,
     seen: &super::bind_query::Seen,
     shards: Shards,
     parsed: &Parsed,
 ) -> Result<Plan, Refusal> {
-    let _ = (context, binder, query, seen, shards, parsed);
-    Err(reasons::spread("a query without sharding key"))
+    build::gather(context, binder, query, seen, shards, parsed).map(|gather| Plan::Gather(Arc::new(gather)))
 }
 
 fn explain(context: Context<'_>, analyze: bool, text_format: bool, inner: &Stmt, parsed: &Parsed) -> Decided {

@@ -20,7 +20,7 @@ impl Catalog {
         let search_path = vec!["$user".to_owned(), "public".to_owned()];
         let mut catalog = Self { version: 1, shards, search_path, rules: rules.clone(), ..Self::default() };
         for Parsed { stmt, .. } in parse(sql, &[], &Limits::default()).map_err(|refusal| *refusal)? {
-            let context = Context { catalog: &catalog, search_path: None, text: sql, literals: &[] };
+            let context = Context { catalog: &catalog, search_path: None, text: sql, phases: &[] };
             let names = Names::new(&catalog, None);
             let (table, columns, relation) = match &stmt {
                 Stmt::CreateTable(create) => (&create.table, created_columns(context, &names, create), Relation::Table),

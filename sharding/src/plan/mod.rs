@@ -4,20 +4,26 @@
 //! there as the client wrote it**, and nothing above the route runs. The tree of a [`Gather`] is for
 //! two shards and more.
 
+mod aggregates;
 mod bind;
 mod bind_dml;
 mod bind_expr;
 mod bind_query;
 mod bind_values;
+mod build;
 mod copy_plan;
 mod ddl;
 mod decide;
 mod display;
 mod from_ddl;
+mod having;
+mod phases;
 mod reasons;
 mod resolve;
 mod route;
 mod scope;
+mod splice;
+mod targets;
 mod terms;
 
 use std::sync::Arc;
@@ -28,6 +34,7 @@ use crate::map::ShardId;
 use crate::refusal::Refusal;
 
 pub(crate) use decide::{Context, plan_statement};
+pub use phases::{Phase, build_with};
 
 /// How one statement is answered. Immutable once made.
 #[derive(Clone, Debug, PartialEq)]

@@ -153,3 +153,28 @@ pub(crate) fn key_column(what: &str, column: &str) -> Refusal {
 pub(crate) fn utility(what: &str, hint: &str) -> Refusal {
     no(format!("{what} is not supported over several shards"), hint)
 }
+
+pub(crate) fn language_order(what: &str) -> Refusal {
+    no(
+        format!("ORDER BY {what} follows a language's rules, which the router does not know"),
+        format!(
+            "Write ORDER BY {what} COLLATE \"C\", or compare the sharding key with a value, so that one shard can answer."
+        ),
+    )
+}
+
+pub(crate) fn aggregate(name: &str) -> Refusal {
+    no(
+        format!("the partial results of {name} on several shards cannot be combined"),
+        "Group by the sharding key, or compare it with a value, so that one shard can answer.",
+    )
+}
+
+pub(crate) fn unknown_target(table: &str) -> Refusal {
+    Refusal::error("42P01", format!("relation \"{table}\" does not exist"))
+        .with_hint("If it was created a moment ago, the router knows it once that is committed.")
+}
+
+pub(crate) fn select_into() -> Refusal {
+    no("SELECT INTO is not supported over several shards", "Create the table, then insert the rows.")
+}

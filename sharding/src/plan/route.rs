@@ -28,6 +28,9 @@ impl Binder<'_> {
         {
             return Err(reasons::reader(reader));
         }
+        if let Some(table) = &self.facts.unknown_target {
+            return Err(reasons::unknown_target(table));
+        }
         if let Some(table) = self.reference_writes.first() {
             return Err(reasons::reference_write(table));
         }

@@ -10,7 +10,7 @@ mod parse_error;
 mod parse_expr;
 mod parse_query;
 mod parse_utility;
-mod planner;
+pub(crate) mod planner;
 pub mod shape;
 pub(crate) mod spans;
 pub(crate) mod tree;
@@ -201,7 +201,10 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { statement_bytes_max: 16 << 20, depth_max: 1000, cache_bytes_max: 64 << 20 }
+        // Planning recurses as deep as this; a stack of 2 MB must be enough for it. Without optimisation a level
+        // takes several times as much.
+        let depth_max = if cfg!(debug_assertions) { 200 } else { 1000 };
+        Self { statement_bytes_max: 16 << 20, depth_max, cache_bytes_max: 64 << 20 }
     }
 }
 

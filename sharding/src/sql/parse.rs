@@ -95,7 +95,7 @@ impl Builder<'_> {
 }
 
 #[cold]
-fn too_deep() -> Box<Refusal> {
+pub(super) fn too_deep() -> Box<Refusal> {
     let refusal = Refusal::error("54001", "stack depth limit exceeded");
     Box::new(refusal.with_hint("Nest the statement less deeply, or use IN and = ANY in place of long chains."))
 }

@@ -7,12 +7,18 @@ use pg_raw_parse::raw::A_Expr_Kind as Kind;
 use pg_raw_parse::raw::{BoolExprType, NullTestType, SQLValueFunctionOp, SubLinkType};
 use pg_raw_parse::{Node, nodes};
 
-use super::parse::{Builder, Result, strings};
+use super::parse::{Builder, Result, strings, too_deep};
 use super::shape::LiteralKind;
 use super::tree::{
     At, Cast, Const, Expr, Func, In, Op, Other, Quantified, Slot, SortItem, Sublink, SublinkKind, TypeName, Value,
     Window,
 };
+
+/// From this length on a chain of operators is kept flat.
+const CHAIN_MIN: usize = 16;
+
+/// Longest chain of operators.
+const CHAIN_MAX: usize = 10_000;
 
 impl Builder<'_> {
     pub(super) fn expr(&mut self, node: Node<'_>) -> Result<Expr> {
@@ -186,9 +192,37 @@ impl Builder<'_> {
 
     fn plain_operator(&mut self, expr: &nodes::A_Expr) -> Result<Expr> {
         let name = operator_name(expr.name());
-        let left = self.maybe_expr(expr.lexpr())?;
+        let left = match self.chain(expr.lexpr())? {
+            Some(chain) => Some(chain),
+            None => self.maybe_expr(expr.lexpr())?,
+        };
         let right = self.expr(expr.rexpr())?;
         Ok(Expr::Op(Box::new(Op { name, left, right })))
+    }
+
+    /// A long chain of operators, `a || b || c ...`: one flat expression in place of a deep one, known
+    /// by its parts only.
+    fn chain(&mut self, node: Node<'_>) -> Result<Option<Expr>> {
+        let mut what = String::from("chain");
+        let mut right = Vec::new();
+        let mut next = node;
+        while let Node::A_Expr(expr) = next
+            && expr.kind == Kind::AEXPR_OP
+            && !matches!(expr.lexpr(), Node::None)
+        {
+            what.extend([" ", &*operator_name(expr.name())]);
+            right.push(expr.rexpr());
+            next = expr.lexpr();
+            if right.len() > CHAIN_MAX {
+                return Err(too_deep());
+            }
+        }
+        if right.len() < CHAIN_MIN {
+            return Ok(None);
+        }
+        right.push(next);
+        let args = self.exprs(right.into_iter().rev())?;
+        Ok(Some(Expr::Other(Box::new(Other { what: what.into(), args }))))
     }
 
     fn in_list(&mut self, expr: &nodes::A_Expr) -> Result<Expr> {

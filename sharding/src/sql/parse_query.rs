@@ -72,7 +72,7 @@ impl Builder<'_> {
         Ok(Select {
             distinct,
             targets: self.targets(select.target_list().iter())?,
-            from: self.from_list(select.from_clause().iter())?,
+            from: self.range_list(select.from_clause().iter())?,
             filter: self.maybe_expr(select.where_clause())?,
             group,
             grouping_sets: sets || select.group_distinct,
@@ -115,10 +115,10 @@ impl Builder<'_> {
     }
 
     fn from_list<'a>(&mut self, items: impl Iterator<Item = Node<'a>>) -> Result<Vec<From>> {
-        items.map(|item| self.from_item(item)).collect()
+        items.map(|item| self.range_item(item)).collect()
     }
 
-    fn from_item(&mut self, item: Node<'_>) -> Result<From> {
+    fn range_item(&mut self, item: Node<'_>) -> Result<From> {
         self.enter()?;
         let from = match item {
             Node::RangeVar(table) => Ok(From::Table(Box::new(table_ref(table)))),
@@ -143,8 +143,8 @@ impl Builder<'_> {
             JoinType::JOIN_FULL => JoinKind::Full,
             _ => JoinKind::Inner,
         };
-        let left = self.from_item(join.larg())?;
-        let right = self.from_item(join.rarg())?;
+        let left = self.range_item(join.larg())?;
+        let right = self.range_item(join.rarg())?;
         Ok(From::Join(Box::new(Join {
             kind,
             natural: join.is_natural,
@@ -178,7 +178,7 @@ impl Builder<'_> {
     }
 
     fn sample(&mut self, sample: &nodes::RangeTableSample) -> Result<From> {
-        let mut from = self.from_item(sample.relation())?;
+        let mut from = self.range_item(sample.relation())?;
         if let From::Table(table) = &mut from {
             table.sampled = true;
         }
@@ -252,7 +252,7 @@ impl Builder<'_> {
             with: self.with(update.with_clause())?,
             table: table_or_nothing(update.relation()),
             set: self.assignments(update.target_list().iter())?,
-            from: self.from_list(update.from_clause().iter())?,
+            from: self.range_list(update.from_clause().iter())?,
             filter: self.maybe_expr(update.where_clause())?,
             returning: self.returning(update.returning_clause())?,
         })
@@ -262,7 +262,7 @@ impl Builder<'_> {
         Ok(Delete {
             with: self.with(delete.with_clause())?,
             table: table_or_nothing(delete.relation()),
-            using: self.from_list(delete.using_clause().iter())?,
+            using: self.range_list(delete.using_clause().iter())?,
             filter: self.maybe_expr(delete.where_clause())?,
             returning: self.returning(delete.returning_clause())?,
         })
@@ -288,7 +288,7 @@ impl Builder<'_> {
         Ok(Merge {
             with: self.with(merge.with_clause())?,
             table: table_or_nothing(merge.relation()),
-            source: self.from_item(merge.source_relation())?,
+            source: self.range_item(merge.source_relation())?,
             on: self.maybe_expr(merge.join_condition())?,
             actions,
             returning: self.returning(merge.returning_clause())?,

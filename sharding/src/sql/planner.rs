@@ -8,9 +8,9 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use super::Access;
 use super::shape::{self, Literal};
-use super::{Command, Effects, Limits, PlannerStats, Script, SharedScript, Statement, parse};
+use super::{Command, Effects, Limits, PlannerStats, Script, SetValue, SharedScript, Statement, parse};
 use crate::catalog::Catalog;
-use crate::plan::{self, Context, Plan};
+use crate::plan::{self, Context, Phase, Plan};
 use crate::refusal::Refusal;
 
 /// Plans statements and remembers what it planned. One per worker and database: nothing in it is
@@ -66,19 +66,8 @@ impl Planner {
     }
 
     fn analyse(&self, catalog: &Catalog, search_path: Option<&str>, text: &str) -> Result<(Script, bool), Refusal> {
-        let parsed = parse::parse(text, &self.literals, &self.limits).map_err(|refusal| *refusal)?;
-        let context = Context { catalog, search_path, text, literals: &self.literals };
-        let mut any_values = parsed.len() == 1;
-        let mut statements = Vec::with_capacity(parsed.len().max(1));
-        for parsed in &parsed {
-            let planned = plan::plan_statement(context, parsed);
-            any_values &= planned.any_values;
-            statements.push(planned.statement);
-        }
-        if statements.is_empty() {
-            statements.push(nothing(text.len()));
-        }
-        Ok((Script { statements }, any_values))
+        let context = Context { catalog, search_path, text, phases: &Phase::ALL };
+        analyse(context, &self.literals, &self.limits)
     }
 
     /// The literals of the text planned last.
@@ -89,6 +78,32 @@ impl Planner {
     pub fn stats(&self) -> PlannerStats {
         PlannerStats { entries: self.cache.entries(), bytes: self.cache.bytes(), ..self.stats }
     }
+}
+
+/// The plan of every statement of a text, and whether it holds for all texts of the same shape.
+pub(crate) fn analyse(context: Context<'_>, literals: &[Literal], limits: &Limits) -> Result<(Script, bool), Refusal> {
+    let parsed = parse::parse(context.text, literals, limits).map_err(|refusal| *refusal)?;
+    let mut any_values = parsed.len() == 1;
+    let mut statements = Vec::with_capacity(parsed.len().max(1));
+    // A SET of the search path holds for the statements behind it.
+    let mut search_path = context.search_path.map(str::to_owned);
+    for parsed in &parsed {
+        let context = Context { search_path: search_path.as_deref(), ..context };
+        let planned = plan::plan_statement(context, parsed);
+        any_values &= planned.any_values;
+        match &planned.statement.command {
+            Command::Set { name, value: SetValue::Text(path), .. } if name == "search_path" => {
+                search_path = Some(path.clone());
+            }
+            Command::Reset(name) if name == "search_path" => search_path = None,
+            _ => {}
+        }
+        statements.push(planned.statement);
+    }
+    if statements.is_empty() {
+        statements.push(nothing(context.text.len()));
+    }
+    Ok((Script { statements }, any_values))
 }
 
 /// White space and comments.

@@ -32,3 +32,196 @@ fn opens_query(text: &str, mut tokens: impl Iterator<Item = Token>) -> bool {
                 .any(|word| text[token.start..token.end].eq_ignore_ascii_case(word))
     })
 }
+
+/// Where the clauses of a SELECT stand, as bytes of the whole text.
+#[derive(Debug, Default)]
+pub(crate) struct SelectSpans {
+    /// The words `DISTINCT`, with `ON (...)`.
+    pub distinct: Option<Range<usize>>,
+    pub targets: Vec<Range<usize>>,
+    pub group: Vec<Range<usize>>,
+    /// Whole clauses, key word included.
+    pub having: Option<Range<usize>>,
+    pub order: Option<Range<usize>>,
+    /// The expressions of ORDER BY, without ASC, DESC and NULLS.
+    pub order_items: Vec<Range<usize>>,
+    pub limit: Option<Range<usize>>,
+    pub offset: Option<Range<usize>>,
+    /// Where ORDER BY would go.
+    pub body_end: usize,
+}
+
+/// The clauses that can follow the target list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Clause {
+    Targets,
+    Body,
+    Group,
+    Having,
+    Order,
+    Limit,
+    Offset,
+}
+
+/// The clauses of the outermost SELECT of a statement; `None` when it has no plain form.
+pub(crate) fn select(text: &str, span: &Range<usize>, first_target: usize) -> Option<SelectSpans> {
+    let tokens: Vec<Token> = Lexer::starting_at(&text[..span.end], span.start).collect();
+    let word = |index: usize| tokens.get(index).map_or("", |token| &text[token.start..token.end]);
+    let is = |index: usize, expected: &str| word(index).eq_ignore_ascii_case(expected);
+    let first = tokens.iter().position(|token| token.start == first_target)?;
+    let head = (0..first).rev().find(|index| is(*index, "select"))?;
+    let mut spans = SelectSpans::default();
+    if is(head + 1, "distinct") {
+        spans.distinct = Some(tokens[head + 1].start..tokens[first - 1].end);
+    }
+    let mut clauses = vec![(Clause::Targets, first, first)];
+    let mut depth = 0i32;
+    for index in first..tokens.len() {
+        match word(index) {
+            "(" | "[" => depth += 1,
+            ")" | "]" => depth -= 1,
+            _ => {}
+        }
+        if depth < 0 {
+            return None;
+        }
+        if depth == 0 && tokens[index].kind == TokenKind::Word && !(is(index - 1, "as") || is(index - 1, ".")) {
+            let clause = match word(index).to_ascii_lowercase().as_str() {
+                "from" if is(index - 1, "distinct") => continue,
+                "group" if is(index - 1, "within") => continue,
+                "from" | "where" | "window" => Clause::Body,
+                "group" => Clause::Group,
+                "having" => Clause::Having,
+                "order" => Clause::Order,
+                "limit" | "fetch" => Clause::Limit,
+                "offset" => Clause::Offset,
+                "union" | "intersect" | "except" | "into" | "for" => return None,
+                _ => continue,
+            };
+            let skip = if matches!(clause, Clause::Group | Clause::Order) { 2 } else { 1 };
+            clauses.push((clause, index, index + skip));
+        }
+    }
+    spans.fill(text, &tokens, &clauses)
+}
+
+impl SelectSpans {
+    fn fill(mut self, text: &str, tokens: &[Token], clauses: &[(Clause, usize, usize)]) -> Option<Self> {
+        for (number, (clause, start, content)) in clauses.iter().enumerate() {
+            let end = clauses.get(number + 1).map_or(tokens.len(), |next| next.1);
+            let whole = tokens[*start].start..tokens[end - 1].end;
+            let items = || split(text, tokens.get(*content..end).unwrap_or_default());
+            match clause {
+                Clause::Targets => self.targets = items(),
+                Clause::Body => {}
+                Clause::Group => self.group = items(),
+                Clause::Having => self.having = Some(whole.clone()),
+                Clause::Order => {
+                    self.order_items = items().into_iter().map(|item| without_direction(text, item)).collect();
+                    self.order = Some(whole.clone());
+                }
+                Clause::Limit => self.limit = Some(whole.clone()),
+                Clause::Offset => self.offset = Some(whole.clone()),
+            }
+            if !matches!(clause, Clause::Order | Clause::Limit | Clause::Offset) {
+                self.body_end = whole.end;
+            }
+        }
+        Some(self)
+    }
+}
+
+/// Cuts tokens at the commas that stand outside of brackets.
+fn split(text: &str, tokens: &[Token]) -> Vec<Range<usize>> {
+    let mut items = Vec::new();
+    let mut depth = 0;
+    let mut start = 0;
+    for (index, token) in tokens.iter().enumerate() {
+        match &text[token.start..token.end] {
+            "(" | "[" => depth += 1,
+            ")" | "]" => depth -= 1,
+            "," if depth == 0 => {
+                items.extend(range(&tokens[start..index]));
+                start = index + 1;
+            }
+            _ => {}
+        }
+    }
+    items.extend(range(&tokens[start..]));
+    items
+}
+
+fn range(tokens: &[Token]) -> Option<Range<usize>> {
+    Some(tokens.first()?.start..tokens.last()?.end)
+}
+
+fn without_direction(text: &str, item: Range<usize>) -> Range<usize> {
+    let tokens: Vec<Token> = Lexer::starting_at(&text[..item.end], item.start).collect();
+    let is = |index: Option<usize>, words: &[&str]| {
+        index.is_some_and(|index| {
+            words.iter().any(|word| text[tokens[index].start..tokens[index].end].eq_ignore_ascii_case(word))
+        })
+    };
+    let mut end = tokens.len();
+    if is(end.checked_sub(1), &["first", "last"]) && is(end.checked_sub(2), &["nulls"]) {
+        end -= 2;
+    }
+    if is(end.checked_sub(1), &["asc", "desc"]) {
+        end -= 1;
+    }
+    range(&tokens[..end]).unwrap_or(item)
+}
+
+/// The expression of a target without its alias.
+pub(crate) fn without_alias(text: &str, target: &Range<usize>) -> Option<Range<usize>> {
+    let mut tokens: Vec<Token> = Lexer::starting_at(&text[..target.end], target.start).collect();
+    let alias = tokens.pop()?;
+    if !matches!(alias.kind, TokenKind::Word | TokenKind::Quoted) {
+        return None;
+    }
+    if tokens.last().is_some_and(|token| text[token.start..token.end].eq_ignore_ascii_case("as")) {
+        tokens.pop();
+    }
+    range(&tokens)
+}
+
+/// The parts of a function call with one FILTER at most.
+#[derive(Debug)]
+pub(crate) struct CallSpans {
+    pub whole: Range<usize>,
+    /// What stands between the brackets.
+    pub args: Range<usize>,
+    /// From the opening bracket on.
+    pub tail: Range<usize>,
+}
+
+/// The call whose name begins at byte `at`.
+pub(crate) fn call(text: &str, end: usize, at: usize) -> Option<CallSpans> {
+    let tokens: Vec<Token> = Lexer::starting_at(&text[..end], at).take(4096).collect();
+    let word = |index: usize| tokens.get(index).map_or("", |token| &text[token.start..token.end]);
+    let open = (0..tokens.len()).find(|index| word(*index) == "(")?;
+    let close = closing(&word, open, tokens.len())?;
+    let mut last = close;
+    if word(close + 1).eq_ignore_ascii_case("filter") {
+        last = closing(&word, close + 2, tokens.len())?;
+    }
+    let end = tokens[last].end;
+    Some(CallSpans { whole: at..end, args: tokens[open].end..tokens[close].start, tail: tokens[open].start..end })
+}
+
+fn closing<'t>(word: &impl Fn(usize) -> &'t str, open: usize, count: usize) -> Option<usize> {
+    let mut depth = 0;
+    for index in open..count {
+        match word(index) {
+            "(" | "[" => depth += 1,
+            ")" | "]" => {
+                depth -= 1;
+                if depth == 0 {
+                    return Some(index);
+                }
+            }
+            _ => {}
+        }
+    }
+    None
+}

@@ -120,6 +120,7 @@ pub(crate) struct Quantified {
 }
 
 #[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a word of the call's syntax")]
 pub(crate) struct Func {
     /// Without `pg_catalog`.
     pub name: Box<str>,

@@ -1,0 +1,279 @@
+//! A SELECT over several shards -> the naive tree, correct with all work above the route.
+//!
+//! What cannot be proved exact is refused here; the phases that follow only make the tree cheaper.
+
+use super::bind::Binder;
+use super::bind_query::Seen;
+use super::decide::Context;
+use super::phases::Phase;
+use super::splice::{Clause, Draft};
+use super::targets::{Item, Targets, parts};
+use super::{ColumnRef, Count, Gather, Node, Shards, SortKey, SortValue, aggregates, reasons};
+use crate::catalog::Collation;
+use crate::refusal::Refusal;
+use crate::sql::parse::Parsed;
+use crate::sql::spans;
+use crate::sql::tree::{Body, Const, Distinct, Expr, Query, Select, SortItem, Value};
+
+/// Everything the builder looks at.
+pub(super) struct Builder<'a, 'b, 'c> {
+    pub binder: &'b mut Binder<'c>,
+    pub query: &'a Query,
+    pub select: &'a Select,
+    pub targets: Targets<'a>,
+    /// The sharding key's column of the table that cuts the query into parts.
+    pub key: super::terms::Term,
+    pub draft: Draft<'a>,
+}
+
+/// The merge of a query over `shards`, or why it cannot be proved exact.
+pub(super) fn gather(
+    context: Context<'_>,
+    binder: &mut Binder<'_>,
+    query: &Query,
+    seen: &Seen,
+    shards: Shards,
+    parsed: &Parsed,
+) -> Result<Gather, Refusal> {
+    let (Body::Select(select), Some(block)) = (&query.body, seen.block) else {
+        return Err(reasons::spread("UNION, INTERSECT, EXCEPT or VALUES with sharded tables"));
+    };
+    check(binder, query, select, block)?;
+    let roots = binder.blocks[block].roots.clone();
+    let root = binder.partition(&roots)?;
+    let first = select.targets.first().map_or(0, |target| target.at.0 as usize);
+    let spans = spans::select(context.text, &parsed.span, first).filter(|spans| fits(spans, query, select));
+    let spans = spans.ok_or_else(|| reasons::spread("a SELECT in this form"))?;
+    binder.sight.push(block);
+    let key = binder.occurrences[root].key;
+    let targets = Targets::new(context.text, select, &spans, binder, block);
+    let draft = Draft::new(context.text, parsed.span.clone(), &spans);
+    let mut builder = Builder { binder, query, select, targets, key, draft };
+    builder.build(block)?;
+    let mut draft = builder.draft;
+    for phase in Phase::ALL.iter().filter(|phase| context.phases.contains(phase)) {
+        phase.apply(&mut draft);
+    }
+    Ok(draft.finish(shards, parsed.params))
+}
+
+/// Whether the spans found in the text are those of the tree.
+fn fits(spans: &spans::SelectSpans, query: &Query, select: &Select) -> bool {
+    let starts = spans.targets.iter().zip(&select.targets).all(|(span, target)| span.start == target.at.0 as usize);
+    starts
+        && !select.targets.is_empty()
+        && spans.targets.len() == select.targets.len()
+        && spans.group.len() == select.group.len()
+        && spans.order_items.len() == query.order.len()
+        && spans.having.is_some() == select.having.is_some()
+        && (spans.limit.is_some() || query.limit.is_none())
+        && spans.offset.is_some() == query.offset.is_some()
+        && spans.distinct.is_some() != (select.distinct == Distinct::No)
+}
+
+/// What no query over several shards may have.
+fn check(binder: &Binder<'_>, query: &Query, select: &Select, block: usize) -> Result<(), Refusal> {
+    let facts = &binder.facts;
+    if let Some(function) = facts.volatile.as_ref().filter(|_| !facts.writes) {
+        return Err(reasons::differs(&format!("{function}()")));
+    }
+    if let Some(clock) = &facts.clock {
+        return Err(reasons::differs(clock));
+    }
+    if facts.time_word {
+        return Err(reasons::differs("the string 'now', 'today', 'tomorrow' or 'yesterday'"));
+    }
+    if let Some(column) = &facts.system_column {
+        return Err(reasons::differs(&format!("system column {column}")));
+    }
+    let what = [
+        (facts.writes, "a data-modifying CTE"),
+        (facts.locking, "FOR UPDATE or FOR SHARE"),
+        (facts.sampled, "TABLESAMPLE"),
+        (facts.opaque, "this syntax"),
+        (facts.outer_aggregate, "an aggregate of the outer query in a subquery"),
+        (facts.unknown_table, "a table or function the router does not know"),
+        (binder.system, "a catalog of PostgreSQL together with sharded tables"),
+        (query.with_ties, "FETCH FIRST ... WITH TIES"),
+        (select.grouping_sets, "GROUPING SETS, CUBE or ROLLUP"),
+        (binder.blocks[block].set_returning, "a set-returning function in a query"),
+        (query.order.iter().any(|item| item.using), "ORDER BY ... USING"),
+    ];
+    match what.iter().find(|(found, _)| *found) {
+        Some((_, what)) => Err(reasons::spread(what)),
+        None => Ok(()),
+    }
+}
+
+impl<'a> Builder<'a, '_, '_> {
+    fn build(&mut self, block: usize) -> Result<(), Refusal> {
+        let group = self.group_items()?;
+        let key_grouped = group.iter().any(|item| self.is_key(&item.expr));
+        let block = &self.binder.blocks[block];
+        let grouped = block.aggregates || !group.is_empty() || self.select.having.is_some();
+        let windows = block.windows.clone();
+        if windows.iter().any(|partition| !partition.iter().any(|term| self.binder.terms.same(*term, self.key))) {
+            return Err(reasons::spread("a window function that is not partitioned by the sharding key"));
+        }
+        if grouped && !key_grouped {
+            if !windows.is_empty() || self.select.distinct != Distinct::No {
+                return Err(reasons::spread("DISTINCT or a window function over groups"));
+            }
+            return aggregates::build(self, group);
+        }
+        self.plain()
+    }
+
+    /// Each shard's rows are rows of the answer.
+    fn plain(&mut self) -> Result<(), Refusal> {
+        self.draft.push(|input| Node::Append { input });
+        self.distinct()?;
+        let keys = self.sort_keys()?;
+        if !keys.is_empty() {
+            self.draft.push(|input| Node::Sort { keys, input });
+        }
+        self.limit()
+    }
+
+    fn distinct(&mut self) -> Result<(), Refusal> {
+        match &self.select.distinct {
+            Distinct::No => Ok(()),
+            Distinct::On(exprs) => {
+                if exprs.iter().any(|expr| self.is_key_item(expr)) {
+                    // Which row of a group stays depends on the order.
+                    self.draft.order = Clause::Keep;
+                    return Ok(());
+                }
+                Err(reasons::spread("DISTINCT ON without the sharding key"))
+            }
+            Distinct::Yes => self.distinct_rows(),
+        }
+    }
+
+    fn distinct_rows(&mut self) -> Result<(), Refusal> {
+        let Some(shown) = self.targets.shown.clone() else {
+            return Err(reasons::spread("DISTINCT with a star whose columns are not known"));
+        };
+        if shown.iter().any(|shown| self.is_key(&shown.expr)) {
+            return Ok(());
+        }
+        let mut keys = Vec::with_capacity(shown.len());
+        for shown in &shown {
+            self.check_equality(&shown.expr, "DISTINCT")?;
+            keys.push(ColumnRef::Helper(self.draft.helper(&shown.sql)));
+        }
+        self.draft.distinct = Clause::Remove;
+        self.draft.push(|input| Node::Distinct { keys, sorted: false, input });
+        Ok(())
+    }
+
+    /// Bytes must tell whether values are equal.
+    pub(super) fn check_equality(&mut self, expr: &Expr, clause: &str) -> Result<(), Refusal> {
+        if self.binder.worst_collation(expr) == Collation::Nondeterministic {
+            return Err(reasons::spread(&format!("{clause} of text under a collation where unlike strings are equal")));
+        }
+        Ok(())
+    }
+
+    fn sort_keys(&mut self) -> Result<Vec<SortKey>, Refusal> {
+        let mut keys = Vec::with_capacity(self.query.order.len());
+        for (item, found) in self.order_items()? {
+            let column = ColumnRef::Helper(self.draft.helper(&found.sql));
+            keys.push(self.sort_key(item, &found, SortValue::Column(column))?);
+        }
+        Ok(keys)
+    }
+
+    /// The items of ORDER BY with what they stand for.
+    pub(super) fn order_items(&self) -> Result<Vec<(&'a SortItem, Item)>, Refusal> {
+        let spans = &self.targets.spans.order_items;
+        let items = self.query.order.iter().zip(spans);
+        items.map(|(item, span)| Ok((item, self.targets.order_item(&item.expr, span)?))).collect()
+    }
+
+    fn group_items(&mut self) -> Result<Vec<Item>, Refusal> {
+        let spans = &self.targets.spans.group;
+        let items = self.select.group.iter().zip(spans);
+        items.map(|(expr, span)| self.targets.group_item(self.binder, expr, span)).collect()
+    }
+
+    /// One key of an order; refused when the router cannot compare such values.
+    pub(super) fn sort_key(&mut self, item: &SortItem, found: &Item, value: SortValue) -> Result<SortKey, Refusal> {
+        let collation = self.binder.collation_of(&found.expr);
+        let text =
+            self.binder.table_column(&found.expr).is_some_and(|column| matches!(column.type_oid, 25 | 1042 | 1043));
+        if collation == Collation::Nondeterministic || text && collation != Collation::Bytes {
+            return Err(reasons::language_order(&found.sql));
+        }
+        Ok(SortKey {
+            value,
+            descending: item.descending,
+            nulls_first: item.nulls_first.unwrap_or(item.descending),
+            collation,
+            name: found.sql.clone(),
+        })
+    }
+
+    /// Where the statement ends in the text.
+    pub(super) fn draft_end(&self) -> usize {
+        self.draft.end()
+    }
+
+    pub(super) fn is_key(&mut self, expr: &Expr) -> bool {
+        let Expr::Column(names) = expr else { return false };
+        self.binder.column(names).is_some_and(|term| self.binder.terms.same(term, self.key))
+    }
+
+    fn is_key_item(&mut self, expr: &Expr) -> bool {
+        self.targets.order_item(expr, &(0..0)).is_ok_and(|item| self.is_key(&item.expr))
+    }
+
+    /// LIMIT and OFFSET, taken after everything else.
+    pub(super) fn limit(&mut self) -> Result<(), Refusal> {
+        let count = count_of(self.query.limit.as_ref(), "2201W", "LIMIT")?;
+        let offset = count_of(self.query.offset.as_ref(), "2201X", "OFFSET")?;
+        let offset = offset.filter(|offset| *offset != Count::Rows(0));
+        self.draft.limit_types = [cast_of(self.query.limit.as_ref()), cast_of(self.query.offset.as_ref())];
+        if count.is_some() || offset.is_some() {
+            self.draft.push(|input| Node::Limit { count, offset, input });
+        }
+        Ok(())
+    }
+}
+
+/// The type that a parameter gets from its cast; changing it would change how the client sends it.
+fn cast_of(expr: Option<&Expr>) -> &'static str {
+    match expr {
+        Some(Expr::Cast(cast)) if &*cast.target.name == "int2" => "int2",
+        Some(Expr::Cast(cast)) if &*cast.target.name == "int4" => "int4",
+        _ => "int8",
+    }
+}
+
+/// The number of a LIMIT or OFFSET; none for ALL and NULL.
+fn count_of(expr: Option<&Expr>, sqlstate: &'static str, clause: &str) -> Result<Option<Count>, Refusal> {
+    let expr = match expr {
+        None => return Ok(None),
+        Some(Expr::Cast(cast)) if matches!(&*cast.target.name, "int2" | "int4" | "int8") && !cast.target.array => {
+            &cast.arg
+        }
+        Some(expr) => expr,
+    };
+    let rows = match expr {
+        Expr::Param(index) => return Ok(Some(Count::Param(*index))),
+        Expr::Const(Const { value: Value::Null, .. }) => return Ok(None),
+        Expr::Const(Const { value: Value::Integer(rows), .. }) => Some(i64::from(*rows)),
+        Expr::Const(Const { value: Value::Float(rows), .. }) => rows.parse().ok(),
+        _ => None,
+    };
+    match rows.map(u64::try_from) {
+        Some(Ok(rows)) => Ok(Some(Count::Rows(rows))),
+        Some(Err(_)) => Err(Refusal::error(sqlstate, format!("{clause} must not be negative"))),
+        None => Err(reasons::spread(&format!("{clause} by an expression"))),
+    }
+}
+
+/// Whether an expression holds an aggregate call of this query.
+pub(super) fn has_aggregate(binder: &Binder<'_>, expr: &Expr) -> bool {
+    parts(expr).into_iter().any(|part| aggregates::is_aggregate(binder, part))
+}

@@ -1,0 +1,50 @@
+//! LIMIT below the route: no shard gives more rows than the answer and what OFFSET leaves out.
+
+use crate::plan::splice::{Clause, Draft};
+use crate::plan::{Count, Node};
+
+pub(super) fn apply(draft: &mut Draft<'_>) {
+    let Node::Limit { count: Some(count), offset, input } = &draft.tree else { return };
+    if !first_rows_suffice(input, draft) {
+        return;
+    }
+    let limit = match (count, offset) {
+        (Count::Rows(count), None) => Some(count.to_string()),
+        (Count::Rows(count), Some(Count::Rows(offset))) => {
+            let sum = count.checked_add(*offset).filter(|sum| i64::try_from(*sum).is_ok());
+            sum.map(|sum| sum.to_string())
+        }
+        (Count::Param(count), None) => Some(format!("${}::{}", count + 1, draft.limit_types[0])),
+        (count, Some(offset)) => {
+            let [count_type, offset_type] = draft.limit_types;
+            let offset = match offset {
+                Count::Param(index) => format!("COALESCE(${}::{offset_type}, 0)", index + 1),
+                Count::Rows(rows) => rows.to_string(),
+            };
+            let count = match count {
+                Count::Param(index) => format!("${}::{count_type}", index + 1),
+                Count::Rows(rows) => rows.to_string(),
+            };
+            Some(format!("{} + {}", capped(&count), capped(&offset)))
+        }
+    };
+    if let Some(limit) = limit {
+        draft.limit = Clause::Replace(format!("LIMIT {limit}"));
+    }
+}
+
+/// Whether the first rows of every shard hold the first rows of the answer.
+fn first_rows_suffice(input: &Node, draft: &Draft<'_>) -> bool {
+    match input {
+        Node::Append { .. } | Node::MergeSort { .. } => true,
+        Node::Distinct { input, .. } => draft.distinct == Clause::Keep && first_rows_suffice(input, draft),
+        // The first groups of each shard, in the order of all group keys: each is complete.
+        Node::Aggregate { sorted: true, .. } => draft.order == Clause::Keep,
+        _ => false,
+    }
+}
+
+/// Half of the greatest number at most, so that two of them can be added. NULL is no limit.
+fn capped(count: &str) -> String {
+    format!("LEAST({count}, {})", 1u64 << 61)
+}
