@@ -1,0 +1,34 @@
+# make demo    a local cluster with sample data behind a router
+# make test    everything CI runs, after installing what is missing
+# make check   formatting and lints
+# make bench   benchmarks
+
+CARGO ?= cargo
+# Further words for `cargo test`, such as a test's name.
+TEST ?=
+
+.PHONY: demo test check bench build setup drivers
+
+demo: setup
+	$(CARGO) run --quiet -- demo $(DEMO)
+
+test: setup drivers
+	$(CARGO) test --workspace $(TEST)
+
+check:
+	$(CARGO) fmt --all -- --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+bench: setup
+	$(CARGO) bench --workspace $(BENCH)
+
+build: setup
+	$(CARGO) build --release
+
+# PostgreSQL's server programs and libclang; says what to do where it may not install.
+setup:
+	@deploy/setup.sh
+
+# Client drivers of other languages under target/drivers; what cannot be had is skipped by the tests.
+drivers:
+	@deploy/drivers.sh
