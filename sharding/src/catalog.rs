@@ -4,6 +4,8 @@ use std::collections::HashMap;
 
 use crate::key::KeyType;
 use crate::map::ShardId;
+use crate::refusal::Refusal;
+use crate::sql::tree::ColumnDef;
 
 /// Tables, functions and collations of one database. Immutable; DDL makes a new one with a higher
 /// version.
@@ -127,4 +129,88 @@ pub enum FunctionKind {
     Window,
     SetReturning,
     Procedure,
+}
+
+/// Built-in types, one line per name: `int4 23`.
+const TYPES: &str = include_str!("sql/tables/types.txt");
+
+impl TableRules {
+    /// Where the rows of a table with these columns are.
+    ///
+    /// # Errors
+    /// The rules ask for something that cannot be: a key column that does not exist, or whose type
+    /// cannot be a key.
+    pub fn kind_of(&self, schema: &str, table: &str, columns: &[Column]) -> Result<TableKind, Refusal> {
+        let qualified = self.tables.get(&format!("{schema}.{table}"));
+        match qualified.or_else(|| self.tables.get(table)) {
+            Some(TableRule::Reference) => return Ok(TableKind::Reference),
+            Some(TableRule::Local(shard)) => return Ok(TableKind::Local(*shard)),
+            Some(TableRule::Key(key)) => {
+                return sharded_by(table, key, columns)?.ok_or_else(|| {
+                    Refusal::error("42703", format!("table \"{table}\" has no column \"{key}\" to be sharded by"))
+                        .with_hint(format!("Name its key column with tables.{table}.key in the configuration."))
+                });
+            }
+            None => {}
+        }
+        if let Some(key) = &self.sharding_key
+            && let Some(kind) = sharded_by(table, key, columns)?
+        {
+            return Ok(kind);
+        }
+        Ok(match self.default {
+            DefaultKind::Local => TableKind::Local(ShardId(0)),
+            DefaultKind::Reference => TableKind::Reference,
+        })
+    }
+}
+
+fn sharded_by(table: &str, key: &str, columns: &[Column]) -> Result<Option<TableKind>, Refusal> {
+    let Some(column) = columns.iter().position(|column| column.name == key) else { return Ok(None) };
+    let found = &columns[column];
+    let key_type = match found.type_oid {
+        21 => KeyType::Int2,
+        23 => KeyType::Int4,
+        20 => KeyType::Int8,
+        2950 => KeyType::Uuid,
+        25 | 1043 if found.collation != Collation::Nondeterministic => KeyType::Text,
+        _ => {
+            let message = format!("column \"{key}\" of table \"{table}\" cannot be a sharding key");
+            let hint = format!(
+                "Use smallint, integer, bigint, uuid, or text with a deterministic collation; or make the table local with tables.{table}."
+            );
+            return Err(Refusal::unsupported(message, hint));
+        }
+    };
+    Ok(Some(TableKind::Sharded { column, key_type }))
+}
+
+/// A column as CREATE TABLE writes it.
+pub(crate) fn column_of(column: &ColumnDef, default_collation: Collation) -> Column {
+    let type_oid = if column.target.array { 0 } else { type_oid(&column.target.name) };
+    let collatable = matches!(type_oid, 25 | 1043 | 1042 | 19);
+    let collation = match column.collation.as_deref() {
+        Some("C" | "POSIX" | "ucs_basic" | "C.UTF-8" | "pg_c_utf8") => Collation::Bytes,
+        // Another collation may be one that takes unlike bytes for equal; its name does not tell.
+        Some(_) => Collation::Language,
+        None if collatable && type_oid != 19 => default_collation,
+        None => Collation::Bytes,
+    };
+    let typmod = match (type_oid, column.target.modifier) {
+        (1042 | 1043, Some(length)) => length + 4,
+        _ => -1,
+    };
+    Column { name: column.name.to_string(), type_oid, typmod, not_null: column.not_null, collation }
+}
+
+/// The id of a built-in type by its name in the grammar; 0 for any other.
+fn type_oid(name: &str) -> u32 {
+    let name = match name {
+        "serial" | "serial4" => "int4",
+        "bigserial" | "serial8" => "int8",
+        "smallserial" | "serial2" => "int2",
+        other => other,
+    };
+    let found = TYPES.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    found.and_then(|oid| oid.parse().ok()).unwrap_or(0)
 }

@@ -1,8 +1,18 @@
 //! COPY data -> the shard of every row.
 
-use crate::key::KeyType;
+mod binary;
+mod csv;
+mod lines;
+mod text;
+
+use std::borrow::Cow;
+
+use crate::key::{Format, Input, KeyType};
 use crate::map::{ShardId, ShardMap};
 use crate::refusal::Refusal;
+
+use binary::Binary;
+use lines::Lines;
 
 /// A COPY ... FROM STDIN that is split by the router.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,28 +43,78 @@ pub enum CopyFormat {
 }
 
 /// Cuts a stream of COPY data into rows and gives each to its shard.
+///
+/// Rows pass byte for byte; only the key is decoded. After an error the splitter is of no more use.
 #[derive(Debug)]
 pub struct Splitter {
+    copy: CopyFrom,
+    row_bytes_max: usize,
     lines: u64,
+    form: Form,
+    /// The beginning of a row whose end has not come yet.
+    pending: Vec<u8>,
+    /// A decoded key, kept for its memory.
+    scratch: Vec<u8>,
+}
+
+/// How rows are found.
+#[derive(Debug)]
+enum Form {
+    Lines(Box<Lines>),
+    Binary(Binary),
+}
+
+/// The key field of a row, as the row has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Field<'a> {
+    /// The row ends before it.
+    Missing,
+    Null,
+    /// Decoded.
+    Value(&'a [u8]),
+    /// CSV: a quote is still open at the end of the row.
+    OpenQuote,
 }
 
 impl Splitter {
     /// `row_bytes_max` bounds one row; a longer one is refused with `54000`.
     pub fn new(copy: &CopyFrom, row_bytes_max: usize) -> Self {
-        let _ = (copy, row_bytes_max);
-        Self { lines: 0 }
+        let form = match copy.format {
+            CopyFormat::Binary => Form::Binary(Binary::default()),
+            CopyFormat::Text { header, .. } => Form::Lines(Box::new(Lines::text(header))),
+            CopyFormat::Csv { header, quote, escape, .. } => Form::Lines(Box::new(Lines::csv(header, quote, escape))),
+        };
+        Self { copy: copy.clone(), row_bytes_max, lines: 0, form, pending: Vec::new(), scratch: Vec::new() }
     }
 
     /// Takes the next bytes of the stream, cut anywhere, and appends whole rows to the buffer of
     /// their shard: `out[shard]`. A header line goes to every shard that is used (all), because
-    /// each runs the same COPY statement.
+    /// each runs the same COPY statement. A reference table's data goes to every shard as it is.
     ///
     /// # Errors
-    /// PostgreSQL's error for the row, with `CONTEXT`-worthy detail naming the line: a key that does
-    /// not parse (`22P02`), a NULL key (`23502`), a missing field (`22P04`).
+    /// PostgreSQL's error for the row, with the line in its context: a key that does not parse
+    /// (`22P02`), a NULL key (`23502`), a missing field (`22P04`).
     pub fn push(&mut self, data: &[u8], map: &ShardMap, out: &mut [Vec<u8>]) -> Result<(), Refusal> {
-        let _ = (data, map, out, ShardId(0));
-        todo!()
+        assert!(out.len() >= usize::from(map.shards()), "COPY has a buffer for every shard");
+        if self.copy.target == CopyTarget::Reference {
+            out.iter_mut().for_each(|shard| shard.extend_from_slice(data));
+            self.lines += memchr::memchr_iter(b'\n', data).count() as u64;
+            return Ok(());
+        }
+        let mut pending = std::mem::take(&mut self.pending);
+        if pending.is_empty() {
+            let taken = self.take_rows(data, false, map, out)?;
+            pending.extend_from_slice(&data[taken..]);
+        } else {
+            pending.extend_from_slice(data);
+            let taken = self.take_rows(&pending, false, map, out)?;
+            pending.drain(..taken);
+        }
+        if pending.len() > self.row_bytes_max {
+            return Err(self.too_long());
+        }
+        self.pending = pending;
+        Ok(())
     }
 
     /// The stream has ended: a last row without a line end is taken too, and binary COPY's trailer
@@ -63,12 +123,91 @@ impl Splitter {
     /// # Errors
     /// As [`Splitter::push`]; also a quote that is still open.
     pub fn finish(&mut self, map: &ShardMap, out: &mut [Vec<u8>]) -> Result<(), Refusal> {
-        let _ = (map, out);
-        todo!()
+        if self.copy.target == CopyTarget::Reference {
+            return Ok(());
+        }
+        let pending = std::mem::take(&mut self.pending);
+        self.take_rows(&pending, true, map, out)?;
+        Ok(())
     }
 
     /// Lines taken so far, counted from 1 in PostgreSQL's messages.
     pub fn lines(&self) -> u64 {
         self.lines
     }
+
+    /// Takes all whole rows at the beginning of `bytes` and returns how many bytes that were; with
+    /// `last`, no more bytes will follow.
+    fn take_rows(&mut self, bytes: &[u8], last: bool, map: &ShardMap, out: &mut [Vec<u8>]) -> Result<usize, Refusal> {
+        let taken = match self.form {
+            Form::Lines(_) => self.take_lines(bytes, last, map, out),
+            Form::Binary(_) => self.take_tuples(bytes, last, map, out),
+        };
+        // An error that does not know its place is in the row that is not yet counted.
+        taken.map_err(|refusal| match refusal.context {
+            Some(_) => refusal,
+            None => refusal.with_context(format!("COPY {}, line {}", self.copy.table, self.lines + 1)),
+        })
+    }
+
+    /// The shard of a row by its key field; `line` is shown in errors.
+    fn shard(&self, field: Field<'_>, format: Format, line: Option<&[u8]>, map: &ShardMap) -> Result<ShardId, Refusal> {
+        let CopyTarget::Sharded { key_type, .. } = self.copy.target else { return Ok(ShardId(0)) };
+        let column = &self.copy.key_column;
+        let value = match field {
+            Field::Value(value) => value,
+            Field::Null => {
+                let table = self.copy.table.rsplit('.').next().unwrap_or_default();
+                let message =
+                    format!("null value in column \"{column}\" of relation \"{table}\" violates not-null constraint");
+                return Err(Refusal::error("23502", message).with_context(self.place(line)));
+            }
+            Field::Missing => {
+                let message = format!("missing data for column \"{column}\"");
+                return Err(Refusal::error("22P04", message).with_context(self.place(line)));
+            }
+            Field::OpenQuote => {
+                return Err(Refusal::error("22P04", "unterminated CSV quoted field").with_context(self.place(line)));
+            }
+        };
+        let input = Input { bytes: Some(value), format, type_oid: 0 };
+        match key_type.coerce(input) {
+            Ok(Some(key)) => Ok(map.shard_of(&key)),
+            Ok(None) => Err(Refusal::error("22P03", "incorrect binary data format").with_context(self.place(line))),
+            Err(refusal) => {
+                let (refusal, shown) = match format {
+                    Format::Text => (refusal, format!(": \"{}\"", excerpt(value))),
+                    Format::Binary => (Refusal::error("22P03", "incorrect binary data format"), String::new()),
+                };
+                Err(refusal.with_context(format!("{}, column {column}{shown}", self.place(None))))
+            }
+        }
+    }
+
+    /// Where in the data an error is, as PostgreSQL tells it.
+    fn place(&self, line: Option<&[u8]>) -> String {
+        let place = format!("COPY {}, line {}", self.copy.table, self.lines);
+        match line {
+            Some(line) => format!("{place}: \"{}\"", excerpt(line)),
+            None => place,
+        }
+    }
+
+    fn too_long(&self) -> Refusal {
+        let message = format!("a row of COPY data is longer than {} bytes", self.row_bytes_max);
+        Refusal::error("54000", message).with_context(format!("COPY {}, line {}", self.copy.table, self.lines + 1))
+    }
+}
+
+/// At most a hundred bytes of a value or line, cut between characters.
+fn excerpt(bytes: &[u8]) -> Cow<'_, str> {
+    const SHOWN_BYTES_MAX: usize = 100;
+    if bytes.len() <= SHOWN_BYTES_MAX {
+        return String::from_utf8_lossy(bytes);
+    }
+    let mut end = SHOWN_BYTES_MAX;
+    while end > 0 && bytes[end] & 0xc0 == 0x80 {
+        end -= 1;
+    }
+    Cow::Owned(format!("{}...", String::from_utf8_lossy(&bytes[..end])))
 }

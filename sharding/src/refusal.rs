@@ -18,6 +18,8 @@ pub struct Refusal {
     pub detail: Option<Cow<'static, str>>,
     /// What would work, a full sentence.
     pub hint: Option<Cow<'static, str>>,
+    /// Where it happened, as in PostgreSQL's field `W`: `COPY users, line 3, column id: "abc"`.
+    pub context: Option<Cow<'static, str>>,
     /// 1-based position in the statement text, in characters, as in PostgreSQL's field `P`.
     pub position: Option<u32>,
 }
@@ -25,17 +27,30 @@ pub struct Refusal {
 impl Refusal {
     /// A refusal with `0A000` and a way out.
     pub fn unsupported(message: impl Into<Cow<'static, str>>, hint: impl Into<Cow<'static, str>>) -> Self {
-        Self { sqlstate: "0A000", message: message.into(), detail: None, hint: Some(hint.into()), position: None }
+        Self {
+            sqlstate: "0A000",
+            message: message.into(),
+            detail: None,
+            hint: Some(hint.into()),
+            context: None,
+            position: None,
+        }
     }
 
     /// An error that PostgreSQL would give, with its SQLSTATE.
     pub fn error(sqlstate: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { sqlstate, message: message.into(), detail: None, hint: None, position: None }
+        Self { sqlstate, message: message.into(), detail: None, hint: None, context: None, position: None }
     }
 
     #[must_use]
     pub fn with_detail(mut self, detail: impl Into<Cow<'static, str>>) -> Self {
         self.detail = Some(detail.into());
+        self
+    }
+
+    #[must_use]
+    pub fn with_context(mut self, context: impl Into<Cow<'static, str>>) -> Self {
+        self.context = Some(context.into());
         self
     }
 
@@ -54,6 +69,9 @@ impl fmt::Display for Refusal {
         }
         if let Some(hint) = &self.hint {
             write!(f, "\nHINT: {hint}")?;
+        }
+        if let Some(context) = &self.context {
+            write!(f, "\nCONTEXT: {context}")?;
         }
         Ok(())
     }

@@ -159,7 +159,7 @@ impl Drop for UnixSocket {
     fn drop(&mut self) {
         if identity(&self.path).is_ok_and(|file| file == self.file) {
             // Another start removes it, if this fails.
-            let _ = fs::remove_file(&self.path);
+            drop(fs::remove_file(&self.path));
         }
     }
 }
@@ -215,7 +215,7 @@ mod tests {
 
     impl Drop for Folder {
         fn drop(&mut self) {
-            let _ = fs::remove_dir_all(&self.0);
+            drop(fs::remove_dir_all(&self.0));
         }
     }
 

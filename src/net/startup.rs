@@ -341,7 +341,7 @@ impl Connection {
             Ok::<_, io::Error>(())
         };
         // A client that does not listen has lost nothing.
-        let _ = timeout(FAREWELL, send_and_drain).await;
+        drop(timeout(FAREWELL, send_and_drain).await);
     }
 }
 

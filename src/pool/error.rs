@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::protocol::ErrorFields;
+use crate::protocol::{ErrorFields, Severity};
 
 /// Why a connection to an instance could not be made.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,6 +54,21 @@ impl ConnectError {
     }
 }
 
+impl ConnectError {
+    fn fields(&self) -> ErrorFields {
+        match self {
+            Self::Server { body, .. } => ErrorFields { severity: Severity::Error, ..ErrorFields::parse(body) },
+            Self::Unreachable { .. } => ErrorFields::error("08006", "the server cannot be reached"),
+            Self::Timeout { after } => {
+                ErrorFields::error("08006", format!("the server did not let the router in within {after:.1?}"))
+            }
+            Self::Authentication { .. } => ErrorFields::error("28000", "the router could not log in to the server")
+                .with_hint("See the router's log for the reason."),
+            Self::Protocol { text } => ErrorFields::error("08P01", *text),
+        }
+    }
+}
+
 impl fmt::Display for ConnectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -84,14 +99,6 @@ pub enum Refusal {
     Connect(Arc<ConnectError>),
 }
 
-/// What a client is to be told.
-#[derive(Clone, Debug)]
-pub enum Told {
-    /// The body of a server's own ErrorResponse, to be passed on with severity and all; its severity may be FATAL.
-    Body(Bytes),
-    Fields(ErrorFields),
-}
-
 impl Refusal {
     pub fn sqlstate(&self) -> &str {
         match self {
@@ -101,9 +108,10 @@ impl Refusal {
         }
     }
 
-    /// The message for the client. It names no hosts.
-    pub fn told(&self) -> Told {
-        let fields = match self {
+    /// What the client is told. A server's own error keeps its code and words; the client's connection stays, so it is an ERROR.
+    /// No text of the router names hosts.
+    pub fn into_fields(self) -> ErrorFields {
+        match self {
             Self::WaitTimeout { waited, last_error } => {
                 let fields = ErrorFields::error("53300", format!("no server became free within {waited:.1?}"))
                     .with_hint("Raise pool.size or pool.wait_timeout, or make transactions shorter.");
@@ -119,20 +127,8 @@ impl Refusal {
                     .with_hint("Raise pool.waiting_max or pool.size.")
             }
             Self::Disabled => ErrorFields::error("57P03", "the database is disabled"),
-            Self::Connect(error) => match &**error {
-                ConnectError::Server { body, .. } => return Told::Body(body.clone()),
-                ConnectError::Unreachable { .. } => ErrorFields::error("08006", "the server cannot be reached"),
-                ConnectError::Timeout { after } => {
-                    ErrorFields::error("08006", format!("the server did not let the router in within {after:.1?}"))
-                }
-                ConnectError::Authentication { .. } => {
-                    ErrorFields::error("28000", "the router could not log in to the server")
-                        .with_hint("See the router's log for the reason.")
-                }
-                ConnectError::Protocol { text } => ErrorFields::error("08P01", *text),
-            },
-        };
-        Told::Fields(fields)
+            Self::Connect(error) => error.fields(),
+        }
     }
 }
 

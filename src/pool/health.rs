@@ -18,6 +18,7 @@ use std::sync::atomic::{
 use std::time::{Duration, Instant};
 
 use crate::pool::error::error_field;
+use crate::prober::{self, ProbeResult};
 
 /// Samples of the primary's position that are kept; beyond it the older half is thinned out.
 const SAMPLES_MAX: usize = 256;
@@ -39,6 +40,8 @@ pub enum State {
 #[derive(Debug)]
 pub struct InstanceHealth {
     epoch: Instant,
+    /// Nanoseconds.
+    lag_max: AtomicU64,
     state: AtomicU8,
     /// See `stamp`; 0 when nothing is known.
     fresh_as_of: AtomicU64,
@@ -80,9 +83,10 @@ impl Fault {
 
 impl InstanceHealth {
     /// Nothing known yet. Instants are stored as nanoseconds since `epoch`.
-    pub fn new(epoch: Instant) -> Self {
+    pub fn new(lag_max: Duration, epoch: Instant) -> Self {
         Self {
             epoch,
+            lag_max: AtomicU64::new(nanos(lag_max)),
             state: AtomicU8::new(State::Unknown as u8),
             fresh_as_of: AtomicU64::new(0),
             out_until: AtomicU64::new(0),
@@ -121,17 +125,24 @@ impl InstanceHealth {
         self.out_until.fetch_max(self.stamp(now + fault.backoff()), AcqRel);
     }
 
-    /// Whether a read may go here: a replica in use, at most `lag_max` behind, and fresher than the session's last write on the shard.
-    pub fn may_read(&self, now: Instant, lag_max: Duration, wrote: Option<Instant>) -> bool {
+    /// A replica further behind than this gets no reads.
+    pub fn set_lag_max(&self, lag_max: Duration) {
+        self.lag_max.store(nanos(lag_max), Release);
+    }
+
+    /// Whether a read may go here: a replica in use, not too far behind, and fresher than the session's last write on the shard.
+    pub fn serves_reads(&self, now: Instant, wrote: Option<Instant>) -> bool {
         if self.state() != State::Replica || self.is_out() {
             return false;
         }
-        let Some(fresh) = self.fresh_as_of() else { return false };
-        now.saturating_duration_since(fresh) <= lag_max && wrote.is_none_or(|w| fresh > w)
+        let fresh = self.fresh_as_of.load(Acquire);
+        fresh != 0
+            && self.stamp(now).saturating_sub(fresh) <= self.lag_max.load(Acquire)
+            && wrote.is_none_or(|w| fresh > self.stamp(w))
     }
 
     fn stamp(&self, at: Instant) -> u64 {
-        u64::try_from(at.saturating_duration_since(self.epoch).as_nanos()).unwrap_or(u64::MAX - 1) + 1
+        nanos(at.saturating_duration_since(self.epoch)).saturating_add(1)
     }
 
     fn set_state(&self, state: State) {
@@ -168,6 +179,18 @@ pub enum Answer {
     Down,
 }
 
+impl From<&ProbeResult> for Probe {
+    fn from(result: &ProbeResult) -> Self {
+        let lsn = |probe: &prober::Probe| probe.lsn.map_or(0, |lsn| lsn.0);
+        let answer = match &result.answer {
+            Err(_) => Answer::Down,
+            Ok(probe) if probe.in_recovery => Answer::Replica { replayed: lsn(probe) },
+            Ok(probe) => Answer::Primary { lsn: lsn(probe), timeline: 0 },
+        };
+        Self { instance: result.instance, asked_at: result.asked, answer }
+    }
+}
+
 /// What happened to the primary by a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
@@ -190,8 +213,8 @@ pub struct Health {
 
 impl Health {
     /// A shard of `instances` instances of which nothing is known.
-    pub fn new(instances: usize, epoch: Instant) -> Self {
-        let instances = (0..instances).map(|_| Arc::new(InstanceHealth::new(epoch))).collect();
+    pub fn new(instances: usize, lag_max: Duration, epoch: Instant) -> Self {
+        let instances = (0..instances).map(|_| Arc::new(InstanceHealth::new(lag_max, epoch))).collect();
         Self { instances, primary: None, samples: VecDeque::new() }
     }
 
@@ -297,6 +320,10 @@ impl Health {
     }
 }
 
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -315,7 +342,7 @@ mod tests {
     #[test]
     fn a_replica_is_fresh_as_of_the_last_position_it_has_replayed() {
         let t = Instant::now();
-        let mut health = Health::new(2, t);
+        let mut health = Health::new(2, LAG_MAX, t);
         primary(&mut health, 0, t, 100, 1);
         primary(&mut health, 0, t + 100 * MS, 200, 1);
         primary(&mut health, 0, t + 200 * MS, 300, 1);
@@ -323,16 +350,16 @@ mod tests {
         let one = Arc::clone(health.instance(1));
         assert_eq!(one.fresh_as_of(), Some(t + 100 * MS));
         assert_eq!(one.lag(t + 300 * MS), Some(200 * MS));
-        assert!(one.may_read(t + 300 * MS, LAG_MAX, None));
-        assert!(!one.may_read(t + 300 * MS, 100 * MS, None), "too far behind");
-        assert!(one.may_read(t + 300 * MS, LAG_MAX, Some(t + 99 * MS)));
-        assert!(!one.may_read(t + 300 * MS, LAG_MAX, Some(t + 100 * MS)), "the write may be missing");
+        assert!(one.serves_reads(t + 300 * MS, None));
+        assert!(!one.serves_reads(t + 1101 * MS, None), "too far behind");
+        assert!(one.serves_reads(t + 300 * MS, Some(t + 99 * MS)));
+        assert!(!one.serves_reads(t + 300 * MS, Some(t + 100 * MS)), "the write may be missing");
     }
 
     #[test]
     fn an_idle_primary_keeps_its_replicas_fresh() {
         let t = Instant::now();
-        let mut health = Health::new(2, t);
+        let mut health = Health::new(2, LAG_MAX, t);
         for second in 0..1000 {
             primary(&mut health, 0, t + second * 1000 * MS, 100, 1);
         }
@@ -343,7 +370,7 @@ mod tests {
     #[test]
     fn many_samples_are_thinned_out_and_stay_true() {
         let t = Instant::now();
-        let mut health = Health::new(2, t);
+        let mut health = Health::new(2, LAG_MAX, t);
         for i in 0..5000_u32 {
             primary(&mut health, 0, t + i * MS, u64::from(i), 1);
         }
@@ -358,12 +385,12 @@ mod tests {
     #[test]
     fn a_fault_takes_a_replica_out_until_a_good_probe_after_the_backoff() {
         let t = Instant::now();
-        let mut health = Health::new(2, t);
+        let mut health = Health::new(2, LAG_MAX, t);
         primary(&mut health, 0, t, 100, 1);
         replica(&mut health, 1, t, 100);
         let one = Arc::clone(health.instance(1));
         one.take_out(Fault::RecoveryConflict, t);
-        assert!(!one.may_read(t, LAG_MAX, None));
+        assert!(!one.serves_reads(t, None));
         replica(&mut health, 1, t + 500 * MS, 100);
         assert!(one.is_out(), "too early");
         replica(&mut health, 1, t + 1000 * MS, 100);
@@ -375,7 +402,7 @@ mod tests {
     #[test]
     fn after_a_promotion_the_old_primary_does_not_come_back_by_itself() {
         let t = Instant::now();
-        let mut health = Health::new(3, t);
+        let mut health = Health::new(3, LAG_MAX, t);
         assert_eq!(primary(&mut health, 0, t, 100, 1), Change::Primary { instance: 0 });
         replica(&mut health, 1, t, 100);
         replica(&mut health, 2, t, 100);

@@ -4,9 +4,13 @@
 
 pub mod balance;
 pub mod budget;
+pub mod connect;
 pub mod core;
+pub mod directory;
 pub mod driver;
 pub mod error;
 pub mod health;
+mod link;
 pub mod server;
-pub use driver::Server;
+
+pub use link::{Canceller, Server, ServerId};

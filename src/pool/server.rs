@@ -258,6 +258,29 @@ fn verdict(audience: Audience) -> Verdict {
     }
 }
 
+/// What is known of a server at rest, on its way to another worker.
+#[derive(Debug)]
+pub struct Resting {
+    prepared: Prepared,
+    settings: Settings,
+    tainted: bool,
+}
+
+impl ServerState {
+    /// What must be kept of a clean server, free to cross threads.
+    pub fn into_resting(self) -> Resting {
+        assert!(self.is_clean(), "only a server at rest moves");
+        Resting { prepared: self.prepared, settings: Rc::unwrap_or_clone(self.settings), tainted: self.tainted }
+    }
+}
+
+impl From<Resting> for ServerState {
+    fn from(resting: Resting) -> Self {
+        let Resting { prepared, settings, tainted } = resting;
+        Self { due: VecDeque::new(), status: TransactionStatus::Idle, prepared, settings: Rc::new(settings), tainted }
+    }
+}
+
 /// The statements prepared on one server; the least recently used one gives way.
 #[derive(Debug)]
 pub struct Prepared {

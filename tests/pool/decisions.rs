@@ -299,6 +299,6 @@ fn reconnect_and_a_smaller_size_close_servers_as_they_come_back() {
 
 #[test]
 fn refusals_tell_the_client_what_to_do() {
-    let told = format!("{:?}", Refusal::TooManyWaiting { max: 3 }.told());
+    let told = format!("{:?}", Refusal::TooManyWaiting { max: 3 }.into_fields());
     assert!(told.contains("waiting_max"), "{told}");
 }

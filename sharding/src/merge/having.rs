@@ -14,9 +14,9 @@ use crate::value::oid;
 pub(super) enum Having {
     Compare { left: Operand, operator: Comparison, right: Operand },
     IsNull { operand: Operand, negated: bool },
-    And(Vec<Having>),
-    Or(Vec<Having>),
-    Not(Box<Having>),
+    And(Vec<Self>),
+    Or(Vec<Self>),
+    Not(Box<Self>),
 }
 
 #[derive(Debug)]

@@ -4,12 +4,30 @@
 //! there as the client wrote it**, and nothing above the route runs. The tree of a [`Gather`] is for
 //! two shards and more.
 
+mod bind;
+mod bind_dml;
+mod bind_expr;
+mod bind_query;
+mod bind_values;
+mod copy_plan;
+mod ddl;
+mod decide;
+mod display;
+mod from_ddl;
+mod reasons;
+mod resolve;
+mod route;
+mod scope;
+mod terms;
+
 use std::sync::Arc;
 
 use crate::copy::CopyFrom;
 use crate::key::KeyType;
 use crate::map::ShardId;
 use crate::refusal::Refusal;
+
+pub(crate) use decide::{Context, plan_statement};
 
 /// How one statement is answered. Immutable once made.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,6 +58,8 @@ pub enum Shards {
     One(ShardId),
     /// Where these keys live. All of them are values for key columns of one type.
     Keys { key_type: KeyType, keys: Vec<KeyValue>, null: NullKey },
+    /// The home of a local table and where these keys live, which must be the same shard.
+    Home { home: ShardId, keys: Box<Self> },
     /// Every shard.
     All,
 }
@@ -260,16 +280,4 @@ pub struct Values<'a> {
     /// The literals of `text` in order of appearance, as byte ranges.
     pub literals: &'a [crate::sql::shape::Literal],
     pub params: &'a [crate::key::Input<'a>],
-}
-
-impl Shards {
-    /// The shards that hold the rows concerned, under `map`.
-    ///
-    /// # Errors
-    /// A value that cannot be coerced to the key's type gives PostgreSQL's error for it (`22P02`,
-    /// `22003`); a NULL key where a row would be stored gives `23502`.
-    pub fn resolve(&self, map: &crate::ShardMap, values: Values<'_>) -> Result<ShardSet, Refusal> {
-        let _ = (map, values);
-        todo!()
-    }
 }

@@ -3,14 +3,24 @@
 //! The only module that calls the parser. Its own tree stays inside the crate; what leaves is one
 //! [`Statement`] for every statement of a request.
 
+pub(crate) mod functions;
+mod lex;
+pub(crate) mod parse;
+mod parse_error;
+mod parse_expr;
+mod parse_query;
+mod parse_utility;
+mod planner;
 pub mod shape;
+pub(crate) mod spans;
+pub(crate) mod tree;
 
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::catalog::Catalog;
 use crate::plan::Plan;
-use crate::refusal::Refusal;
+
+pub use planner::Planner;
 
 /// All statements of one request's text, analysed and planned against one catalog version.
 #[derive(Clone, Debug, PartialEq)]
@@ -18,10 +28,21 @@ pub struct Script {
     pub statements: Vec<Statement>,
 }
 
+impl Script {
+    /// The text of one statement in the request's `text`. A script of a single statement may have
+    /// been planned for another text of the same shape, so there the whole text is meant.
+    pub fn text_of<'t>(&self, statement: usize, text: &'t str) -> &'t str {
+        match self.statements.as_slice() {
+            [_] => text,
+            statements => statements.get(statement).and_then(|found| text.get(found.span.clone())).unwrap_or(""),
+        }
+    }
+}
+
 /// One statement: what the session must know, and the plan.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Statement {
-    /// Its bytes in the request's text, without the semicolon.
+    /// Its bytes in the request's text, without the semicolon; see [`Script::text_of`].
     pub span: Range<usize>,
     pub command: Command,
     pub access: Access,
@@ -167,13 +188,6 @@ pub struct Explain {
 /// The cached result of planning, shared between sessions of a worker.
 pub type SharedScript = Arc<Script>;
 
-/// Plans statements and remembers what it planned. One per worker: nothing in it is shared.
-#[derive(Debug)]
-pub struct Planner {
-    limits: Limits,
-    literals: Vec<shape::Literal>,
-}
-
 /// Bounds of a planner.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -199,32 +213,4 @@ pub struct PlannerStats {
     pub misses: u64,
     pub entries: usize,
     pub bytes: usize,
-}
-
-impl Planner {
-    pub fn new(limits: Limits) -> Self {
-        Self { limits, literals: Vec::new() }
-    }
-
-    /// The plan of a request's text under `catalog`, from the cache where possible. The literals
-    /// that the plan's slots speak of are in [`Planner::literals`] until the next call.
-    ///
-    /// `search_path` is the session's, as the text of the setting; `None` when it has set none.
-    ///
-    /// # Errors
-    /// PostgreSQL's syntax error `42601` with its position, or a bound that was passed.
-    /// A statement that may not run over several shards is no error: its plan is `Plan::Refused`.
-    pub fn plan(&mut self, catalog: &Catalog, search_path: Option<&str>, text: &str) -> Result<SharedScript, Refusal> {
-        let _ = (catalog, search_path, text, self.limits);
-        todo!()
-    }
-
-    /// The literals of the text planned last.
-    pub fn literals(&self) -> &[shape::Literal] {
-        &self.literals
-    }
-
-    pub fn stats(&self) -> PlannerStats {
-        PlannerStats::default()
-    }
 }

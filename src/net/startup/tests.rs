@@ -42,9 +42,9 @@ async fn answer_to(bytes: &[u8], context: Context) -> (Vec<u8>, Result<First, Re
     let mut answer = Vec::new();
     client.write_all(bytes).await.expect("sent");
     client.shutdown().await.expect("shut down");
-    let result = task.await.expect("no panic");
+    let result = task.await.expect("no panic").map(first_without_stream);
     drop(client.read_to_end(&mut answer).await);
-    (answer, result.map(|first| first_without_stream(first)))
+    (answer, result)
 }
 
 /// Closes the connection so that the client sees its end.
@@ -200,6 +200,7 @@ async fn interrupted_login(stop: usize, hostile: &[u8]) -> String {
         client.read_buf(&mut buffer).await.expect("an answer");
         let Some((tag, body, _)) = Header::split(&buffer).expect("a length") else { continue };
         if tag == b'E' {
+            drop(client);
             assert!(matches!(task.await.expect("no panic"), Err(Refused::Told(_))));
             return ErrorFields::parse(body).sqlstate.into_owned();
         }

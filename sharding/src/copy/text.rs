@@ -1,0 +1,87 @@
+//! One field of a line of text COPY.
+
+use memchr::{memchr, memchr2};
+
+use crate::copy::Field;
+
+/// The field with this number, decoded into `scratch` where it has escapes.
+#[inline]
+pub(super) fn field<'a>(
+    line: &'a [u8],
+    number: u16,
+    delimiter: u8,
+    null: &[u8],
+    scratch: &'a mut Vec<u8>,
+) -> Field<'a> {
+    let mut rest = line;
+    for _ in 0..number {
+        let end = end(rest, delimiter);
+        if end == rest.len() {
+            return Field::Missing;
+        }
+        rest = &rest[end + 1..];
+    }
+    let raw = &rest[..end(rest, delimiter)];
+    if raw == null {
+        return Field::Null;
+    }
+    if memchr(b'\\', raw).is_none() {
+        return Field::Value(raw);
+    }
+    unescape(raw, scratch);
+    Field::Value(scratch)
+}
+
+/// Where the first field ends: at a delimiter that no backslash protects.
+#[inline]
+fn end(bytes: &[u8], delimiter: u8) -> usize {
+    let mut from = 0;
+    while let Some(at) = bytes.get(from..).and_then(|rest| memchr2(delimiter, b'\\', rest)) {
+        if bytes[from + at] == delimiter {
+            return from + at;
+        }
+        from += at + 2;
+    }
+    bytes.len()
+}
+
+fn unescape(raw: &[u8], out: &mut Vec<u8>) {
+    out.clear();
+    let mut bytes = raw.iter().copied().peekable();
+    while let Some(byte) = bytes.next() {
+        if byte != b'\\' {
+            out.push(byte);
+            continue;
+        }
+        let digit = |byte: &u8, radix| char::from(*byte).to_digit(radix).and_then(|digit| u8::try_from(digit).ok());
+        out.push(match bytes.next() {
+            None => b'\\',
+            Some(b'b') => 8,
+            Some(b'f') => 12,
+            Some(b'n') => b'\n',
+            Some(b'r') => b'\r',
+            Some(b't') => b'\t',
+            Some(b'v') => 11,
+            Some(b'x') if bytes.peek().is_some_and(u8::is_ascii_hexdigit) => {
+                let mut value = 0;
+                for _ in 0..2 {
+                    let Some(digit) = bytes.peek().and_then(|byte| digit(byte, 16)) else { break };
+                    value = value << 4 | digit;
+                    bytes.next();
+                }
+                value
+            }
+            Some(first @ b'0'..=b'7') => {
+                let mut value = first - b'0';
+                for _ in 0..2 {
+                    let Some(digit) = bytes.peek().and_then(|byte| digit(byte, 8)) else { break };
+                    // Three octal digits may pass a byte; PostgreSQL keeps the lower eight bits.
+                    value = value << 3 | digit;
+                    bytes.next();
+                }
+                value
+            }
+            Some(other) => other,
+        });
+    }
+}

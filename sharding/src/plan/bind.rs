@@ -1,0 +1,402 @@
+//! Names -> catalog, predicates -> what is known of the sharding keys.
+//!
+//! One pass over a statement collects everything the router decides by: every place where a sharded
+//! table is read or written, what is equal to what, which functions are called. Nothing is decided
+//! here.
+
+use super::KeyValue;
+use super::scope::{Columns, Found, Names, Rel, is_sharded, is_view};
+use super::terms::{ColumnKind, Family, Term, Terms, ValueSet};
+use crate::catalog::{Table, TableKind};
+use crate::key::KeyType;
+use crate::map::ShardId;
+use crate::refusal::Refusal;
+use crate::sql::Pin;
+use crate::sql::tree::{TableRef, With};
+
+/// One place in a statement where a sharded table stands.
+#[derive(Debug)]
+pub(crate) struct Occurrence {
+    pub table: String,
+    pub key: Term,
+    pub key_type: KeyType,
+    /// Rows are put into it, so that the key must be a value of its type.
+    pub inserts: bool,
+}
+
+/// A sharded table whose rows may cut a query into parts by key: what must hold on the way out.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Root {
+    pub occurrence: usize,
+    /// Each list (GROUP BY, PARTITION BY, DISTINCT of a subquery) must contain the key.
+    pub lists: Vec<Vec<Term>>,
+    /// CTEs it is reached through, which must be used once.
+    pub ctes: Vec<usize>,
+}
+
+/// What was seen of functions and other things that are not tables.
+#[derive(Debug, Default)]
+pub(crate) struct Facts {
+    /// A volatile function, by name.
+    pub volatile: Option<String>,
+    /// A function that tells the time.
+    pub clock: Option<String>,
+    /// A user-defined function that may read tables.
+    pub reader: Option<String>,
+    /// A function that means something only on the first shard.
+    pub home: Option<String>,
+    pub pin: Option<Pin>,
+    /// Every volatile function seen only takes locks.
+    pub only_locks: bool,
+    /// Something the router does not look into.
+    pub opaque: bool,
+    pub locking: bool,
+    pub sampled: bool,
+    /// `ctid`, `xmin` ...
+    pub system_column: Option<String>,
+    /// 'now', 'today' ... which PostgreSQL turns into the moment.
+    pub time_word: bool,
+    pub user_view: bool,
+    pub unknown_table: bool,
+    pub writes: bool,
+}
+
+/// A CTE in sight.
+#[derive(Debug)]
+pub(crate) struct CteScope {
+    pub name: Box<str>,
+    pub id: usize,
+    pub columns: Vec<Option<Box<str>>>,
+    pub outputs: Vec<Output>,
+    pub roots: Vec<Root>,
+}
+
+/// A column that a query gives out.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Output {
+    pub name: Option<Box<str>>,
+    /// The column it shows unchanged.
+    pub term: Option<Term>,
+    /// A filter on it may be applied inside the query without changing anything else.
+    pub transparent: bool,
+    /// In every row it equals the inner column, never something else.
+    pub carries: bool,
+    /// The values it is limited to, for INSERT.
+    pub values: Option<(Vec<KeyValue>, Family)>,
+}
+
+/// One level of names: a SELECT, an UPDATE ...
+#[derive(Debug, Default)]
+pub(crate) struct Block {
+    pub rels: Vec<usize>,
+    /// Columns merged by USING, which stand for the preserved side's.
+    pub merged: Vec<(Box<str>, Option<Term>)>,
+    /// The nullable sides of LEFT JOINs with the edges that are missing only because of it.
+    pub outer: Vec<(Vec<usize>, Vec<(Term, Term)>)>,
+    /// Relations that a strict predicate of WHERE needs to be there.
+    pub strict: Vec<usize>,
+    pub roots: Vec<Root>,
+    pub aggregates: bool,
+    /// PARTITION BY of every window, as columns.
+    pub windows: Vec<Vec<Term>>,
+    pub set_returning: bool,
+}
+
+/// Walks a statement; see the module.
+#[derive(Debug)]
+pub(crate) struct Binder<'c> {
+    pub names: Names<'c>,
+    pub terms: Terms,
+    pub rels: Vec<Rel<'c>>,
+    pub blocks: Vec<Block>,
+    /// The blocks in sight, innermost last.
+    pub sight: Vec<usize>,
+    pub ctes: Vec<CteScope>,
+    pub cte_uses: Vec<usize>,
+    pub occurrences: Vec<Occurrence>,
+    /// Homes of the local tables.
+    pub homes: Vec<(ShardId, String)>,
+    pub reference_writes: Vec<String>,
+    /// Edges from the use of a CTE to its inside, good only if it is used once.
+    pub cte_edges: Vec<(usize, Term, Term)>,
+    pub system: bool,
+    pub facts: Facts,
+    /// What is refused whenever there are two shards.
+    pub problem: Option<Refusal>,
+    /// Some literal's value was looked at, so the plan holds for this text only.
+    pub value_seen: bool,
+}
+
+impl<'c> Binder<'c> {
+    pub(crate) fn new(names: Names<'c>) -> Self {
+        Self {
+            names,
+            terms: Terms::default(),
+            rels: Vec::new(),
+            blocks: Vec::new(),
+            sight: Vec::new(),
+            ctes: Vec::new(),
+            cte_uses: Vec::new(),
+            occurrences: Vec::new(),
+            homes: Vec::new(),
+            reference_writes: Vec::new(),
+            cte_edges: Vec::new(),
+            system: false,
+            facts: Facts { only_locks: true, ..Facts::default() },
+            problem: None,
+            value_seen: false,
+        }
+    }
+
+    /// All is seen: what depends on how often a CTE was used becomes known.
+    pub(crate) fn finish(&mut self) {
+        for (cte, outside, inside) in std::mem::take(&mut self.cte_edges) {
+            if self.cte_uses[cte] == 1 {
+                self.terms.edge(outside, inside);
+            }
+        }
+    }
+
+    pub(crate) fn refuse(&mut self, refusal: Refusal) {
+        self.problem.get_or_insert(refusal);
+    }
+
+    /// Opens a level of names.
+    pub(crate) fn open(&mut self) -> usize {
+        self.blocks.push(Block::default());
+        let block = self.blocks.len() - 1;
+        self.sight.push(block);
+        block
+    }
+
+    pub(crate) fn close(&mut self) {
+        self.sight.pop();
+    }
+
+    pub(crate) fn block(&mut self) -> usize {
+        self.sight.last().copied().unwrap_or(0)
+    }
+
+    /// A table in FROM: a CTE, or what the catalog says.
+    pub(crate) fn table(&mut self, table: &TableRef, preserved: bool) -> usize {
+        self.facts.sampled |= table.sampled;
+        if table.schema.is_none()
+            && let Some(cte) = self.ctes.iter().rposition(|cte| cte.name == table.name)
+        {
+            return self.use_cte(cte, table, preserved);
+        }
+        self.stored_table(table, preserved, false)
+    }
+
+    /// A table of the catalog, read or written.
+    pub(crate) fn stored_table(&mut self, table: &TableRef, preserved: bool, writes: bool) -> usize {
+        let found = self.names.find(table);
+        let columns = match found {
+            Found::Table { table: found, .. } => Columns::Table(found),
+            Found::System | Found::Unknown => Columns::Unknown,
+        };
+        let rel = self.add_rel(table, columns, !preserved);
+        match found {
+            Found::Table { table: found, name } => self.note_table(found, name, table, rel, preserved, writes),
+            Found::System => self.system = true,
+            Found::Unknown => self.facts.unknown_table = true,
+        }
+        rel
+    }
+
+    fn note_table(
+        &mut self,
+        found: &'c Table,
+        name: &str,
+        table: &TableRef,
+        rel: usize,
+        preserved: bool,
+        writes: bool,
+    ) {
+        if is_view(found) {
+            self.facts.user_view = true;
+            if !self.names.has_rule(table.schema.as_deref(), name) {
+                self.refuse(super::reasons::view(name));
+            }
+        }
+        match found.kind {
+            TableKind::Sharded { column, key_type } => {
+                let key = self.term(rel, column);
+                self.occurrences.push(Occurrence { table: name.to_owned(), key, key_type, inserts: false });
+                let block = self.rels[rel].block;
+                if preserved && is_sharded(found) {
+                    let occurrence = self.occurrences.len() - 1;
+                    self.blocks[block].roots.push(Root { occurrence, ..Root::default() });
+                }
+            }
+            TableKind::Reference if writes => self.reference_writes.push(name.to_owned()),
+            TableKind::Reference => {}
+            TableKind::Local(home) => self.homes.push((home, name.to_owned())),
+        }
+    }
+
+    fn add_rel(&mut self, table: &TableRef, columns: Columns<'c>, nullable: bool) -> usize {
+        let (name, renamed, schema) = match &table.alias {
+            Some(alias) => (alias.name.clone(), alias.columns.clone(), None),
+            None => (table.name.clone(), Vec::new(), table.schema.clone()),
+        };
+        self.push_rel(Rel { name, schema, columns, renamed, block: 0, nullable, terms: Default::default() })
+    }
+
+    /// Adds a relation to the innermost block.
+    pub(crate) fn push_rel(&mut self, mut rel: Rel<'c>) -> usize {
+        let block = self.block();
+        rel.block = block;
+        self.rels.push(rel);
+        let rel = self.rels.len() - 1;
+        self.blocks[block].rels.push(rel);
+        rel
+    }
+
+    fn use_cte(&mut self, index: usize, table: &TableRef, preserved: bool) -> usize {
+        let cte = &self.ctes[index];
+        let (id, columns, outputs, roots) = (cte.id, cte.columns.clone(), cte.outputs.clone(), cte.roots.clone());
+        self.cte_uses[id] += 1;
+        let rel = self.add_rel(table, Columns::Derived(columns), !preserved);
+        for (position, output) in outputs.iter().enumerate() {
+            let Some(inside) = output.term else { continue };
+            let outside = self.term(rel, position);
+            self.terms.set_kind(outside, self.terms.kind(inside));
+            if output.carries {
+                self.terms.edge(inside, outside);
+            }
+            if output.transparent {
+                self.cte_edges.push((id, outside, inside));
+            }
+        }
+        if preserved {
+            let block = self.block();
+            for mut root in roots {
+                root.ctes.push(id);
+                self.blocks[block].roots.push(root);
+            }
+        }
+        rel
+    }
+
+    /// A subquery in FROM with these columns.
+    pub(crate) fn derived(&mut self, rel: Rel<'c>, outputs: &[Output], roots: Vec<Root>, preserved: bool) -> usize {
+        let rel = self.push_rel(rel);
+        for (position, output) in outputs.iter().enumerate() {
+            let Some(inside) = output.term else { continue };
+            let outside = self.term(rel, position);
+            self.terms.set_kind(outside, self.terms.kind(inside));
+            if output.carries {
+                self.terms.edge(inside, outside);
+            }
+            if output.transparent {
+                self.terms.edge(outside, inside);
+            }
+        }
+        if preserved {
+            let block = self.block();
+            self.blocks[block].roots.extend(roots);
+        }
+        rel
+    }
+
+    /// The term of a relation's column.
+    pub(crate) fn term(&mut self, rel: usize, position: usize) -> Term {
+        if let Some(term) = self.rels[rel].terms.get(&position) {
+            return *term;
+        }
+        let kind = match &self.rels[rel].columns {
+            Columns::Table(table) => table.columns.get(position).map_or(ColumnKind::Foreign, ColumnKind::of),
+            Columns::Derived(_) | Columns::Unknown => ColumnKind::Foreign,
+        };
+        let term = self.terms.add(rel, kind);
+        self.rels[rel].terms.insert(position, term);
+        term
+    }
+
+    /// What a column name means here: the innermost block that has it wins.
+    pub(crate) fn column(&mut self, names: &[Box<str>]) -> Option<Term> {
+        let sight = self.sight.clone();
+        for block in sight.into_iter().rev() {
+            match self.column_in(block, names) {
+                Lookup::Found(term) => return term,
+                Lookup::Absent => {}
+            }
+        }
+        None
+    }
+
+    fn column_in(&mut self, block: usize, names: &[Box<str>]) -> Lookup {
+        let (qualifier, name) = match names {
+            [name] => (None, name),
+            [table, name] => (Some((None, table)), name),
+            [schema, table, name] => (Some((Some(schema), table)), name),
+            _ => return Lookup::Found(None),
+        };
+        let Some((schema, table)) = qualifier else { return self.bare_column_in(block, name) };
+        let rels = &self.blocks[block].rels;
+        let found = rels.iter().copied().find(|rel| {
+            let rel = &self.rels[*rel];
+            rel.name == *table && (schema.is_none() || rel.schema.is_none() || rel.schema.as_ref() == schema)
+        });
+        match found {
+            None => Lookup::Absent,
+            Some(rel) => Lookup::Found(self.rels[rel].position(name).map(|position| self.term(rel, position))),
+        }
+    }
+
+    fn bare_column_in(&mut self, block: usize, name: &str) -> Lookup {
+        if let Some((_, term)) = self.blocks[block].merged.iter().rev().find(|(merged, _)| &**merged == name) {
+            return Lookup::Found(*term);
+        }
+        let mut found = None;
+        let mut unknown = false;
+        for rel in self.blocks[block].rels.clone() {
+            match self.rels[rel].position(name) {
+                Some(_) if found.is_some() => return Lookup::Found(None),
+                Some(position) => found = Some((rel, position)),
+                None => unknown |= matches!(self.rels[rel].columns, Columns::Unknown),
+            }
+        }
+        match found {
+            Some((rel, position)) => Lookup::Found(Some(self.term(rel, position))),
+            // It may be a column of the relation we know nothing of, and hide one further out.
+            None if unknown => Lookup::Found(None),
+            None => Lookup::Absent,
+        }
+    }
+
+    /// `term` is one of `keys` in every row that matters.
+    pub(crate) fn limit(&mut self, term: Term, keys: Vec<KeyValue>, family: Family) {
+        self.terms.values.push(ValueSet { term, keys, family });
+    }
+
+    /// The CTEs of a WITH come in sight; returns how many, for [`Binder::forget_ctes`].
+    pub(crate) fn with(&mut self, with: Option<&With>) -> usize {
+        let before = self.ctes.len();
+        let Some(with) = with else { return before };
+        for cte in &with.ctes {
+            let id = self.cte_uses.len();
+            self.cte_uses.push(0);
+            let scope =
+                CteScope { name: cte.name.clone(), id, columns: Vec::new(), outputs: Vec::new(), roots: Vec::new() };
+            if with.recursive {
+                self.recursive_cte(cte, scope);
+            } else {
+                self.plain_cte(cte, scope);
+            }
+        }
+        before
+    }
+
+    pub(crate) fn forget_ctes(&mut self, before: usize) {
+        self.ctes.truncate(before);
+    }
+}
+
+/// Whether a block has a column of some name, and which.
+enum Lookup {
+    /// It has one, or hides what is further out; `None` when the router cannot say which.
+    Found(Option<Term>),
+    Absent,
+}

@@ -1,0 +1,233 @@
+//! INSERT, UPDATE, DELETE, MERGE: the rows that are written, and what decides where they live.
+
+use super::KeyValue;
+use super::bind::{Binder, Output};
+use super::bind_values::Reach;
+use super::reasons;
+use super::scope::{Columns, Rel};
+use super::terms::Family;
+use crate::catalog::{Table, TableKind};
+use crate::sql::tree::{Assignment, Body, Conflict, Delete, Dml, Expr, From, Insert, Merge, TableRef, Target, Update};
+
+/// The key column of a sharded table that is written.
+struct KeyColumn<'c> {
+    table: &'c Table,
+    position: usize,
+    name: &'c str,
+}
+
+impl<'c> Binder<'c> {
+    pub(crate) fn statement(&mut self, statement: &Dml) {
+        match statement {
+            Dml::Query(query) => {
+                self.query(query);
+            }
+            Dml::Insert(insert) => self.insert(insert),
+            Dml::Update(update) => self.update(update),
+            Dml::Delete(delete) => self.delete(delete),
+            Dml::Merge(merge) => self.merge(merge),
+        }
+        self.facts.writes |= !matches!(statement, Dml::Query(_));
+    }
+
+    /// Opens the block of a write with its target in it.
+    fn open_target(&mut self, table: &TableRef) -> (usize, Option<KeyColumn<'c>>) {
+        self.open();
+        let rel = self.stored_table(table, true, true);
+        let key = match self.rels[rel].columns {
+            Columns::Table(table) => match table.kind {
+                TableKind::Sharded { column, .. } => {
+                    Some(KeyColumn { table, position: column, name: &table.columns[column].name })
+                }
+                TableKind::Reference | TableKind::Local(_) => None,
+            },
+            Columns::Derived(_) | Columns::Unknown => None,
+        };
+        (rel, key)
+    }
+
+    fn returning(&mut self, targets: &[Target]) {
+        self.exprs(targets.iter().map(|target| &target.expr));
+    }
+
+    fn insert(&mut self, insert: &Insert) {
+        let before = self.with(insert.with.as_deref());
+        let (rel, key) = self.open_target(&insert.table);
+        if let Some(key) = &key {
+            if let Some(target) = self.occurrences.last_mut() {
+                target.inserts = true;
+            }
+            self.insert_key(insert, rel, key);
+        } else if let Some(source) = &insert.source {
+            self.apart(|binder| binder.query(source));
+        }
+        if let Some(conflict) = &insert.conflict {
+            self.conflict(conflict, key.as_ref());
+        }
+        self.returning(&insert.returning);
+        self.close();
+        self.forget_ctes(before);
+    }
+
+    /// Runs something that does not see the innermost block.
+    fn apart<T>(&mut self, run: impl FnOnce(&mut Self) -> T) -> T {
+        let hidden = self.sight.pop();
+        let result = run(self);
+        self.sight.extend(hidden);
+        result
+    }
+
+    fn insert_key(&mut self, insert: &Insert, rel: usize, key: &KeyColumn<'c>) {
+        let table = &*insert.table.name;
+        let field = if insert.columns.is_empty() {
+            Some(key.position)
+        } else {
+            insert.columns.iter().position(|column| **column == *key.name)
+        };
+        let Some(source) = &insert.source else {
+            return self.refuse(reasons::insert_without_key(table, key.name));
+        };
+        if let (Body::Values(rows), None) = (&source.body, &source.with) {
+            self.exprs(rows.iter().flatten());
+            let rows = rows.iter().map(|row| field.and_then(|field| row.get(field)));
+            let values = rows.map(|value| value.and_then(|value| self.stored(value))).collect::<Option<Vec<_>>>();
+            let Some(values) = values else {
+                return self.refuse(match field {
+                    None => reasons::insert_without_key(table, key.name),
+                    Some(_) => reasons::insert_unknown_key(table, key.name),
+                });
+            };
+            return self.limit_key(rel, key, values.concat());
+        }
+        let seen = self.apart(|binder| binder.query(source));
+        let output = field.and_then(|field| seen.outputs.as_ref()?.get(field).cloned());
+        match output {
+            None => self.refuse(reasons::insert_without_key(table, key.name)),
+            Some(output) => self.insert_selected(rel, key, output, table),
+        }
+    }
+
+    fn insert_selected(&mut self, rel: usize, key: &KeyColumn<'c>, output: Output, table: &str) {
+        let target = self.term(rel, key.position);
+        match output {
+            Output { term: Some(source), .. } if self.terms.comparable(source, target) => {
+                self.terms.edge(source, target)
+            }
+            Output { values: Some((keys, family)), .. } if family != Family::Numeric => {
+                self.limit(target, keys, family)
+            }
+            _ => self.refuse(reasons::insert_unknown_key(table, key.name)),
+        }
+    }
+
+    /// The key of a row to be stored. A number with a point would be rounded, so it is no key here.
+    fn stored(&mut self, value: &Expr) -> Option<Vec<KeyValue>> {
+        match self.value(value)? {
+            (_, Family::Numeric) => None,
+            (keys, _) => Some(keys),
+        }
+    }
+
+    fn limit_key(&mut self, rel: usize, key: &KeyColumn<'c>, keys: Vec<KeyValue>) {
+        let term = self.term(rel, key.position);
+        self.limit(term, keys, Family::Any);
+    }
+
+    fn conflict(&mut self, conflict: &Conflict, key: Option<&KeyColumn<'c>>) {
+        let columns = match key {
+            Some(key) => Columns::Table(key.table),
+            None => Columns::Unknown,
+        };
+        let terms = Default::default();
+        let excluded = Rel {
+            name: "excluded".into(),
+            schema: None,
+            columns,
+            renamed: Vec::new(),
+            block: 0,
+            nullable: false,
+            terms,
+        };
+        let rel = self.push_rel(excluded);
+        self.exprs(&conflict.exprs);
+        self.exprs(conflict.set.iter().map(|assignment| &assignment.value));
+        // Unqualified names in SET and WHERE mean the table, never `excluded`.
+        let block = self.block();
+        self.blocks[block].rels.retain(|found| *found != rel);
+        if let Some(key) = key {
+            // On a conflict over columns with the key among them, the two rows have the same key.
+            let unchanged = |assignment: &Assignment| {
+                matches!(&assignment.value, Expr::Column(names)
+                    if matches!(&**names, [table, column] if &**table == "excluded" && **column == *key.name))
+                    && conflict.columns.iter().any(|column| **column == *key.name)
+            };
+            if conflict.set.iter().any(|assignment| *assignment.column == *key.name && !unchanged(assignment)) {
+                self.refuse(reasons::changes_key(key.name));
+            }
+        }
+    }
+
+    fn update(&mut self, update: &Update) {
+        let before = self.with(update.with.as_deref());
+        let (_, key) = self.open_target(&update.table);
+        self.assignments(&update.set, key.as_ref());
+        self.joined(&update.from, update.filter.as_ref());
+        self.exprs(update.set.iter().map(|assignment| &assignment.value));
+        self.returning(&update.returning);
+        self.close();
+        self.forget_ctes(before);
+    }
+
+    fn assignments(&mut self, set: &[Assignment], key: Option<&KeyColumn<'c>>) {
+        if let Some(key) = key
+            && set.iter().any(|assignment| *assignment.column == *key.name)
+        {
+            self.refuse(reasons::changes_key(key.name));
+        }
+    }
+
+    /// The other tables and the condition of an UPDATE or DELETE, and what is assigned.
+    fn joined(&mut self, from: &[From], filter: Option<&Expr>) {
+        let block = self.block();
+        for item in from {
+            self.from_item(item, true);
+        }
+        if let Some(filter) = filter {
+            self.expr(filter);
+            self.predicates(filter, &Reach::Block(block), true);
+        }
+        self.reduce_outer_joins(block);
+    }
+
+    fn delete(&mut self, delete: &Delete) {
+        let before = self.with(delete.with.as_deref());
+        self.open_target(&delete.table);
+        self.joined(&delete.using, delete.filter.as_ref());
+        self.returning(&delete.returning);
+        self.close();
+        self.forget_ctes(before);
+    }
+
+    /// MERGE: the target is written where its rows are; rows that match nothing are inserted.
+    fn merge(&mut self, merge: &Merge) {
+        let before = self.with(merge.with.as_deref());
+        let (rel, key) = self.open_target(&merge.table);
+        if key.is_some() {
+            self.refuse(reasons::merge(&merge.table.name));
+        }
+        self.from_item(&merge.source, true);
+        if let Some(on) = &merge.on {
+            self.expr(on);
+            self.predicates(on, &Reach::Rels(vec![rel]), false);
+        }
+        for action in &merge.actions {
+            self.exprs(&action.condition);
+            self.exprs(&action.values);
+            self.exprs(action.set.iter().map(|assignment| &assignment.value));
+            self.assignments(&action.set, key.as_ref());
+        }
+        self.returning(&merge.returning);
+        self.close();
+        self.forget_ctes(before);
+    }
+}

@@ -1,0 +1,409 @@
+//! Queries: FROM, predicates, and what a query gives to the one around it.
+
+use super::bind::{Binder, Block, CteScope, Output, Root};
+use super::bind_values::Reach;
+use super::scope::{Columns, Rel};
+use super::terms::{ColumnKind, Term};
+use crate::sql::tree::{
+    Alias, Body, Cte, Derived, Distinct, Dml, Expr, From, Join, JoinKind, Query, Select, Target, Window,
+};
+
+/// What the query around one sees of it.
+#[derive(Debug, Default)]
+pub(crate) struct Seen {
+    /// `None` when the columns cannot be told.
+    pub outputs: Option<Vec<Output>>,
+    pub roots: Vec<Root>,
+    /// The block of a plain SELECT.
+    pub block: Option<usize>,
+}
+
+impl Binder<'_> {
+    pub(crate) fn query(&mut self, query: &Query) -> Seen {
+        let before = self.with(query.with.as_deref());
+        self.facts.locking |= query.locking;
+        let seen = match &query.body {
+            Body::Select(select) => self.select(query, select),
+            Body::Values(rows) => self.values(query, rows),
+            Body::SetOp { left, right, .. } => self.set_operation(query, left, right),
+        };
+        self.forget_ctes(before);
+        seen
+    }
+
+    fn select(&mut self, query: &Query, select: &Select) -> Seen {
+        let block = self.open();
+        for item in &select.from {
+            self.from_item(item, true);
+        }
+        if let Some(filter) = &select.filter {
+            self.expr(filter);
+            self.predicates(filter, &Reach::Block(block), true);
+        }
+        self.reduce_outer_joins(block);
+        self.select_parts(query, select);
+        let outputs = self.outputs(query, select, block);
+        let roots = self.roots_through(query, select, block, outputs.as_deref());
+        self.close();
+        Seen { outputs, roots, block: Some(block) }
+    }
+
+    /// Everything of a SELECT but FROM and WHERE.
+    fn select_parts(&mut self, query: &Query, select: &Select) {
+        for target in &select.targets {
+            self.expr(&target.expr);
+        }
+        for window in &select.windows {
+            self.window(window, &select.windows);
+        }
+        let distinct = match &select.distinct {
+            Distinct::On(exprs) => exprs.as_slice(),
+            Distinct::No | Distinct::Yes => &[],
+        };
+        let order = query.order.iter().map(|item| &item.expr);
+        let rest = select.group.iter().chain(&select.having).chain(distinct).chain(order);
+        for expr in rest.chain(&query.limit).chain(&query.offset) {
+            self.expr(expr);
+        }
+    }
+
+    fn values(&mut self, query: &Query, rows: &[Vec<Expr>]) -> Seen {
+        self.open();
+        for expr in rows.iter().flatten().chain(&query.limit).chain(&query.offset) {
+            self.expr(expr);
+        }
+        self.close();
+        let width = rows.first().map_or(0, Vec::len);
+        let name = |position: usize| Some(format!("column{}", position + 1).into());
+        let outputs = (0..width).map(|position| Output { name: name(position), ..Output::default() }).collect();
+        Seen { outputs: Some(outputs), ..Seen::default() }
+    }
+
+    fn set_operation(&mut self, query: &Query, left: &Query, right: &Query) -> Seen {
+        let left = self.query(left);
+        let right = self.query(right);
+        for expr in query.limit.iter().chain(&query.offset) {
+            self.expr(expr);
+        }
+        let (Some(left), Some(right)) = (left.outputs, right.outputs) else { return Seen::default() };
+        let limited = query.limit.is_some() || query.offset.is_some();
+        let owner = self.hidden_rel();
+        let both = left.into_iter().zip(right);
+        let outputs = both.map(|(left, right)| self.set_output(owner, limited, left, &right)).collect();
+        Seen { outputs: Some(outputs), ..Seen::default() }
+    }
+
+    /// A column of a set operation: a filter on it reaches both sides, what one side knows does not
+    /// hold for the other.
+    fn set_output(&mut self, owner: usize, limited: bool, left: Output, right: &Output) -> Output {
+        let kind = [&left, right].iter().filter_map(|side| side.term).map(|term| self.terms.kind(term)).next();
+        let term = self.terms.add(owner, kind.unwrap_or(ColumnKind::Foreign));
+        for side in [&left, right] {
+            if let Some(inside) = side.term
+                && side.transparent
+                && self.terms.comparable(term, inside)
+            {
+                self.terms.edge(term, inside);
+            }
+        }
+        Output { name: left.name, term: Some(term), transparent: !limited, carries: false, values: None }
+    }
+
+    /// A relation that no name finds, to own terms.
+    fn hidden_rel(&mut self) -> usize {
+        let block = self.block();
+        let (name, columns) = ("".into(), Columns::Unknown);
+        let terms = Default::default();
+        self.rels.push(Rel { name, schema: None, columns, renamed: Vec::new(), block, nullable: false, terms });
+        self.rels.len() - 1
+    }
+
+    /// One entry of FROM; returns the relations it brings.
+    pub(crate) fn from_item(&mut self, item: &From, preserved: bool) -> Vec<usize> {
+        match item {
+            From::Table(table) => vec![self.table(table, preserved)],
+            From::Query(derived) => vec![self.derived_query(derived, preserved)],
+            From::Func(function) => {
+                for call in &function.calls {
+                    self.expr(call);
+                }
+                vec![self.push_rel(rel(function.alias.as_ref(), Columns::Unknown, !preserved))]
+            }
+            From::Join(join) => self.join(join, preserved),
+        }
+    }
+
+    fn derived_query(&mut self, derived: &Derived, preserved: bool) -> usize {
+        let hidden = if derived.lateral { None } else { self.sight.pop() };
+        let seen = self.query(&derived.query);
+        self.sight.extend(hidden);
+        let columns = columns_of(seen.outputs.as_deref());
+        let rel = rel(derived.alias.as_ref(), columns, !preserved);
+        self.derived(rel, seen.outputs.as_deref().unwrap_or_default(), seen.roots, preserved)
+    }
+
+    fn join(&mut self, join: &Join, preserved: bool) -> Vec<usize> {
+        let keeps = |side: JoinKind| join.kind == JoinKind::Inner || join.kind == side;
+        let left = self.from_item(&join.left, preserved && keeps(JoinKind::Left));
+        let right = self.from_item(&join.right, preserved && keeps(JoinKind::Right));
+        let nullable = match join.kind {
+            JoinKind::Inner | JoinKind::Full => Vec::new(),
+            JoinKind::Left => right.clone(),
+            JoinKind::Right => left.clone(),
+        };
+        let reach = match join.kind {
+            JoinKind::Inner => Reach::Rels(left.iter().chain(&right).copied().collect()),
+            JoinKind::Full => Reach::Rels(Vec::new()),
+            JoinKind::Left | JoinKind::Right => Reach::Rels(nullable.clone()),
+        };
+        let mut missing = self.using(join, &left, &right, &reach);
+        if let Some(on) = &join.on {
+            self.expr(on);
+            missing.extend(self.predicates(on, &reach, false));
+        }
+        let block = self.block();
+        if !nullable.is_empty() {
+            self.blocks[block].outer.push((nullable, missing));
+        }
+        self.facts.opaque |= join.alias.is_some();
+        left.into_iter().chain(right).collect()
+    }
+
+    /// USING and NATURAL: equal columns that become one.
+    fn using(&mut self, join: &Join, left: &[usize], right: &[usize], reach: &Reach) -> Vec<(Term, Term)> {
+        let names = if join.natural { self.common_names(left, right) } else { Some(join.using.clone()) };
+        let block = self.block();
+        let Some(names) = names else {
+            self.blocks[block].merged.push(("".into(), None));
+            return Vec::new();
+        };
+        let mut missing = Vec::new();
+        for name in names {
+            let a = self.column_among(left, &name);
+            let b = self.column_among(right, &name);
+            if let (Some(a), Some(b)) = (a, b) {
+                missing.extend(self.equal_columns(a, b, reach));
+            }
+            let merged = match join.kind {
+                JoinKind::Full => None,
+                JoinKind::Right => b,
+                JoinKind::Inner | JoinKind::Left => a,
+            };
+            self.blocks[block].merged.push((name, merged));
+        }
+        missing
+    }
+
+    fn column_among(&mut self, rels: &[usize], name: &str) -> Option<Term> {
+        let block = self.block();
+        let merged = self.blocks[block].merged.iter().rev().find(|(merged, _)| &**merged == name).cloned();
+        if let Some((_, term)) = merged
+            && term.is_none_or(|term| rels.contains(&self.terms.owner(term)))
+        {
+            return term;
+        }
+        let mut found = rels.iter().filter_map(|rel| Some((*rel, self.rels[*rel].position(name)?)));
+        let (rel, position) = found.next()?;
+        found.next().is_none().then(|| self.term(rel, position))
+    }
+
+    fn common_names(&self, left: &[usize], right: &[usize]) -> Option<Vec<Box<str>>> {
+        let names = |rels: &[usize]| -> Option<Vec<String>> {
+            let lists: Option<Vec<_>> = rels.iter().map(|rel| self.rels[*rel].names()).collect();
+            Some(lists?.concat())
+        };
+        let right = names(right)?;
+        Some(names(left)?.into_iter().filter(|name| right.contains(name)).map(String::into_boxed_str).collect())
+    }
+
+    /// A LEFT JOIN whose nullable side WHERE needs to be there is an inner join.
+    pub(crate) fn reduce_outer_joins(&mut self, block: usize) {
+        for (nullable, missing) in std::mem::take(&mut self.blocks[block].outer) {
+            if nullable.iter().any(|rel| self.blocks[block].strict.contains(rel)) {
+                for (from, to) in missing {
+                    self.terms.edge(from, to);
+                }
+            }
+        }
+    }
+
+    /// The columns a SELECT gives out; `None` when a star hides them.
+    fn outputs(&mut self, query: &Query, select: &Select, block: usize) -> Option<Vec<Output>> {
+        let open = query.limit.is_none() && query.offset.is_none() && !select.grouping_sets;
+        let open = open && !matches!(select.distinct, Distinct::On(_));
+        let grouped = self.blocks[block].aggregates || !select.group.is_empty();
+        let group: Vec<Term> = self.columns_of_exprs(&select.group);
+        let mut outputs = Vec::with_capacity(select.targets.len());
+        for target in &select.targets {
+            if let Expr::Star(names) = &target.expr {
+                outputs.extend(self.star(names, block)?);
+            } else {
+                outputs.push(self.output(target));
+            }
+        }
+        let block = &self.blocks[block];
+        for output in &mut outputs {
+            let Some(term) = output.term else { continue };
+            let owner = &self.rels[self.terms.owner(term)];
+            let own = block.rels.contains(&self.terms.owner(term)) && !owner.nullable;
+            let windows = block.windows.iter().all(|partition| partition.contains(&term));
+            output.transparent = open && own && windows && (!grouped || group.contains(&term));
+        }
+        Some(outputs)
+    }
+
+    fn output(&mut self, target: &Target) -> Output {
+        let name = target.name.clone().or_else(|| implicit_name(&target.expr));
+        let term = match &target.expr {
+            Expr::Column(names) => self.column(names),
+            _ => None,
+        };
+        let values = if term.is_none() { self.value(&target.expr) } else { None };
+        Output { name, carries: term.is_some(), term, transparent: false, values }
+    }
+
+    fn star(&mut self, names: &[Box<str>], block: usize) -> Option<Vec<Output>> {
+        if names.is_empty() && !self.blocks[block].merged.is_empty() {
+            return None;
+        }
+        let mut outputs = Vec::new();
+        let mut any = false;
+        for rel in self.blocks[block].rels.clone() {
+            if names.last().is_some_and(|name| *name != self.rels[rel].name) {
+                continue;
+            }
+            any = true;
+            for (position, name) in self.rels[rel].names()?.into_iter().enumerate() {
+                let term = Some(self.term(rel, position));
+                outputs.push(Output { name: Some(name.into()), term, carries: true, ..Output::default() });
+            }
+        }
+        any.then_some(outputs)
+    }
+
+    /// The columns among some expressions.
+    pub(crate) fn columns_of_exprs(&mut self, exprs: &[Expr]) -> Vec<Term> {
+        let columns = exprs.iter().filter_map(|expr| match expr {
+            Expr::Column(names) => self.column(names),
+            _ => None,
+        });
+        columns.collect()
+    }
+
+    /// The roots that still cut the query into parts by key once grouping, DISTINCT, windows and
+    /// LIMIT are done.
+    fn roots_through(&mut self, query: &Query, select: &Select, block: usize, outputs: Option<&[Output]>) -> Vec<Root> {
+        let limited = query.limit.is_some() || query.offset.is_some() || select.grouping_sets || query.locking;
+        let Block { aggregates, windows, roots, .. } = &self.blocks[block];
+        if limited || *aggregates && select.group.is_empty() {
+            return Vec::new();
+        }
+        let (mut lists, roots) = (windows.clone(), roots.clone());
+        if !select.group.is_empty() {
+            lists.push(self.columns_of_exprs(&select.group));
+        }
+        match &select.distinct {
+            Distinct::No => {}
+            Distinct::Yes => lists.push(outputs.unwrap_or_default().iter().filter_map(|output| output.term).collect()),
+            Distinct::On(exprs) => lists.push(self.columns_of_exprs(exprs)),
+        }
+        let through = roots.into_iter().map(|mut root| {
+            root.lists.extend(lists.iter().cloned());
+            root
+        });
+        through.collect()
+    }
+
+    /// Notes the columns a window is partitioned by.
+    pub(crate) fn window(&mut self, window: &Window, defined: &[Window]) {
+        let bounds = window.bounds.iter();
+        for expr in window.partition.iter().chain(window.order.iter().map(|item| &item.expr)).chain(bounds) {
+            self.expr(expr);
+        }
+        let base = window.base.as_ref().and_then(|base| defined.iter().find(|found| found.name.as_ref() == Some(base)));
+        let partition = self.columns_of_exprs(&base.unwrap_or(window).partition);
+        let block = self.block();
+        self.blocks[block].windows.push(partition);
+    }
+
+    pub(crate) fn plain_cte(&mut self, cte: &Cte, scope: CteScope) {
+        let seen = self.cte_body(&cte.statement);
+        self.ctes.push(fill(scope, cte, seen));
+    }
+
+    /// A CTE that may read itself: what it gives out is unknown unless it does not.
+    pub(crate) fn recursive_cte(&mut self, cte: &Cte, mut scope: CteScope) {
+        let id = scope.id;
+        scope.columns = first_names(cte);
+        let name = scope.name.clone();
+        self.ctes.push(scope);
+        let index = self.ctes.len() - 1;
+        let seen = self.cte_body(&cte.statement);
+        if self.cte_uses[id] == 0 {
+            let scope = CteScope { name, id, columns: Vec::new(), outputs: Vec::new(), roots: Vec::new() };
+            self.ctes[index] = fill(scope, cte, seen);
+        }
+    }
+
+    /// The statement of a CTE sees nothing of the block around it but the blocks further out.
+    fn cte_body(&mut self, statement: &Dml) -> Seen {
+        match statement {
+            Dml::Query(query) => self.query(query),
+            _ => {
+                self.statement(statement);
+                Seen::default()
+            }
+        }
+    }
+}
+
+fn fill(mut scope: CteScope, cte: &Cte, seen: Seen) -> CteScope {
+    let outputs = if cte.extended { None } else { seen.outputs };
+    if let Some(outputs) = outputs {
+        scope.columns = outputs.iter().map(|output| output.name.clone()).collect();
+        for (column, name) in scope.columns.iter_mut().zip(&cte.columns) {
+            *column = Some(name.clone());
+        }
+        scope.outputs = outputs;
+    }
+    scope.roots = seen.roots;
+    scope
+}
+
+fn first_names(cte: &Cte) -> Vec<Option<Box<str>>> {
+    if !cte.columns.is_empty() {
+        return cte.columns.iter().cloned().map(Some).collect();
+    }
+    let Dml::Query(query) = &cte.statement else { return Vec::new() };
+    let mut body = &query.body;
+    while let Body::SetOp { left, .. } = body {
+        body = &left.body;
+    }
+    let Body::Select(select) = body else { return Vec::new() };
+    select.targets.iter().map(|target| target.name.clone().or_else(|| implicit_name(&target.expr))).collect()
+}
+
+fn columns_of(outputs: Option<&[Output]>) -> Columns<'static> {
+    match outputs {
+        Some(outputs) => Columns::Derived(outputs.iter().map(|output| output.name.clone()).collect()),
+        None => Columns::Unknown,
+    }
+}
+
+fn rel<'c>(alias: Option<&Alias>, columns: Columns<'c>, nullable: bool) -> Rel<'c> {
+    let name = alias.map_or_else(|| "".into(), |alias| alias.name.clone());
+    let renamed = alias.map(|alias| alias.columns.clone()).unwrap_or_default();
+    Rel { name, schema: None, columns, renamed, block: 0, nullable, terms: Default::default() }
+}
+
+/// The name PostgreSQL gives to a target without one, where routing needs it.
+pub(crate) fn implicit_name(expr: &Expr) -> Option<Box<str>> {
+    match expr {
+        Expr::Column(names) => names.last().cloned(),
+        Expr::Func(call) => Some(call.name.clone()),
+        Expr::Cast(cast) => implicit_name(&cast.arg).or_else(|| Some(cast.target.name.clone())),
+        Expr::Other(other) if &*other.what == "coalesce" => Some("coalesce".into()),
+        Expr::Other(other) if other.what.starts_with("case") => Some("case".into()),
+        _ => None,
+    }
+}

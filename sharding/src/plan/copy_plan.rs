@@ -1,0 +1,68 @@
+//! COPY ... FROM STDIN: in which field of a row the sharding key is.
+
+use super::reasons;
+use crate::catalog::{Table, TableKind};
+use crate::copy::{CopyFormat, CopyFrom, CopyTarget};
+use crate::refusal::Refusal;
+use crate::sql::tree::{Copy, CopyOption, TableRef};
+
+pub(super) fn copy_from(found: &Table, name: &str, table: &TableRef, copy: &Copy) -> Result<CopyFrom, Refusal> {
+    let (target, key_column) = match found.kind {
+        TableKind::Sharded { column, key_type } => {
+            let key = &found.columns[column].name;
+            let field = if copy.columns.is_empty() {
+                Some(column)
+            } else {
+                copy.columns.iter().position(|column| **column == **key)
+            };
+            let field = field.and_then(|field| u16::try_from(field).ok());
+            let field = field.ok_or_else(|| reasons::insert_without_key(name, key))?;
+            (CopyTarget::Sharded { field, key_type }, key.clone())
+        }
+        TableKind::Reference | TableKind::Local(_) => (CopyTarget::Reference, String::new()),
+    };
+    let table = match &table.schema {
+        Some(schema) => format!("{schema}.{name}"),
+        None => name.to_owned(),
+    };
+    Ok(CopyFrom { target, format: format(copy)?, table, key_column })
+}
+
+fn format(copy: &Copy) -> Result<CopyFormat, Refusal> {
+    let text = |name: &str| match copy.options.iter().find(|(found, _)| &**found == name) {
+        Some((_, CopyOption::Text(text))) => Some(&**text),
+        _ => None,
+    };
+    let byte = |name: &str, default: u8| match text(name).map(str::as_bytes) {
+        None => Ok(default),
+        Some([byte]) => Ok(*byte),
+        Some(_) => Err(Refusal::error("0A000", format!("COPY {name} must be a single one-byte character"))),
+    };
+    if let Some(encoding) = text("encoding")
+        && !["utf8", "utf-8", "unicode"].iter().any(|utf8| encoding.eq_ignore_ascii_case(utf8))
+    {
+        return Err(reasons::utility("COPY with another encoding than UTF8", "Convert the data to UTF8."));
+    }
+    if text("default").is_some() {
+        return Err(reasons::utility("COPY with a DEFAULT marker", "Write the values, or leave the column out."));
+    }
+    let header = copy.options.iter().any(|(name, value)| &**name == "header" && is_header(value));
+    let null = |default: &str| text("null").unwrap_or(default).as_bytes().to_vec();
+    match text("format").unwrap_or("text") {
+        "binary" => Ok(CopyFormat::Binary),
+        "csv" => {
+            let quote = byte("quote", b'"')?;
+            let escape = byte("escape", quote)?;
+            Ok(CopyFormat::Csv { delimiter: byte("delimiter", b',')?, null: null(""), quote, escape, header })
+        }
+        _ => Ok(CopyFormat::Text { delimiter: byte("delimiter", b'\t')?, null: null("\\N"), header }),
+    }
+}
+
+fn is_header(value: &CopyOption) -> bool {
+    match value {
+        CopyOption::Flag(on) => *on,
+        CopyOption::Text(text) => ["true", "on", "1", "match"].iter().any(|on| text.eq_ignore_ascii_case(on)),
+        CopyOption::Other => false,
+    }
+}

@@ -1,0 +1,274 @@
+//! Everything that is not a query: DDL, COPY, LOCK, maintenance.
+
+use std::sync::Arc;
+
+use super::bind::Binder;
+use super::decide::{Context, Decided, anywhere, first_shard, refused};
+use super::scope::{Found, Names};
+use super::{Plan, Shards, copy_plan, reasons};
+use crate::catalog::{Column, Table, TableKind, column_of};
+use crate::refusal::Refusal;
+use crate::sql::tree::{Change, Constraint, Copy, CreateTable, Dml, Stmt, TableRef};
+use crate::sql::{Access, Command, Pin};
+
+pub(super) fn decide(context: Context<'_>, stmt: &Stmt) -> Decided {
+    let names = Names::new(context.catalog, context.search_path);
+    match stmt {
+        Stmt::Copy(copy) => decide_copy(context, &names, copy),
+        Stmt::Lock { tables } => Decided::new(Command::Other, Access::Lock, lock(&names, tables)),
+        Stmt::Call => {
+            let hint = "Run the statements of its body, each with the sharding key.";
+            Decided::new(Command::Other, Access::Write, refused(reasons::utility("a procedure or DO block", hint)))
+        }
+        Stmt::Load => Decided::new(Command::Other, Access::Write, everywhere(false)).pinned(Pin::Load),
+        Stmt::Maintenance { transactional } => Decided::new(Command::Other, Access::Write, everywhere(*transactional)),
+        Stmt::SetConstraints => Decided::new(Command::Other, Access::Lock, everywhere(true)),
+        _ => decide_ddl(context, &names, stmt),
+    }
+}
+
+fn everywhere(transactional: bool) -> Plan {
+    Plan::Broadcast { transactional }
+}
+
+fn decide_ddl(context: Context<'_>, names: &Names<'_>, stmt: &Stmt) -> Decided {
+    let plan = match ddl_plan(context, names, stmt) {
+        Ok(transactional) => everywhere(transactional),
+        Err(refusal) => refused(refusal),
+    };
+    let mut decided = Decided::new(Command::Ddl, Access::Write, plan);
+    let temporary = match stmt {
+        Stmt::CreateTable(create) => create.table.temporary,
+        Stmt::CreateTableAs { table, .. } | Stmt::CreateView { table, .. } => table.temporary,
+        _ => false,
+    };
+    if temporary {
+        decided.effects.pin = Some(Pin::TempTable);
+    } else {
+        decided.effects.changes_catalog = !matches!(stmt, Stmt::Truncate);
+    }
+    decided
+}
+
+/// Whether the DDL may run in a transaction block; or why it would break a promise.
+fn ddl_plan(context: Context<'_>, names: &Names<'_>, stmt: &Stmt) -> Result<bool, Refusal> {
+    match stmt {
+        Stmt::CreateTable(create) => check_create(context, names, create)?,
+        Stmt::CreateTableAs { table, .. } if table.temporary => return Err(reasons::temporary()),
+        Stmt::CreateTableAs { table, empty: false, .. } => return Err(reasons::create_table_as(&table.name)),
+        Stmt::CreateView { table, .. } if table.temporary => return Err(reasons::temporary()),
+        Stmt::CreateIndex { table, unique, concurrently, columns } => {
+            if *unique && let Some((key, _)) = key_of(names, table) {
+                check_contains("a unique index", table, key, columns.iter().filter_map(Option::as_deref))?;
+            }
+            return Ok(!concurrently);
+        }
+        Stmt::AlterTable { table, changes, transactional } => {
+            check_changes(names, table, changes)?;
+            return Ok(*transactional);
+        }
+        Stmt::RenameColumn { table, column } => {
+            if let Some((key, _)) = key_of(names, table)
+                && key.name == **column
+            {
+                return Err(reasons::key_column("renaming", column));
+            }
+        }
+        Stmt::Ddl { transactional } => return Ok(*transactional),
+        _ => {}
+    }
+    Ok(true)
+}
+
+fn key_of<'c>(names: &Names<'c>, table: &TableRef) -> Option<(&'c Column, &'c Table)> {
+    let Found::Table { table, .. } = names.find(table) else { return None };
+    let TableKind::Sharded { column, .. } = table.kind else { return None };
+    Some((&table.columns[column], table))
+}
+
+fn check_contains<'a>(
+    what: &str,
+    table: &TableRef,
+    key: &Column,
+    mut columns: impl Iterator<Item = &'a str>,
+) -> Result<(), Refusal> {
+    if columns.any(|column| column == key.name) {
+        return Ok(());
+    }
+    Err(reasons::unique_without_key(what, &table.name, &key.name))
+}
+
+fn check_create(context: Context<'_>, names: &Names<'_>, create: &CreateTable) -> Result<(), Refusal> {
+    if create.table.temporary {
+        return Err(reasons::temporary());
+    }
+    let columns = created_columns(context, names, create);
+    let schema = names.creation_schema(&create.table);
+    let kind = context.catalog.rules.kind_of(schema, &create.table.name, &columns)?;
+    let key = match kind {
+        TableKind::Sharded { column, .. } => Some(&columns[column]),
+        TableKind::Reference | TableKind::Local(_) => None,
+    };
+    for constraint in &create.constraints {
+        check_constraint(names, &create.table, kind, key, constraint)?;
+    }
+    Ok(())
+}
+
+/// The columns of a table to be created, those of LIKE, INHERITS and PARTITION OF included.
+pub(crate) fn created_columns(context: Context<'_>, names: &Names<'_>, create: &CreateTable) -> Vec<Column> {
+    let mut columns = Vec::new();
+    for other in create.parents.iter().chain(&create.like) {
+        if let Found::Table { table, .. } = names.find(other) {
+            columns.extend(table.columns.iter().cloned());
+        }
+    }
+    columns.extend(create.columns.iter().map(|column| column_of(column, context.catalog.default_collation)));
+    columns
+}
+
+fn check_changes(names: &Names<'_>, table: &TableRef, changes: &[Change]) -> Result<(), Refusal> {
+    let Found::Table { table: found, .. } = names.find(table) else { return Ok(()) };
+    let key = key_of(names, table).map(|(key, _)| key);
+    for change in changes {
+        match (change, key) {
+            (Change::AddConstraint(constraint), _) => check_constraint(names, table, found.kind, key, constraint)?,
+            (Change::DropColumn(column), Some(key)) if **column == *key.name => {
+                return Err(reasons::key_column("dropping", column));
+            }
+            (Change::AlterType(column), Some(key)) if **column == *key.name => {
+                return Err(reasons::key_column("changing the type of", column));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn check_constraint(
+    names: &Names<'_>,
+    table: &TableRef,
+    kind: TableKind,
+    key: Option<&Column>,
+    constraint: &Constraint,
+) -> Result<(), Refusal> {
+    match (constraint, key) {
+        (Constraint::Unique { primary, columns }, Some(key)) => {
+            let what = if *primary { "the primary key" } else { "a unique constraint" };
+            check_contains(what, table, key, columns.iter().map(|column| &**column))
+        }
+        (Constraint::Exclusion, Some(key)) => {
+            Err(reasons::unique_without_key("an exclusion constraint", &table.name, &key.name))
+        }
+        (Constraint::Foreign { columns, table: other, referenced }, _) => {
+            check_foreign(names, table, kind, key, columns, other, referenced)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A foreign key is checked by each shard alone, so what it references must be there.
+fn check_foreign(
+    names: &Names<'_>,
+    table: &TableRef,
+    kind: TableKind,
+    key: Option<&Column>,
+    columns: &[Box<str>],
+    other: &TableRef,
+    referenced: &[Box<str>],
+) -> Result<(), Refusal> {
+    if other.name == table.name && other.schema == table.schema {
+        let own = key.is_none_or(|key| columns.iter().any(|column| **column == *key.name));
+        return if own { Ok(()) } else { Err(reasons::foreign_key(&table.name, &other.name)) };
+    }
+    let Found::Table { table: found, .. } = names.find(other) else { return Ok(()) };
+    let holds = match (kind, found.kind) {
+        (_, TableKind::Reference) => true,
+        (TableKind::Local(home), TableKind::Local(other)) => home == other,
+        (TableKind::Sharded { .. }, TableKind::Sharded { column, .. }) => {
+            let own = key.and_then(|key| columns.iter().position(|column| **column == *key.name));
+            let theirs = &found.columns[column].name;
+            // Without a list the primary key is meant: one column must be the key itself.
+            let position = referenced.iter().position(|column| **column == **theirs);
+            own.is_some() && (own == position || referenced.is_empty() && columns.len() == 1)
+        }
+        _ => false,
+    };
+    if holds { Ok(()) } else { Err(reasons::foreign_key(&table.name, &other.name)) }
+}
+
+/// LOCK TABLE: where the rows are.
+fn lock(names: &Names<'_>, tables: &[TableRef]) -> Plan {
+    let mut homes = tables.iter().map(|table| match names.find(table) {
+        Found::Table { table, .. } => match table.kind {
+            TableKind::Local(home) => Some(home),
+            TableKind::Sharded { .. } | TableKind::Reference => None,
+        },
+        Found::System | Found::Unknown => None,
+    });
+    match homes.next().flatten() {
+        Some(home) if homes.all(|other| other == Some(home)) => Plan::Route { shards: Shards::One(home), many: None },
+        _ => everywhere(true),
+    }
+}
+
+fn decide_copy(context: Context<'_>, names: &Names<'_>, copy: &Copy) -> Decided {
+    let (command, access) = match (copy.from, copy.stream) {
+        (true, true) => (Command::CopyFromStdin, Access::Write),
+        (false, true) => (Command::CopyToStdout, copy_access(context, copy)),
+        _ => (Command::Other, Access::Write),
+    };
+    let plan = if copy.stream {
+        copy_stream(context, names, copy)
+    } else {
+        refused(reasons::utility("COPY with a file of the server", "Use COPY FROM STDIN or COPY TO STDOUT."))
+    };
+    Decided::new(command, access, plan)
+}
+
+fn copy_access(context: Context<'_>, copy: &Copy) -> Access {
+    match &copy.query {
+        Some(query) => bind(context, query).1,
+        None => Access::Lock,
+    }
+}
+
+fn bind<'c>(context: Context<'c>, query: &Dml) -> (Binder<'c>, Access) {
+    let mut binder = Binder::new(Names::new(context.catalog, context.search_path));
+    binder.statement(query);
+    binder.finish();
+    let access = super::decide::access_of(&binder);
+    (binder, access)
+}
+
+fn copy_stream(context: Context<'_>, names: &Names<'_>, copy: &Copy) -> Plan {
+    if let Some(query) = &copy.query {
+        let (binder, _) = bind(context, query);
+        return match binder.place() {
+            Ok(super::route::Place::Known(shards)) => {
+                let many = super::decide::can_be_many(&shards).then(|| Box::new(reasons::spread("COPY of a query")));
+                Plan::Route { shards, many }
+            }
+            Ok(super::route::Place::Spread) => refused(reasons::spread("COPY of a query")),
+            Err(refusal) => refused(refusal),
+        };
+    }
+    let Some(table) = &copy.table else { return anywhere() };
+    let (found, name) = match names.find(table) {
+        Found::Table { table, name } => (table, name),
+        Found::System => return first_shard(),
+        Found::Unknown => return anywhere(),
+    };
+    match (found.kind, copy.from) {
+        (TableKind::Local(home), _) => Plan::Route { shards: Shards::One(home), many: None },
+        (TableKind::Reference, false) => anywhere(),
+        (TableKind::Sharded { .. }, false) => refused(reasons::utility(
+            "COPY of a whole sharded table",
+            "Use COPY (SELECT ... WHERE key = value) TO STDOUT, or SELECT, which is merged.",
+        )),
+        (_, true) => match copy_plan::copy_from(found, name, table, copy) {
+            Ok(plan) => Plan::CopyFrom(Arc::new(plan)),
+            Err(refusal) => refused(refusal),
+        },
+    }
+}

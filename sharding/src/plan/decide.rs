@@ -1,0 +1,288 @@
+//! One statement -> its plan, its access and its effects.
+
+use super::bind::Binder;
+use super::route::Place;
+use super::scope::Names;
+use super::{Plan, Shards, ddl, reasons};
+use crate::catalog::Catalog;
+use crate::map::ShardId;
+use crate::refusal::Refusal;
+use crate::sql::parse::Parsed;
+use crate::sql::shape::Literal;
+use crate::sql::tree::{Body, Dml, Query, Stmt};
+use crate::sql::{Access, Command, Effects, Explain, Pin, Statement, spans};
+
+/// What planning looks at besides the statement.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Context<'a> {
+    pub catalog: &'a Catalog,
+    pub search_path: Option<&'a str>,
+    pub text: &'a str,
+    pub literals: &'a [Literal],
+}
+
+/// A planned statement, and whether its plan holds for every text of the same shape.
+pub(crate) struct Planned {
+    pub statement: Statement,
+    pub any_values: bool,
+}
+
+/// Plans one statement of a text.
+pub(crate) fn plan_statement(context: Context<'_>, parsed: &Parsed) -> Planned {
+    let mut decided = decide(context, &parsed.stmt, parsed);
+    if context.catalog.shards <= 1 {
+        decided.plan = on_one_shard(decided.plan);
+    }
+    let statement = Statement {
+        span: parsed.span.clone(),
+        command: decided.command,
+        access: decided.access,
+        effects: decided.effects,
+        params: parsed.params,
+        plan: decided.plan,
+    };
+    let any_values = decided.any_values && holds_for_shape(&statement);
+    Planned { statement, any_values }
+}
+
+/// With one shard nothing is refused and nothing is merged.
+fn on_one_shard(plan: Plan) -> Plan {
+    match plan {
+        Plan::Session => Plan::Session,
+        _ => Plan::Route { shards: Shards::One(ShardId(0)), many: None },
+    }
+}
+
+fn holds_for_shape(statement: &Statement) -> bool {
+    let rows = matches!(statement.command, Command::Select | Command::Insert | Command::Update | Command::Delete);
+    let untouched = match &statement.plan {
+        Plan::Route { .. } => true,
+        Plan::Refused(refusal) => refusal.position.is_none(),
+        _ => false,
+    };
+    rows && untouched
+}
+
+/// What is known of a statement before it gets its place in the text.
+pub(super) struct Decided {
+    pub command: Command,
+    pub access: Access,
+    pub effects: Effects,
+    pub plan: Plan,
+    pub any_values: bool,
+}
+
+impl Decided {
+    pub(super) fn new(command: Command, access: Access, plan: Plan) -> Self {
+        Self { command, access, effects: Effects::default(), plan, any_values: false }
+    }
+
+    pub(super) fn pinned(mut self, pin: Pin) -> Self {
+        self.effects.pin = Some(pin);
+        self
+    }
+}
+
+pub(super) fn anywhere() -> Plan {
+    Plan::Route { shards: Shards::Any, many: None }
+}
+
+pub(super) fn first_shard() -> Plan {
+    Plan::Route { shards: Shards::One(ShardId(0)), many: None }
+}
+
+pub(super) fn refused(refusal: Refusal) -> Plan {
+    Plan::Refused(Box::new(refusal))
+}
+
+fn decide(context: Context<'_>, stmt: &Stmt, parsed: &Parsed) -> Decided {
+    match stmt {
+        Stmt::Dml(dml) => rows(context, dml, parsed),
+        Stmt::Explain { analyze, text_format, inner } => explain(context, *analyze, *text_format, inner, parsed),
+        Stmt::Declare { name, hold, query } => declare(context, name, *hold, query, parsed),
+        Stmt::Session(command) => session(command),
+        Stmt::Prepare { name } => {
+            let hint = "Use prepared statements of the protocol, as every driver does.";
+            let plan = refused(reasons::utility("PREPARE", hint));
+            Decided::new(Command::Prepare(name.clone()), Access::Write, plan).pinned(Pin::Prepare)
+        }
+        Stmt::Execute { name } => {
+            let hint = "Use prepared statements of the protocol, as every driver does.";
+            let plan = refused(reasons::utility("EXECUTE", hint));
+            Decided::new(Command::Execute(name.clone()), Access::Write, plan)
+        }
+        _ => ddl::decide(context, stmt),
+    }
+}
+
+/// SELECT, INSERT, UPDATE, DELETE, MERGE.
+fn rows(context: Context<'_>, dml: &Dml, parsed: &Parsed) -> Decided {
+    let (command, verb) = match dml {
+        Dml::Query(_) => (Command::Select, "SELECT"),
+        Dml::Insert(_) => (Command::Insert, "INSERT"),
+        Dml::Update(_) => (Command::Update, "UPDATE"),
+        Dml::Delete(_) => (Command::Delete, "DELETE"),
+        Dml::Merge(_) => (Command::Merge, "MERGE"),
+    };
+    let mut binder = Binder::new(Names::new(context.catalog, context.search_path));
+    let seen = match dml {
+        Dml::Query(query) => binder.query(query),
+        _ => {
+            binder.statement(dml);
+            Default::default()
+        }
+    };
+    binder.finish();
+    let into = into_of(dml);
+    let mut access = access_of(&binder);
+    if into.is_some() {
+        access = Access::Write;
+    }
+    let plan = if context.catalog.shards <= 1 {
+        first_shard()
+    } else if into.is_some() {
+        refused(reasons::create_table_as("INTO"))
+    } else {
+        match (binder.place(), dml) {
+            (Err(refusal), _) => refused(refusal),
+            (Ok(Place::Known(shards)), Dml::Query(query)) => read_known(context, &binder, query, &seen, shards, parsed),
+            (Ok(Place::Known(shards)), _) => {
+                Plan::Route { many: can_be_many(&shards).then(|| Box::new(reasons::write_many(verb))), shards }
+            }
+            (Ok(Place::Spread), Dml::Query(query)) => {
+                spread(context, &binder, query, &seen, Shards::All, parsed).unwrap_or_else(refused)
+            }
+            (Ok(Place::Spread), _) => {
+                let table = binder.occurrences.first().map_or("", |occurrence| occurrence.table.as_str());
+                refused(reasons::write_without_key(verb, table))
+            }
+        }
+    };
+    let mut effects = Effects { pin: binder.facts.pin, changes_catalog: into == Some(false) };
+    if into == Some(true) {
+        effects.pin = Some(Pin::TempTable);
+    }
+    Decided { command, access, effects, plan, any_values: !binder.value_seen }
+}
+
+/// SELECT INTO: whether the new table is temporary.
+fn into_of(dml: &Dml) -> Option<bool> {
+    let Dml::Query(query) = dml else { return None };
+    let mut body = &query.body;
+    loop {
+        match body {
+            Body::Select(select) => return select.into,
+            Body::SetOp { left, .. } => body = &left.body,
+            Body::Values(_) => return None,
+        }
+    }
+}
+
+/// Read only when nothing in the statement can change a row.
+pub(super) fn access_of(binder: &Binder<'_>) -> Access {
+    let facts = &binder.facts;
+    if facts.writes || facts.opaque {
+        return Access::Write;
+    }
+    match (&facts.volatile, &facts.reader) {
+        (Some(_), _) if !facts.only_locks => Access::Write,
+        (_, Some(_)) => Access::Write,
+        (Some(_), None) => Access::Lock,
+        (None, None) if facts.locking || facts.user_view || facts.unknown_table => Access::Lock,
+        (None, None) => Access::Read,
+    }
+}
+
+pub(super) fn can_be_many(shards: &Shards) -> bool {
+    match shards {
+        Shards::Keys { keys, .. } => match keys.as_slice() {
+            [key] => matches!(key, super::KeyValue::ParamElements(_)),
+            _ => true,
+        },
+        Shards::Home { .. } | Shards::All => true,
+        Shards::Any | Shards::One(_) => false,
+    }
+}
+
+/// A query whose shards are named: one answers untouched, several only if that is proved.
+fn read_known(
+    context: Context<'_>,
+    binder: &Binder<'_>,
+    query: &Query,
+    seen: &super::bind_query::Seen,
+    shards: Shards,
+    parsed: &Parsed,
+) -> Plan {
+    if !can_be_many(&shards) {
+        return Plan::Route { shards, many: None };
+    }
+    if let (Shards::Home { .. }, Some((_, local))) = (&shards, binder.homes.first()) {
+        let table = &binder.occurrences[0].table;
+        return Plan::Route { many: Some(Box::new(reasons::local_and_sharded(local, table))), shards };
+    }
+    if let (Shards::Home { .. }, Some(function)) = (&shards, &binder.facts.home) {
+        let table = &binder.occurrences[0].table;
+        return Plan::Route { many: Some(Box::new(reasons::home_function(function, table))), shards };
+    }
+    match spread(context, binder, query, seen, shards.clone(), parsed) {
+        Ok(plan) => plan,
+        Err(refusal) => Plan::Route { shards, many: Some(Box::new(reasons::read_many(&refusal))) },
+    }
+}
+
+/// A query over several shards.
+fn spread(
+    context: Context<'_>,
+    binder: &Binder<'_>,
+    query: &Query,
+    seen: &super::bind_query::Seen,
+    shards: Shards,
+    parsed: &Parsed,
+) -> Result<Plan, Refusal> {
+    let _ = (context, binder, query, seen, shards, parsed);
+    Err(reasons::spread("a query without sharding key"))
+}
+
+fn explain(context: Context<'_>, analyze: bool, text_format: bool, inner: &Stmt, parsed: &Parsed) -> Decided {
+    let mut decided = decide(context, inner, parsed);
+    let start = spans::explained(context.text, &parsed.span);
+    if !analyze {
+        decided.effects = Effects::default();
+    }
+    let inner = start..parsed.span.end;
+    let prefix = parsed.span.start..start;
+    decided.command = Command::Explain(Box::new(Explain { analyze, text_format, inner, prefix }));
+    decided.any_values = false;
+    decided
+}
+
+fn declare(context: Context<'_>, name: &str, hold: bool, query: &Query, parsed: &Parsed) -> Decided {
+    let mut decided = rows(context, &Dml::Query(Box::new(query.clone())), parsed);
+    decided.command = Command::DeclareCursor { name: name.to_owned(), hold };
+    decided.any_values = false;
+    if hold {
+        decided.effects.pin = Some(Pin::HoldCursor);
+    }
+    if matches!(decided.plan, Plan::Gather(_)) {
+        decided.plan = refused(reasons::spread("a cursor"));
+    }
+    decided
+}
+
+/// Statements whose command says it all.
+fn session(command: &Command) -> Decided {
+    let hint = "Commit without it: the router commits over several shards in two phases by itself.";
+    let (access, plan) = match command {
+        Command::Show(_) => (Access::Read, anywhere()),
+        Command::TwoPhase => (Access::Write, refused(reasons::utility("PREPARE TRANSACTION", hint))),
+        Command::Listen(_) | Command::Unlisten(_) => (Access::Lock, first_shard()),
+        Command::Notify => (Access::Write, first_shard()),
+        Command::Cursor(_) => (Access::Lock, anywhere()),
+        _ => (Access::Read, Plan::Session),
+    };
+    let mut decided = Decided::new(command.clone(), access, plan);
+    if matches!(command, Command::Listen(_)) {
+        decided.effects.pin = Some(Pin::Listen);
+    }
+    decided
+}

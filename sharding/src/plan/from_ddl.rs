@@ -1,0 +1,72 @@
+//! A catalog from the text of a schema, for tests and for EXPLAIN without a server.
+
+use super::bind::Binder;
+use super::ddl::created_columns;
+use super::decide::Context;
+use super::scope::{Columns, Names};
+use crate::catalog::{Catalog, Column, Relation, Table, TableRules};
+use crate::refusal::Refusal;
+use crate::sql::Limits;
+use crate::sql::parse::{Parsed, parse};
+use crate::sql::tree::{Query, Stmt};
+
+impl Catalog {
+    /// The catalog of a database with the tables and views that `sql` creates; other statements in
+    /// it are passed over.
+    ///
+    /// # Errors
+    /// The text does not parse, or a rule asks for what cannot be.
+    pub fn from_ddl(sql: &str, rules: &TableRules, shards: u16) -> Result<Self, Refusal> {
+        let search_path = vec!["$user".to_owned(), "public".to_owned()];
+        let mut catalog = Self { version: 1, shards, search_path, rules: rules.clone(), ..Self::default() };
+        for Parsed { stmt, .. } in parse(sql, &[], &Limits::default()).map_err(|refusal| *refusal)? {
+            let context = Context { catalog: &catalog, search_path: None, text: sql, literals: &[] };
+            let names = Names::new(&catalog, None);
+            let (table, columns, relation) = match &stmt {
+                Stmt::CreateTable(create) => (&create.table, created_columns(context, &names, create), Relation::Table),
+                Stmt::CreateView { table, query: Some(query) } => {
+                    (table, view_columns(&catalog, query), Relation::View)
+                }
+                _ => continue,
+            };
+            let (schema, name) = (names.creation_schema(table).to_owned(), table.name.to_string());
+            catalog.add(schema, name, columns, relation)?;
+        }
+        Ok(catalog)
+    }
+
+    fn add(&mut self, schema: String, name: String, columns: Vec<Column>, relation: Relation) -> Result<(), Refusal> {
+        let kind = self.rules.kind_of(&schema, &name, &columns)?;
+        self.tables.entry(schema).or_default().insert(name, Table { kind, relation, columns });
+        Ok(())
+    }
+}
+
+/// The columns of a view that show a column of a table.
+fn view_columns(catalog: &Catalog, query: &Query) -> Vec<Column> {
+    let mut binder = Binder::new(Names::new(catalog, None));
+    let outputs = binder.query(query).outputs.unwrap_or_default();
+    let column = |name: Option<&str>, found: Option<Column>| {
+        let mut column = found.unwrap_or(Column {
+            name: String::new(),
+            type_oid: 0,
+            typmod: -1,
+            not_null: false,
+            collation: catalog.default_collation,
+        });
+        column.name = name.unwrap_or_default().to_owned();
+        column
+    };
+    let columns = outputs.iter().map(|output| {
+        let found = output.term.and_then(|term| {
+            let rel = &binder.rels[binder.terms.owner(term)];
+            let position = rel.terms.iter().find(|(_, found)| **found == term).map(|(position, _)| *position)?;
+            match rel.columns {
+                Columns::Table(table) => table.columns.get(position).cloned(),
+                Columns::Derived(_) | Columns::Unknown => None,
+            }
+        });
+        column(output.name.as_deref(), found)
+    });
+    columns.collect()
+}

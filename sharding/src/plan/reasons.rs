@@ -1,0 +1,155 @@
+//! The words of every refusal: why not, and what would work.
+
+use crate::refusal::Refusal;
+
+fn no(message: impl Into<String>, hint: impl Into<String>) -> Refusal {
+    Refusal::unsupported(message.into(), hint.into())
+}
+
+pub(crate) fn view(name: &str) -> Refusal {
+    no(
+        format!("view \"{name}\" is not looked into, so its rows cannot be placed"),
+        format!(
+            "Query its tables, or say with tables.{name} in the configuration that each of its rows belongs to one key."
+        ),
+    )
+}
+
+pub(crate) fn insert_without_key(table: &str, key: &str) -> Refusal {
+    no(
+        format!("INSERT into sharded table \"{table}\" does not give its sharding key \"{key}\""),
+        format!("Add column \"{key}\" with a value to the INSERT."),
+    )
+}
+
+pub(crate) fn insert_unknown_key(table: &str, key: &str) -> Refusal {
+    no(
+        format!(
+            "the value of sharding key \"{key}\" for INSERT into \"{table}\" is not known before the statement runs"
+        ),
+        "Give it as a literal or a parameter.",
+    )
+}
+
+pub(crate) fn changes_key(key: &str) -> Refusal {
+    no(
+        format!("changing sharding key \"{key}\" would move the row to another shard"),
+        "Insert the row under its new key and delete the old one, in one transaction.",
+    )
+}
+
+pub(crate) fn merge(table: &str) -> Refusal {
+    no(
+        format!("MERGE into sharded table \"{table}\" is not supported over several shards"),
+        "Use INSERT ... ON CONFLICT, or UPDATE and INSERT with the sharding key.",
+    )
+}
+
+pub(crate) fn several_homes(first: &str, second: &str) -> Refusal {
+    no(
+        format!("\"{first}\" and \"{second}\" live on different shards"),
+        "Query them one by one, or keep them on one shard.",
+    )
+}
+
+pub(crate) fn reference_write(table: &str) -> Refusal {
+    no(
+        format!("writing reference table \"{table}\" changes every shard"),
+        "Writes to reference tables over several shards are not supported yet; write it on each shard.",
+    )
+}
+
+pub(crate) fn reader(function: &str) -> Refusal {
+    no(
+        format!("function {function}() may read or write tables, which are spread over several shards"),
+        "Write its query in the statement, or declare the function IMMUTABLE if it looks at its arguments only.",
+    )
+}
+
+pub(crate) fn home_function(function: &str, table: &str) -> Refusal {
+    no(
+        format!("{function}() belongs to the first shard and cannot be used together with sharded table \"{table}\""),
+        "Call it in a statement of its own and pass the result as a parameter.",
+    )
+}
+
+pub(crate) fn local_and_sharded(local: &str, sharded: &str) -> Refusal {
+    no(
+        format!("local table \"{local}\" is on one shard, the rows of \"{sharded}\" are on others"),
+        "Query the tables one by one, or make the local one a reference table.",
+    )
+}
+
+pub(crate) fn write_without_key(verb: &str, table: &str) -> Refusal {
+    no(
+        format!("{verb} of sharded table \"{table}\" is not tied to one value of its sharding key"),
+        "Compare the sharding key with a literal or a parameter in WHERE.",
+    )
+}
+
+pub(crate) fn write_many(verb: &str) -> Refusal {
+    no(format!("{verb} concerns rows on several shards"), "Run one statement for each key, in one transaction.")
+}
+
+pub(crate) fn read_many(why: &Refusal) -> Refusal {
+    let mut refusal = why.clone();
+    refusal.detail = Some("The keys of the statement are on several shards.".into());
+    refusal
+}
+
+pub(crate) fn not_tied(table: &str) -> Refusal {
+    no(
+        format!("\"{table}\" is not tied to the sharding key of the other tables"),
+        "Join the tables on their sharding keys, or compare the sharding key of each with a value.",
+    )
+}
+
+pub(crate) fn spread(what: &str) -> Refusal {
+    no(
+        format!("{what} is not supported over several shards"),
+        "Compare the sharding key with a literal or a parameter, so that one shard can answer.",
+    )
+}
+
+pub(crate) fn differs(what: &str) -> Refusal {
+    no(
+        format!("{what} would give another value on every shard"),
+        "Pass the value as a parameter, or compare the sharding key with a value, so that one shard can answer.",
+    )
+}
+
+pub(crate) fn temporary() -> Refusal {
+    no("temporary tables are not supported over several shards", "Use a CTE, or a table with the sharding key.")
+}
+
+pub(crate) fn create_table_as(table: &str) -> Refusal {
+    no(
+        format!("filling new table \"{table}\" from a query is not supported over several shards"),
+        "Create the table, then insert the rows.",
+    )
+}
+
+pub(crate) fn unique_without_key(what: &str, table: &str, key: &str) -> Refusal {
+    no(
+        format!("{what} of sharded table \"{table}\" does not contain its sharding key \"{key}\""),
+        format!("Add \"{key}\" to it: each shard sees only its own rows, so it cannot hold over all of them."),
+    )
+}
+
+pub(crate) fn foreign_key(table: &str, referenced: &str) -> Refusal {
+    no(
+        format!("a foreign key from \"{table}\" to \"{referenced}\" would look for rows on other shards"),
+        "Reference a reference table, or a table sharded by the same key with both sharding keys in the foreign key.",
+    )
+}
+
+pub(crate) fn key_column(what: &str, column: &str) -> Refusal {
+    no(
+        format!("{what} sharding key \"{column}\" would leave the rows without their shard"),
+        "Create a new table with the wanted key and move the rows.",
+    )
+}
+
+pub(crate) fn utility(what: &str, hint: &str) -> Refusal {
+    no(format!("{what} is not supported over several shards"), hint)
+}

@@ -1,0 +1,155 @@
+//! Which shards a bound statement concerns, and whether each of them can answer alone.
+
+use super::bind::{Binder, Root};
+use super::reasons;
+use super::terms::{Family, ValueSet};
+use super::{NullKey, Shards};
+use crate::key::KeyType;
+use crate::map::ShardId;
+use crate::refusal::Refusal;
+
+/// Where the rows of a statement are.
+#[derive(Debug)]
+pub(crate) enum Place {
+    /// The shards are named by keys, by a home, or do not matter.
+    Known(Shards),
+    /// Sharded tables without a key.
+    Spread,
+}
+
+impl Binder<'_> {
+    /// Where the rows are, or why the statement cannot be answered by any shards.
+    pub(crate) fn place(&self) -> Result<Place, Refusal> {
+        if let Some(problem) = &self.problem {
+            return Err(problem.clone());
+        }
+        if let Some(reader) = &self.facts.reader
+            && !self.facts.unknown_table
+        {
+            return Err(reasons::reader(reader));
+        }
+        if let Some(table) = self.reference_writes.first() {
+            return Err(reasons::reference_write(table));
+        }
+        let home = self.home()?;
+        if self.occurrences.is_empty() {
+            if self.facts.opaque {
+                return Ok(Place::Known(Shards::One(home.unwrap_or(ShardId(0)))));
+            }
+            let system = self.system.then_some(ShardId(0));
+            return Ok(Place::Known(home.or(system).map_or(Shards::Any, Shards::One)));
+        }
+        let Some(keys) = self.cover() else {
+            return self.spread(home);
+        };
+        Ok(Place::Known(match home {
+            None => keys,
+            Some(home) => Shards::Home { home, keys: Box::new(keys) },
+        }))
+    }
+
+    fn spread(&self, home: Option<ShardId>) -> Result<Place, Refusal> {
+        let sharded = self.occurrences.first().map_or("", |occurrence| occurrence.table.as_str());
+        if let Some(function) = &self.facts.home {
+            return Err(reasons::home_function(function, sharded));
+        }
+        if let (Some(_), Some((_, local))) = (home, self.homes.first()) {
+            return Err(reasons::local_and_sharded(local, sharded));
+        }
+        Ok(Place::Spread)
+    }
+
+    /// The one shard that local tables and functions with a home agree on.
+    fn home(&self) -> Result<Option<ShardId>, Refusal> {
+        let function = self.facts.home.as_ref().map(|name| (ShardId(0), name));
+        let mut homes = self.homes.iter().map(|(home, name)| (*home, name)).chain(function);
+        let Some((home, name)) = homes.next() else { return Ok(None) };
+        match homes.find(|(other, _)| *other != home) {
+            Some((_, other)) => Err(reasons::several_homes(name, other)),
+            None => Ok(Some(home)),
+        }
+    }
+
+    /// The keys that limit every sharded table of the statement, if there are such.
+    fn cover(&self) -> Option<Shards> {
+        let mut open: Vec<usize> = (0..self.occurrences.len()).collect();
+        let mut key_type = None;
+        let mut keys = Vec::new();
+        let reached: Vec<Vec<usize>> = self.terms.values.iter().map(|set| self.limited_by(set)).collect();
+        while !open.is_empty() {
+            let count = |set: usize| reached[set].iter().filter(|occurrence| open.contains(occurrence)).count();
+            // Of equally good ones the shortest: fewer keys, fewer shards.
+            let best = (0..reached.len())
+                .max_by_key(|set| (count(*set), std::cmp::Reverse(self.terms.values[*set].keys.len())))?;
+            if count(best) == 0 {
+                return None;
+            }
+            for occurrence in &reached[best] {
+                key_type = Some(common_type(key_type, self.occurrences[*occurrence].key_type)?);
+            }
+            keys.extend(self.terms.values[best].keys.iter().cloned());
+            open.retain(|occurrence| !reached[best].contains(occurrence));
+        }
+        Some(Shards::Keys { key_type: key_type?, keys, null: self.null_key() })
+    }
+
+    fn null_key(&self) -> NullKey {
+        if self.occurrences.iter().any(|occurrence| occurrence.inserts) { NullKey::Refused } else { NullKey::Nothing }
+    }
+
+    /// The occurrences of sharded tables that these values limit.
+    fn limited_by(&self, set: &ValueSet) -> Vec<usize> {
+        let reached = self.terms.reached_from(set.term);
+        let limited = self.occurrences.iter().enumerate().filter(|(_, occurrence)| {
+            reached[occurrence.key.0 as usize]
+                && set.family.suits(occurrence.key_type)
+                && !(occurrence.inserts && set.family == Family::Numeric)
+        });
+        limited.map(|(index, _)| index).collect()
+    }
+
+    /// The root that cuts the whole statement into parts by key, if there is one: every other
+    /// sharded table is tied to it.
+    pub(crate) fn partition(&self, roots: &[Root]) -> Result<usize, Refusal> {
+        let mut best: Option<(usize, usize)> = None;
+        for root in roots {
+            if root.ctes.iter().any(|cte| self.cte_uses[*cte] != 1) || !self.lists_hold(root) {
+                continue;
+            }
+            let reached = self.terms.reached_from(self.occurrences[root.occurrence].key);
+            let untied = self.occurrences.iter().position(|occurrence| !reached[occurrence.key.0 as usize]);
+            match untied {
+                None => return Ok(root.occurrence),
+                Some(untied) => best = best.or(Some((root.occurrence, untied))),
+            }
+        }
+        let table = match best {
+            Some((_, untied)) => &self.occurrences[untied].table,
+            None => &self.occurrences[0].table,
+        };
+        Err(match best {
+            Some(_) => reasons::not_tied(table),
+            None => reasons::spread(&format!("reading \"{table}\" in this place")),
+        })
+    }
+
+    fn lists_hold(&self, root: &Root) -> bool {
+        let key = self.occurrences[root.occurrence].key;
+        root.lists.iter().all(|list| list.iter().any(|term| self.terms.same(*term, key)))
+    }
+}
+
+/// The type to coerce keys to that are compared with columns of both types: the wider integer.
+fn common_type(found: Option<KeyType>, other: KeyType) -> Option<KeyType> {
+    let Some(found) = found else { return Some(other) };
+    let width = |key_type| match key_type {
+        KeyType::Int2 => Some(2),
+        KeyType::Int4 => Some(4),
+        KeyType::Int8 => Some(8),
+        KeyType::Text | KeyType::Uuid => None,
+    };
+    match (width(found), width(other)) {
+        (Some(a), Some(b)) => Some(if a >= b { found } else { other }),
+        _ => (found == other).then_some(found),
+    }
+}

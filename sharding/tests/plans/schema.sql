@@ -1,0 +1,49 @@
+-- Users are spread by id, what belongs to them by user_id.
+CREATE TABLE users (
+    id bigint PRIMARY KEY,
+    email text NOT NULL,
+    name text,
+    country text,
+    plan_id int,
+    score real,
+    balance numeric(12, 2),
+    created_at timestamptz NOT NULL DEFAULT now(),
+    data jsonb
+);
+CREATE TABLE posts (
+    id bigint,
+    user_id bigint NOT NULL,
+    title text,
+    body text,
+    views int,
+    published boolean,
+    created_at timestamptz,
+    PRIMARY KEY (user_id, id)
+);
+CREATE TABLE likes (
+    user_id bigint NOT NULL,
+    post_id bigint NOT NULL,
+    created_at timestamptz,
+    PRIMARY KEY (user_id, post_id)
+);
+CREATE TABLE workouts (
+    id uuid,
+    user_id bigint NOT NULL,
+    kind text COLLATE "C",
+    minutes int,
+    distance double precision,
+    started_at timestamptz,
+    PRIMARY KEY (user_id, id)
+);
+CREATE TABLE payments (
+    id bigint,
+    user_id bigint NOT NULL,
+    amount numeric,
+    currency char(3),
+    paid_on date,
+    PRIMARY KEY (user_id, id)
+);
+CREATE TABLE plans (id int PRIMARY KEY, name text, price numeric);
+CREATE TABLE countries (code text PRIMARY KEY, name text);
+CREATE TABLE audit_log (id bigint PRIMARY KEY, actor bigint, what text, at timestamptz);
+CREATE VIEW active_users AS SELECT id, email FROM users WHERE score > 0;

@@ -1,0 +1,72 @@
+//! SHOW STATS and its relatives: all from [`crate::stats::STATS_COLUMNS`].
+
+use crate::admin::table::{Cell, Table, Type, cell};
+use crate::stats::{DatabaseStats, METRICS, Reader, STATS_COLUMNS, StatsColumn, Sums};
+use crate::view::View;
+
+/// Histograms whose quantiles are appended to PgBouncer's columns.
+const QUANTILES: [(&str, f64, &str); 9] = [
+    ("query", 0.5, "query_time_p50"),
+    ("query", 0.95, "query_time_p95"),
+    ("query", 0.99, "query_time_p99"),
+    ("transaction", 0.5, "xact_time_p50"),
+    ("transaction", 0.95, "xact_time_p95"),
+    ("transaction", 0.99, "xact_time_p99"),
+    ("wait", 0.5, "wait_time_p50"),
+    ("wait", 0.95, "wait_time_p95"),
+    ("wait", 0.99, "wait_time_p99"),
+];
+
+/// Counters that PgBouncer does not have.
+const OURS: [&str; 5] = ["routed", "gathered", "refused", "replica_reads", "errors"];
+
+/// One row per database with these numbers.
+fn rows(view: &View, names: Vec<String>, numbers: impl Fn(&DatabaseStats) -> Vec<u64>) -> Table {
+    let columns: Vec<(&str, Type)> = std::iter::once(("database", Type::Text))
+        .chain(names.iter().map(|name| (name.as_str(), Type::Numeric)))
+        .collect();
+    Table::new(&columns).with_rows(view.stats.iter().map(|stats| {
+        let numbers = numbers(stats).into_iter().map(cell);
+        std::iter::once(cell(&stats.database)).chain(numbers).collect::<Vec<Cell>>()
+    }))
+}
+
+fn named(prefix: &str, name: impl Fn(&StatsColumn) -> &'static str) -> Vec<String> {
+    STATS_COLUMNS.iter().map(|column| format!("{prefix}{}", name(column))).collect()
+}
+
+fn totals_of(sums: &Sums) -> impl Iterator<Item = u64> {
+    STATS_COLUMNS.iter().map(|column| column.total_of(sums))
+}
+
+pub(super) fn stats(view: &View) -> Table {
+    let mut names = named("total_", |column| column.total);
+    names.extend(named("avg_", |column| column.average));
+    names.extend(OURS.iter().map(|name| format!("total_{name}_count")));
+    names.extend(QUANTILES.iter().map(|(.., name)| (*name).to_owned()));
+    rows(view, names, |stats| {
+        let ours = OURS.iter().map(|name| stats.sums.count(name));
+        let quantiles = QUANTILES.iter().map(|(metric, q, _)| stats.sums.quantile_us(metric, *q));
+        totals_of(&stats.sums).chain(stats.averages).chain(ours).chain(quantiles).collect()
+    })
+}
+
+pub(super) fn totals(view: &View) -> Table {
+    rows(view, named("", |column| column.bare), |stats| totals_of(&stats.sums).collect())
+}
+
+pub(super) fn averages(view: &View) -> Table {
+    rows(view, named("", |column| column.bare_average), |stats| stats.averages.to_vec())
+}
+
+/// SHOW TOTALS: every metric over all databases.
+pub(super) fn sums(view: &View) -> Table {
+    let mut all = Sums::default();
+    view.stats.iter().for_each(|stats| all.merge(&stats.sums));
+    let row = |name: String, value: u64| vec![cell(name), cell(value)];
+    let metric = |metric: &crate::stats::Metric| match metric.reader {
+        Reader::Counter(_) => row(format!("total_{}", metric.name), all.count(metric.name)),
+        Reader::Histogram(_) => row(format!("total_{}_time", metric.name), all.time_us(metric.name)),
+    };
+    Table::new(&[("name", Type::Text), ("value", Type::Int8)]).with_rows(METRICS.iter().map(metric))
+}
