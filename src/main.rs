@@ -1,3 +1,7 @@
-//! The command line of Sluice.
+//! The program `sluice`; everything is in the library.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    pgsluice::cli::run()
+}

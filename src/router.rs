@@ -27,8 +27,8 @@ use crate::net::cancel::CancelKeys;
 use crate::net::listener::{Listener, Socket};
 use crate::net::startup::{self, First, Refused};
 use crate::net::{client, tls};
-use crate::pool::balance::Balance;
-use crate::pool::driver::Pool;
+use crate::pool::directory::{Directory, Mailbox};
+use crate::pool::driver::{Pool, PoolKey, Pools};
 use crate::pool::health::{Answer, Health, Probe};
 use crate::prober::{ProbeResult, ShardProber};
 use crate::protocol::error::ErrorFields;
@@ -73,6 +73,7 @@ struct Shared {
     config: RwLock<Arc<Config>>,
     context: RwLock<Arc<startup::Context>>,
     databases: RwLock<HashMap<String, Arc<Database>>>,
+    directory: Arc<Directory>,
     keys: CancelKeys,
     places: Arc<AtomicU32>,
     workers: Vec<mpsc::UnboundedSender<Message>>,
@@ -122,8 +123,11 @@ impl Router {
         let databases: HashMap<String, Arc<Database>> = databases.collect();
         let (workers, inboxes): (Vec<_>, Vec<_>) =
             (0..config.listen.workers.max(1)).map(|_| mpsc::unbounded_channel()).unzip();
+        let config = Arc::new(config);
+        let (directory, mailboxes) = Directory::new(config.clone(), workers.len());
         let shared = Arc::new(Shared {
-            config: RwLock::new(Arc::new(config)),
+            config: RwLock::new(config),
+            directory,
             context: RwLock::new(Arc::new(context)),
             databases: RwLock::new(databases),
             keys: CancelKeys::default(),
@@ -134,9 +138,9 @@ impl Router {
         });
         let (stop, stopping) = watch::channel(false);
         let mut threads = Vec::new();
-        for (index, inbox) in inboxes.into_iter().enumerate() {
+        for (index, (inbox, mailbox)) in inboxes.into_iter().zip(mailboxes).enumerate() {
             let (shared, stopping) = (shared.clone(), stopping.clone());
-            threads.push(spawn(format!("worker-{index}"), move || run_worker(index, inbox, &shared, stopping))?);
+            threads.push(spawn(format!("worker-{index}"), move || run_worker(index, mailbox, inbox, &shared, stopping))?);
         }
         let control_shared = shared.clone();
         threads.push(spawn("control".to_owned(), move || run_control(&control, &control_shared, listener, stopping))?);
@@ -232,7 +236,7 @@ impl Database {
             Some(CatalogShard { name: shard.name.clone(), primary })
         });
         let catalog = CatalogWatch::new(&database.name, database.rules.clone(), catalog_shards.collect());
-        let health = database.shards.iter().map(|shard| Mutex::new(Health::new(1 + shard.replicas.len(), epoch)));
+        let health = database.shards.iter().map(|shard| Mutex::new(Health::new(1 + shard.replicas.len(), config.replicas.lag_max, epoch)));
         Self {
             config: database.clone(),
             map: Arc::new(ShardMap::even(database.buckets, shards)),
@@ -290,6 +294,7 @@ fn spawn_probers(database: &Arc<Database>, config: &Config) {
 /// A worker thread: its clients and their servers live and die here.
 fn run_worker(
     index: usize,
+    mailbox: Mailbox,
     mut inbox: mpsc::UnboundedReceiver<Message>,
     shared: &Arc<Shared>,
     mut stopping: watch::Receiver<bool>,
@@ -298,13 +303,14 @@ fn run_worker(
         Ok(runtime) => runtime,
         Err(error) => return tracing::error!(%error, "a worker cannot start"),
     };
-    let host = Rc::new(Host {
-        worker: Rc::new(Worker::new(index, shared.config().limits.clone(), shared.seed)),
-        shared: shared.clone(),
-        served: RefCell::default(),
-    });
     let local = LocalSet::new();
     local.block_on(&runtime, async {
+        let host = Rc::new(Host {
+            worker: Rc::new(Worker::new(index, shared.config().limits.clone(), shared.seed)),
+            pools: Pools::start(shared.directory.clone(), mailbox),
+            shared: shared.clone(),
+            served: RefCell::default(),
+        });
         loop {
             let message = tokio::select! {
                 message = inbox.recv() => message,
@@ -329,6 +335,7 @@ fn run_worker(
 struct Host {
     shared: Arc<Shared>,
     worker: Rc<Worker>,
+    pools: Pools,
     /// By user and database.
     served: RefCell<HashMap<(String, String), Rc<Served>>>,
 }
@@ -381,18 +388,14 @@ impl Host {
         let config = self.shared.config();
         let entry = config.users.iter().find(|entry| entry.name == user);
         let mode = entry.and_then(|entry| entry.pool_mode).or(state.config.pool_mode).unwrap_or(config.pool.mode);
-        let shards = state.config.shards.iter().zip(&state.health).map(|(shard, health)| {
+        let shards = state.config.shards.iter().zip(&state.health).enumerate().map(|(n, (shard, health))| {
             let health = health.lock().unwrap_or_else(PoisonError::into_inner);
             ShardPools {
                 name: shard.name.as_str().into(),
-                balance: RefCell::new(Balance::new(health.instances().to_vec())),
-                lag_max: config.replicas.lag_max,
-                pools: std::iter::once(&shard.primary)
-                    .chain(&shard.replicas)
-                    .map(|instance| {
-                        let server_user = instance.user.clone().unwrap_or_else(|| user.to_owned());
-                        Rc::new(Pool::new(instance.clone(), server_user, mode))
-                    })
+                instances: self
+                    .pools_of(n, shard, user, database)
+                    .into_iter()
+                    .zip(health.instances().iter().cloned())
                     .collect(),
             }
         });
@@ -409,6 +412,18 @@ impl Host {
         });
         self.served.borrow_mut().insert(key, served.clone());
         Ok(served)
+    }
+
+    /// The pools of a shard for this user, the configured primary's first.
+    fn pools_of(&self, shard: usize, config: &config::Shard, user: &str, database: &str) -> Vec<Rc<Pool>> {
+        let instances = std::iter::once(&config.primary).chain(&config.replicas);
+        let keys = instances.enumerate().map(|(n, instance)| PoolKey {
+            user: instance.user.as_deref().unwrap_or(user).into(),
+            database: database.into(),
+            shard: u16::try_from(shard).unwrap_or(u16::MAX),
+            instance: u16::try_from(n).unwrap_or(u16::MAX),
+        });
+        keys.filter_map(|key| self.pools.pool(&key)).collect()
     }
 
     async fn cancel(&self, client: i32, done: oneshot::Sender<()>) {

@@ -163,7 +163,7 @@ impl Cluster {
 }
 
 /// `a`, `b`, ... and `shard26` after `z`.
-fn shard_name(number: usize) -> String {
+pub(super) fn shard_name(number: usize) -> String {
     match u8::try_from(number) {
         Ok(number) if number < 26 => char::from(b'a' + number).to_string(),
         _ => format!("shard{number}"),

@@ -104,13 +104,19 @@ impl Instance {
         result
     }
 
-    fn psql_command(&self, database: &str) -> Command {
-        let mut command = self.binaries.command("psql");
-        command.args(["-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", database]);
-        command.arg("-h").arg(&self.folder.path).args(["-p", &self.port.to_string()]);
+    /// A program of this PostgreSQL, such as `psql` or `pgbench`, without arguments.
+    pub fn client_program(&self, name: &str) -> Command {
+        let mut command = self.binaries.command(name);
         for name in ["PGSERVICE", "PGOPTIONS", "PGSSLMODE", "PGHOSTADDR"] {
             command.env_remove(name);
         }
+        command
+    }
+
+    fn psql_command(&self, database: &str) -> Command {
+        let mut command = self.client_program("psql");
+        command.args(["-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", database]);
+        command.arg("-h").arg(&self.folder.path).args(["-p", &self.port.to_string()]);
         command
     }
 

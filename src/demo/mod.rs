@@ -4,11 +4,13 @@
 mod binaries;
 mod cluster;
 mod instance;
+mod show;
 mod system;
 mod template;
 
 pub use cluster::{Cluster, ClusterOptions, TcpAuth};
 pub use instance::Instance;
+pub use show::{Demo, Outcome};
 pub use system::free_port;
 
 use std::fmt;

@@ -38,6 +38,8 @@ enum Wake {
 enum Walked {
     /// All whole messages are through.
     Dry,
+    /// An answer of the router comes next.
+    Owed,
     /// Nothing is due any more.
     Settled,
     /// The server asks for COPY data.
@@ -84,6 +86,7 @@ impl Conversation {
         loop {
             match self.pass_on(i).await? {
                 Walked::Settled => break,
+                Walked::Owed => {}
                 Walked::CopyIn => self.copy_in(i).await?,
                 Walked::Dry => match self.wake(i).await {
                     Wake::Server => {}
@@ -158,7 +161,7 @@ impl Conversation {
             }
         }
         self.links[i].inbox.consume(taken);
-        if matches!(walked, Walked::Settled) {
+        if matches!(walked, Walked::Settled | Walked::Owed) {
             self.owed_by_router(i);
         }
         Ok(walked)
@@ -184,7 +187,7 @@ impl Conversation {
                     self.owed_by_router(i);
                     continue;
                 }
-                break Walked::Dry;
+                break Walked::Owed;
             }
             if link.server.state.is_settled() {
                 break Walked::Settled;

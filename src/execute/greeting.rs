@@ -59,6 +59,7 @@ impl Conversation {
     async fn ask_greeting(&mut self, settings: &Settings) -> Result<Vec<(String, String)>, Failure> {
         let i = self.any_link().await?;
         let mut parameters = self.links[i].server.parameters.clone();
+        parameters.retain(|(name, _)| name != "application_name");
         let applied = self.links[i].server.state.settings().clone();
         let back = Settings::default().replay(&applied);
         if !back.is_empty() {

@@ -45,8 +45,7 @@ pub(super) struct Link {
     pub(super) effects: VecDeque<Effect>,
 }
 
-/// The instance that a server belongs to; while this is held, the instance counts one more request
-/// under way.
+/// The instance that a server belongs to.
 struct Place {
     served: Rc<Served>,
     shard: ShardId,
@@ -56,13 +55,7 @@ struct Place {
 
 impl Place {
     fn pool(&self) -> &Rc<Pool> {
-        &self.served.shard(self.shard).pools[self.instance]
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.served.shard(self.shard).balance.borrow_mut().end(self.instance);
+        &self.served.shard(self.shard).instances[self.instance].0
     }
 }
 
@@ -258,7 +251,7 @@ impl Conversation {
             Some(server) => server,
             None => self.wait_for_server(place.pool()).await?,
         };
-        self.cancel_slot.enter(server.cancel_target());
+        self.cancel_slot.enter(server.cancel_handle());
         self.served.stats.server_assignments.add(1);
         if place.replica {
             self.served.stats.replica_reads.add(1);
@@ -297,14 +290,11 @@ impl Conversation {
     /// The instance for a statement: the least busy replica that is fresh enough, or the primary.
     fn choose_instance(&self, shard: ShardId, replica_ok: bool) -> Place {
         let pools = self.served.shard(shard);
-        let mut balance = pools.balance.borrow_mut();
-        let primary = balance.primary();
-        let instance = match replica_ok {
-            true => balance.for_read(self.asked_at, pools.lag_max, self.session.last_write(shard)),
+        let primary = pools.primary();
+        let instance = match replica_ok && pools.instances.len() > 1 {
+            true => pools.for_read(self.asked_at, self.session.last_write(shard), self.worker.next_turn()),
             false => primary,
         };
-        balance.begin(instance);
-        drop(balance);
         Place { served: self.served.clone(), shard, instance, replica: instance != primary }
     }
 

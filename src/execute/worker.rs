@@ -4,7 +4,7 @@ use std::cell::{Cell, Ref, RefCell};
 use std::collections::HashMap;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::Instant;
 
 use bytes::Bytes;
 use pgsluice_sharding::catalog::Catalog;
@@ -17,8 +17,10 @@ use super::greeting::Greeting;
 use crate::catalog::CatalogReader;
 use crate::config::{Limits, PoolMode};
 use crate::net::buffer::Buffers;
-use crate::pool::balance::Balance;
-use crate::pool::driver::{CancelTarget, Pool};
+use crate::pool::balance::{Candidate, choose};
+use crate::pool::health::{InstanceHealth, State};
+use crate::pool::driver::Pool;
+use crate::pool::CancelHandle;
 use crate::pool::server::StatementId;
 use crate::session::settings::Settings;
 use crate::session::statements::PreparedStatement;
@@ -137,27 +139,29 @@ impl Worker {
 /// The servers that a client holds at this moment, for those who may cancel what runs there.
 #[derive(Default)]
 pub struct CancelSlot {
-    targets: RefCell<Vec<CancelTarget>>,
+    servers: RefCell<Vec<CancelHandle>>,
 }
 
 impl CancelSlot {
-    pub(super) fn enter(&self, target: CancelTarget) {
-        self.targets.borrow_mut().push(target);
+    pub(super) fn enter(&self, server: CancelHandle) {
+        self.servers.borrow_mut().push(server);
     }
 
     pub(super) fn leave(&self, id: u64) {
-        self.targets.borrow_mut().retain(|target| target.id() != id);
+        self.servers.borrow_mut().retain(|server| server.server.0 != id);
     }
 
     pub(super) fn clear(&self) {
-        self.targets.borrow_mut().clear();
+        self.servers.borrow_mut().clear();
     }
 
     /// Cancels whatever runs; none of the servers is given to anybody else before that is settled.
     pub async fn cancel(&self) {
-        let targets = self.targets.borrow().clone();
-        for target in targets {
-            target.cancel().await;
+        let cancellers: Vec<_> = self.servers.borrow().iter().map(CancelHandle::canceller).collect();
+        for canceller in cancellers {
+            if let Err(error) = canceller.cancel().await {
+                tracing::warn!(%error, "a cancel request did not reach its server");
+            }
         }
     }
 }
@@ -209,11 +213,25 @@ pub struct Served {
 /// The pools of one shard.
 pub struct ShardPools {
     pub name: Rc<str>,
-    pub balance: RefCell<Balance>,
-    /// A replica further behind than this gets no reads.
-    pub lag_max: Duration,
-    /// Indexed by instance, as in `balance`.
-    pub pools: Vec<Rc<Pool>>,
+    /// By instance, the configured primary first.
+    pub instances: Vec<(Rc<Pool>, Arc<InstanceHealth>)>,
+}
+
+impl ShardPools {
+    /// The instance that says it is the primary, else the configured one.
+    pub fn primary(&self) -> usize {
+        self.instances.iter().position(|(_, health)| health.state() == State::Primary).unwrap_or(0)
+    }
+
+    /// The instance for a read by a session that last wrote here at `wrote`: the least busy replica
+    /// that is fresh enough, or the primary.
+    pub fn for_read(&self, now: Instant, wrote: Option<Instant>, turn: usize) -> usize {
+        let candidates = self.instances.iter().map(|(pool, health)| Candidate {
+            outstanding: pool.outstanding(),
+            eligible: health.serves_reads(now, wrote),
+        });
+        choose(candidates, turn).unwrap_or_else(|| self.primary())
+    }
 }
 
 impl Served {

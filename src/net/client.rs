@@ -66,9 +66,8 @@ async fn log_in(
     for (name, value) in greeting.iter() {
         backend::parameter_status(out, name, value);
     }
-    if let Some((_, name)) = parameters.iter().find(|(name, _)| name.eq_ignore_ascii_case("application_name")) {
-        backend::parameter_status(out, "application_name", name);
-    }
+    let application = parameters.iter().find(|(name, _)| name.eq_ignore_ascii_case("application_name"));
+    backend::parameter_status(out, "application_name", application.map_or("", |(_, name)| name));
     backend::backend_key_data(out, key.pid(), key.secret());
     backend::ready_for_query(out, TransactionStatus::Idle);
     Ok(conversation)

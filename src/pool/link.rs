@@ -39,7 +39,7 @@ pub struct Server {
     pub state: ServerState,
     /// What the server last reported, by ParameterStatus at login or while idle.
     pub parameters: Vec<(String, String)>,
-    pub key: CancelKey,
+    pub key: Rc<CancelKey>,
     pub(super) stamp: Stamp,
     pub(super) home: Home,
     pub(super) cancels: Rc<Cancels>,
@@ -98,10 +98,26 @@ impl Cancels {
     }
 }
 
+/// Where to cancel what a server does. To be let go of together with the server.
+#[derive(Clone, Debug)]
+pub struct CancelHandle {
+    pub server: ServerId,
+    key: Rc<CancelKey>,
+    cancels: Rc<Cancels>,
+}
+
+impl CancelHandle {
+    /// The means to cancel what runs now.
+    pub fn canceller(&self) -> Canceller {
+        self.cancels.in_flight.set(self.cancels.in_flight.get() + 1);
+        Canceller { key: Rc::clone(&self.key), cancels: Rc::clone(&self.cancels) }
+    }
+}
+
 /// The right to cancel what a server does for its present client. While it exists the server is not handed to anybody else.
 #[derive(Debug)]
 pub struct Canceller {
-    key: CancelKey,
+    key: Rc<CancelKey>,
     cancels: Rc<Cancels>,
 }
 
@@ -141,17 +157,21 @@ impl Server {
             stream,
             state,
             parameters,
-            key,
+            key: Rc::new(key),
             stamp,
             home: Home::default(),
             cancels: Rc::default(),
         }
     }
 
+    /// From this anybody can cancel what the server does, as long as it is in the same hands.
+    pub fn cancel_handle(&self) -> CancelHandle {
+        CancelHandle { server: self.id, key: Rc::clone(&self.key), cancels: Rc::clone(&self.cancels) }
+    }
+
     /// The means to cancel what runs now, to be used by whoever holds the client's cancel key.
     pub fn canceller(&self) -> Canceller {
-        self.cancels.in_flight.set(self.cancels.in_flight.get() + 1);
-        Canceller { key: self.key.clone(), cancels: Rc::clone(&self.cancels) }
+        self.cancel_handle().canceller()
     }
 
     /// Asks the instance to cancel what runs now; returns when it has taken the request or cannot be reached in time.
@@ -265,7 +285,7 @@ impl Loan {
             Stream::Unix(stream) => Socket::Unix(stream.into_std().ok()?),
             Stream::Tls(_) => return None,
         };
-        Some(Self { socket, state: state.into_resting(), parameters, key, stamp })
+        Some(Self { socket, state: state.into_resting(), parameters, key: (*key).clone(), stamp })
     }
 
     /// Brings it into this worker's runtime.
@@ -280,7 +300,7 @@ impl Loan {
             stream,
             state: state.into(),
             parameters,
-            key,
+            key: Rc::new(key),
             stamp,
             home: Home::default(),
             cancels: Rc::default(),

@@ -17,7 +17,7 @@ pub(super) fn refusal(text: &str, error: &pg_raw_parse::Error) -> Box<Refusal> {
     };
     let position = position(text, &message);
     let sqlstate = sqlstate(&message);
-    Box::new(Refusal { sqlstate, message: Cow::Owned(message), detail: None, hint: None, position })
+    Box::new(Refusal { sqlstate, message: Cow::Owned(message), detail: None, hint: None, context: None, position })
 }
 
 fn sqlstate(message: &str) -> &'static str {

@@ -1,0 +1,215 @@
+//! The command line.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{Config, Problem};
+use crate::demo::{Demo, Outcome};
+
+/// Where the configuration is when no option says so.
+const CONFIG_FILES: [&str; 2] = ["sluice.toml", "/etc/sluice/sluice.toml"];
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// One binary in front of PostgreSQL: pools connections, splits reads, routes by user, fans out.
+#[derive(Parser)]
+#[command(name = "sluice", version, args_conflicts_with_subcommands = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Subcommands>,
+    #[command(flatten)]
+    source: Source,
+}
+
+#[derive(Subcommand)]
+enum Subcommands {
+    /// Run the router (the default)
+    Serve(Source),
+    /// Tell everything that is wrong with the configuration, with line and remedy
+    Check(Source),
+    /// Start a local PostgreSQL cluster with sample data and a router in front of it
+    Demo(DemoArguments),
+    /// Ask a running router whether it is well; exit code 0 if so
+    Health(HealthArguments),
+}
+
+/// Which configuration to use.
+#[derive(Args)]
+struct Source {
+    /// Configuration file [default: sluice.toml, else /etc/sluice/sluice.toml]
+    #[arg(short, long, value_name = "FILE", env = "SLUICE_CONFIG")]
+    config: Option<PathBuf>,
+    /// Instead of a file: pool connections to this database
+    #[arg(long, value_name = "URL", env = "SLUICE_DATABASE_URL", hide_env_values = true, conflicts_with = "config")]
+    database_url: Option<String>,
+}
+
+#[derive(Args)]
+struct DemoArguments {
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=16))]
+    shards: u16,
+    /// Replicas of each shard
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(0..=4))]
+    replicas: u16,
+    /// Users in the sample data
+    #[arg(long, default_value_t = 10_000)]
+    users: u32,
+    #[arg(long, default_value_t = 6432)]
+    port: u16,
+    /// Run this file of SQL through the router and exit with psql's status
+    #[arg(long, value_name = "FILE.sql")]
+    exec: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct HealthArguments {
+    /// The router's HTTP address [default: listen.http of the configuration]
+    #[arg(long)]
+    address: Option<SocketAddr>,
+    #[command(flatten)]
+    source: Source,
+}
+
+/// Does what the arguments of this process ask for.
+pub fn run() -> ExitCode {
+    let arguments = Arguments::parse();
+    let result = match arguments.command {
+        None => serve(&arguments.source),
+        Some(Subcommands::Serve(source)) => serve(&source),
+        Some(Subcommands::Check(source)) => check(&source),
+        Some(Subcommands::Demo(demo)) => show_demo(&demo),
+        Some(Subcommands::Health(health)) => ask_health(&health),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("{error}");
+        ExitCode::FAILURE
+    })
+}
+
+impl Source {
+    /// The file that is read; None when a URL stands in its place.
+    fn file(&self) -> Option<PathBuf> {
+        if self.database_url.is_some() {
+            return None;
+        }
+        let fallback = || CONFIG_FILES.iter().map(PathBuf::from).find(|file| file.exists());
+        Some(self.config.clone().or_else(fallback).unwrap_or_else(|| PathBuf::from(CONFIG_FILES[0])))
+    }
+
+    fn load(&self) -> Result<Config, String> {
+        let file = self.file();
+        let result = match (&file, &self.database_url) {
+            (None, Some(url)) => Config::for_url(url),
+            (Some(file), _) if !file.exists() => {
+                return Err(format!(
+                    "there is no {}: name a file with --config, or a database with --database-url",
+                    file.display()
+                ));
+            }
+            (file, _) => Config::load(file.as_deref().unwrap_or(Path::new(CONFIG_FILES[0]))),
+        };
+        result.map_err(|problems| describe(file.as_deref(), &problems))
+    }
+}
+
+/// `sluice.toml:12: ...`, one problem a line, as compilers write them.
+fn describe(file: Option<&Path>, problems: &[Problem]) -> String {
+    let name = file.map_or("--database-url".to_owned(), |file| file.display().to_string());
+    let lines = problems.iter().map(|problem| match problem.line {
+        0 => format!("{name}: {}", problem.text),
+        line => format!("{name}:{line}: {}", problem.text),
+    });
+    lines.collect::<Vec<String>>().join("\n")
+}
+
+fn serve(source: &Source) -> Result<ExitCode, String> {
+    let router = start_router(source.load()?)?;
+    wait_for_stop();
+    drop(router);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn check(source: &Source) -> Result<ExitCode, String> {
+    let config = source.load()?;
+    let databases: Vec<String> = config
+        .databases
+        .iter()
+        .map(|database| format!("{} ({} shards)", database.name, database.shards.len()))
+        .collect();
+    println!("The configuration is right. Databases: {}", databases.join(", "));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn show_demo(arguments: &DemoArguments) -> Result<ExitCode, String> {
+    let demo = Demo {
+        shards: usize::from(arguments.shards),
+        replicas: usize::from(arguments.replicas),
+        users: arguments.users,
+        port: arguments.port,
+        exec: arguments.exec.clone(),
+    };
+    match demo.run(start_router, wait_for_stop).map_err(|error| error.to_string())? {
+        Outcome::Stopped => Ok(ExitCode::SUCCESS),
+        Outcome::Ran(status) => {
+            let code = status.code().and_then(|code| u8::try_from(code).ok());
+            Ok(code.map_or(ExitCode::FAILURE, ExitCode::from))
+        }
+    }
+}
+
+/// Starts the router of this process; it stops when what this gives is dropped.
+fn start_router(_config: Config) -> Result<(), String> {
+    Err("this build has no router".to_owned())
+}
+
+/// Returns when the terminal or the system asks this process to end.
+fn wait_for_stop() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let wait = async {
+        let mut terminate = signal(SignalKind::terminate())?;
+        tokio::select! {
+            result = tokio::signal::ctrl_c() => result,
+            _ = terminate.recv() => Ok(()),
+        }
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    if let Err(error) = runtime.and_then(|runtime| runtime.block_on(wait)) {
+        eprintln!("cannot wait for signals: {error}");
+    }
+}
+
+/// HTTP/1.0 by hand: a client library would be many times this program's own need.
+fn ask_health(arguments: &HealthArguments) -> Result<ExitCode, String> {
+    let address = match arguments.address {
+        Some(address) => address,
+        None => arguments.source.load()?.listen.http.ok_or("listen.http is not set, so there is nobody to ask")?,
+    };
+    let ask = || -> std::io::Result<String> {
+        let mut stream = TcpStream::connect_timeout(&reachable(address), HEALTH_TIMEOUT)?;
+        stream.set_read_timeout(Some(HEALTH_TIMEOUT))?;
+        stream.write_all(b"GET /health/ready HTTP/1.0\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.take(64 * 1024).read_to_string(&mut answer)?;
+        Ok(answer)
+    };
+    let answer = ask().map_err(|error| format!("{address}: {error}"))?;
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+    println!("{}", body.trim());
+    let well = head.split_whitespace().nth(1) == Some("200");
+    Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What listens on all addresses is asked on this machine's own.
+fn reachable(mut address: SocketAddr) -> SocketAddr {
+    if address.ip().is_unspecified() {
+        address.set_ip(match address {
+            SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
+            SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    address
+}
