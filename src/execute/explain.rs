@@ -76,7 +76,7 @@ impl Conversation {
         };
         let values = Values { text: inner, literals: planner.literals(), params: &[] };
         let decision = decide(statement, &self.served.map, values)?;
-        let lines: Vec<String> = format!("{:?}", statement.plan).lines().map(str::to_owned).collect();
+        let lines: Vec<String> = statement.plan.to_string().lines().map(str::to_owned).collect();
         let (shards, sql) = match decision {
             Decision::Forward { shard, .. } => (vec![shard.unwrap_or(super::worker::Served::HOME)], inner.to_owned()),
             Decision::Gather { gather, shards } => (shards, gather.sql.clone()),

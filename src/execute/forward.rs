@@ -436,6 +436,7 @@ impl Link {
     /// Sends what waits and reads, with nobody listening, until nothing is due.
     pub(super) async fn drain(&mut self) -> Result<(), Failure> {
         let gone = |_| Failure::End(End::ClientLeft);
+        self.discard_messages()?;
         while !(self.server.state.is_settled() && self.out.is_empty()) {
             poll_fn(|cx| {
                 if let Poll::Ready(Err(error)) = self.poll_send(cx) {

@@ -329,9 +329,10 @@ impl Conversation {
                 link.inbox.reserve(missing);
                 return Ok(());
             }
+            let executing = link.server.state.executes();
             match header.tag {
-                b'D' => head.rows += header.total,
-                b'C' => {
+                b'D' if executing => head.rows += header.total,
+                b'C' if executing => {
                     head.finished = true;
                     return Ok(());
                 }

@@ -135,6 +135,11 @@ impl ServerState {
         matches!(self.due.front(), Some(Due::Local(_)))
     }
 
+    /// Whether rows and the command tag of an Execute come next.
+    pub fn executes(&self) -> bool {
+        matches!(self.due.front(), Some(Due::Execute(_)))
+    }
+
     /// Whether a query of the router's own is being answered.
     pub fn hidden_query_runs(&self) -> bool {
         matches!(self.due.front(), Some(Due::Query(Audience::Router)))
