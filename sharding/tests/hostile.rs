@@ -1,5 +1,7 @@
 //! Texts made to hurt: nothing panics, nothing overflows a small stack, everything ends.
 
+#![expect(clippy::unwrap_used, reason = "a test stops where it is surprised")]
+
 use std::thread;
 
 use pgsluice_sharding::catalog::{Catalog, TableRules};

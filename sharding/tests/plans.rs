@@ -3,6 +3,8 @@
 //! A file holds cases: a comment of one sentence, `> SQL`, `---`, the plan. `UPDATE_GOLDEN=1` writes
 //! what is planned now; the difference is for people to judge.
 
+#![expect(clippy::unwrap_used, reason = "a test stops where it is surprised")]
+
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::fs;

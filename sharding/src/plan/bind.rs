@@ -93,6 +93,17 @@ pub(crate) struct Output {
 /// What follows from what.
 pub(crate) type Edges = Vec<(Term, Term)>;
 
+/// How a table is used where it stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Usage {
+    /// Read, and every row can be in the answer.
+    Preserved,
+    /// Read on the nullable side of an outer join.
+    Nullable,
+    /// Written.
+    Target,
+}
+
 /// One level of names: a SELECT, an UPDATE ...
 #[derive(Debug, Default)]
 pub(crate) struct Block {
@@ -193,23 +204,23 @@ impl<'c> Binder<'c> {
         {
             return self.use_cte(cte, table, preserved);
         }
-        self.stored_table(table, preserved, false)
+        self.stored_table(table, if preserved { Usage::Preserved } else { Usage::Nullable })
     }
 
     /// A table of the catalog, read or written.
-    pub(crate) fn stored_table(&mut self, table: &TableRef, preserved: bool, writes: bool) -> usize {
+    pub(crate) fn stored_table(&mut self, table: &TableRef, usage: Usage) -> usize {
         let found = self.names.find(table);
         let columns = match found {
             Found::Table { table: found, .. } => Columns::Table(found),
             Found::System | Found::Unknown => Columns::Unknown,
         };
-        let rel = self.add_rel(table, columns, !preserved);
+        let rel = self.add_rel(table, columns, usage == Usage::Nullable);
         match found {
-            Found::Table { table: found, name } => self.note_table(found, name, table, rel, preserved, writes),
+            Found::Table { table: found, name } => self.note_table(found, name, table, rel, usage),
             Found::System => self.system = true,
             Found::Unknown => {
                 self.facts.unknown_table = true;
-                if writes {
+                if usage == Usage::Target {
                     self.facts.unknown_target.get_or_insert_with(|| table.name.to_string());
                 }
             }
@@ -217,15 +228,7 @@ impl<'c> Binder<'c> {
         rel
     }
 
-    fn note_table(
-        &mut self,
-        found: &'c Table,
-        name: &str,
-        table: &TableRef,
-        rel: usize,
-        preserved: bool,
-        writes: bool,
-    ) {
+    fn note_table(&mut self, found: &'c Table, name: &str, table: &TableRef, rel: usize, usage: Usage) {
         if is_view(found) {
             self.facts.user_view = true;
             if !self.names.has_rule(table.schema.as_deref(), name) {
@@ -237,12 +240,12 @@ impl<'c> Binder<'c> {
                 let key = self.term(rel, column);
                 self.occurrences.push(Occurrence { table: name.to_owned(), key, key_type, inserts: false });
                 let block = self.rels[rel].block;
-                if preserved && is_sharded(found) {
+                if usage != Usage::Nullable && is_sharded(found) {
                     let occurrence = self.occurrences.len() - 1;
                     self.blocks[block].roots.push(Root { occurrence, ..Root::default() });
                 }
             }
-            TableKind::Reference if writes => self.reference_writes.push(name.to_owned()),
+            TableKind::Reference if usage == Usage::Target => self.reference_writes.push(name.to_owned()),
             TableKind::Reference => {}
             TableKind::Local(home) => self.homes.push((home, name.to_owned())),
         }

@@ -1,7 +1,7 @@
 //! INSERT, UPDATE, DELETE, MERGE: the rows that are written, and what decides where they live.
 
 use super::KeyValue;
-use super::bind::{Binder, Output};
+use super::bind::{Binder, Output, Usage};
 use super::bind_values::Reach;
 use super::reasons;
 use super::scope::{Columns, Rel};
@@ -33,7 +33,7 @@ impl<'c> Binder<'c> {
     /// Opens the block of a write with its target in it.
     fn open_target(&mut self, table: &TableRef) -> (usize, Option<KeyColumn<'c>>) {
         self.open();
-        let rel = self.stored_table(table, true, true);
+        let rel = self.stored_table(table, Usage::Target);
         let key = match self.rels[rel].columns {
             Columns::Table(table) => match table.kind {
                 TableKind::Sharded { column, .. } => {
@@ -111,10 +111,10 @@ impl<'c> Binder<'c> {
         let target = self.term(rel, key.position);
         match output {
             Output { term: Some(source), .. } if self.terms.comparable(source, target) => {
-                self.terms.edge(source, target)
+                self.terms.edge(source, target);
             }
             Output { values: Some((keys, family)), .. } if family != Family::Numeric => {
-                self.limit(target, keys, family)
+                self.limit(target, keys, family);
             }
             _ => self.refuse(reasons::insert_unknown_key(table, key.name)),
         }

@@ -1,5 +1,6 @@
 //! One statement -> its plan, its access and its effects.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::bind::Binder;
@@ -101,7 +102,11 @@ pub(super) fn refused(refusal: Refusal) -> Plan {
 fn decide(context: Context<'_>, stmt: &Stmt, parsed: &Parsed) -> Decided {
     match stmt {
         Stmt::Dml(dml) => rows(context, dml, parsed),
-        Stmt::Explain { analyze, text_format, inner } => explain(context, *analyze, *text_format, inner, parsed),
+        Stmt::Explain { analyze, text_format, inner } => {
+            let span = Range::default();
+            let explain = Explain { analyze: *analyze, text_format: *text_format, inner: span.clone(), prefix: span };
+            decide_explain(context, explain, inner, parsed)
+        }
         Stmt::Declare { name, hold, query } => declare(context, name, *hold, query, parsed),
         Stmt::Session(command) => session(command),
         Stmt::Prepare { name } => {
@@ -251,15 +256,16 @@ fn spread(
     build::gather(context, binder, query, seen, shards, parsed).map(|gather| Plan::Gather(Arc::new(gather)))
 }
 
-fn explain(context: Context<'_>, analyze: bool, text_format: bool, inner: &Stmt, parsed: &Parsed) -> Decided {
+/// An EXPLAIN goes where its statement goes.
+fn decide_explain(context: Context<'_>, mut explain: Explain, inner: &Stmt, parsed: &Parsed) -> Decided {
     let mut decided = decide(context, inner, parsed);
     let start = spans::explained(context.text, &parsed.span);
-    if !analyze {
+    if !explain.analyze {
         decided.effects = Effects::default();
     }
-    let inner = start..parsed.span.end;
-    let prefix = parsed.span.start..start;
-    decided.command = Command::Explain(Box::new(Explain { analyze, text_format, inner, prefix }));
+    explain.inner = start..parsed.span.end;
+    explain.prefix = parsed.span.start..start;
+    decided.command = Command::Explain(Box::new(explain));
     decided.any_values = false;
     decided
 }

@@ -130,12 +130,12 @@ pub enum Node {
     Route,
     /// The streams one after another, in whatever order they come.
     Append {
-        input: Box<Node>,
+        input: Box<Self>,
     },
     /// Streams that are each sorted by `keys` -> one sorted stream. Nothing is buffered.
     MergeSort {
         keys: Vec<SortKey>,
-        input: Box<Node>,
+        input: Box<Self>,
     },
     /// Equal values of `keys` are brought together and their aggregates combined. When `sorted`,
     /// the input is sorted by the group keys, and each group is given out as soon as it is complete;
@@ -144,33 +144,33 @@ pub enum Node {
         keys: Vec<ColumnRef>,
         aggregates: Vec<Aggregate>,
         sorted: bool,
-        input: Box<Node>,
+        input: Box<Self>,
     },
     /// Rows for which `condition` is true stay.
     Having {
         condition: Condition,
-        input: Box<Node>,
+        input: Box<Self>,
     },
     /// Equal rows become one; equality by the binary values of `keys`. When `sorted`, equal rows are
     /// neighbours.
     Distinct {
         keys: Vec<ColumnRef>,
         sorted: bool,
-        input: Box<Node>,
+        input: Box<Self>,
     },
     /// Rows are kept in memory and given out sorted.
     Sort {
         keys: Vec<SortKey>,
-        input: Box<Node>,
+        input: Box<Self>,
     },
     Limit {
         count: Option<Count>,
         offset: Option<Count>,
-        input: Box<Node>,
+        input: Box<Self>,
     },
     /// Only the visible columns leave.
     Project {
-        input: Box<Node>,
+        input: Box<Self>,
     },
 }
 
@@ -237,9 +237,9 @@ pub enum AggregateFunction {
 pub enum Condition {
     Compare { left: Operand, operator: Comparison, right: Operand },
     IsNull { operand: Operand, negated: bool },
-    And(Vec<Condition>),
-    Or(Vec<Condition>),
-    Not(Box<Condition>),
+    And(Vec<Self>),
+    Or(Vec<Self>),
+    Not(Box<Self>),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

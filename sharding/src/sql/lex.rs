@@ -168,9 +168,9 @@ impl<'a> Lexer<'a> {
     fn prefixed(&mut self, prefix: usize, escapes: bool) -> TokenKind {
         self.at += prefix;
         if escapes {
-            self.escaped()
+            self.escaped();
         } else {
-            self.quoted(b'\'')
+            self.quoted(b'\'');
         }
         self.continued(escapes);
         TokenKind::Other

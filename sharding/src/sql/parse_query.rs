@@ -114,7 +114,7 @@ impl Builder<'_> {
         Ok(Some(Box::new(With { recursive: with.recursive, ctes })))
     }
 
-    fn from_list<'a>(&mut self, items: impl Iterator<Item = Node<'a>>) -> Result<Vec<From>> {
+    fn range_list<'a>(&mut self, items: impl Iterator<Item = Node<'a>>) -> Result<Vec<From>> {
         items.map(|item| self.range_item(item)).collect()
     }
 

@@ -61,7 +61,6 @@ impl Builder<'_> {
             columns: strings(copy.attlist().iter()),
             query,
             options: options.collect(),
-            filter: !matches!(copy.where_clause(), Node::None),
         })))
     }
 

@@ -59,7 +59,7 @@ fn offset(byte: usize) -> u32 {
 
 /// Hashes a stream of pieces; a short stream, the common case, in one go.
 struct ShapeHash {
-    buffer: [u8; ShapeHash::BUFFER],
+    buffer: [u8; Self::BUFFER],
     used: usize,
     long: Option<Box<Xxh3>>,
 }

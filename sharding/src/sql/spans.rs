@@ -76,7 +76,7 @@ pub(crate) fn select(text: &str, span: &Range<usize>, first_target: usize) -> Op
     }
     let mut clauses = vec![(Clause::Targets, first, first)];
     let mut depth = 0i32;
-    for index in first..tokens.len() {
+    for (index, token) in tokens.iter().enumerate().skip(first) {
         match word(index) {
             "(" | "[" => depth += 1,
             ")" | "]" => depth -= 1,
@@ -85,7 +85,7 @@ pub(crate) fn select(text: &str, span: &Range<usize>, first_target: usize) -> Op
         if depth < 0 {
             return None;
         }
-        if depth == 0 && tokens[index].kind == TokenKind::Word && !(is(index - 1, "as") || is(index - 1, ".")) {
+        if depth == 0 && token.kind == TokenKind::Word && !(is(index - 1, "as") || is(index - 1, ".")) {
             let clause = match word(index).to_ascii_lowercase().as_str() {
                 "from" if is(index - 1, "distinct") => continue,
                 "group" if is(index - 1, "within") => continue,

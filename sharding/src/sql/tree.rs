@@ -461,7 +461,6 @@ pub(crate) struct Copy {
     pub columns: Vec<Box<str>>,
     pub query: Option<Dml>,
     pub options: Vec<(Box<str>, CopyOption)>,
-    pub filter: bool,
 }
 
 #[derive(Clone, Debug, PartialEq)]
