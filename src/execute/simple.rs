@@ -57,7 +57,10 @@ impl Conversation {
     async fn run_query(&mut self, total: usize) -> Result<(), Failure> {
         self.sync_before_query().await?;
         self.refresh_catalog().await?;
-        let (script, decision) = self.plan_query(total)?;
+        let (script, decision) = match self.plan_query(total) {
+            Err(failure) if self.learned_of_table(&failure).await => self.plan_query(total)?,
+            planned => planned?,
+        };
         match (script.statements.len(), decision) {
             (0, _) => {
                 backend::empty_query_response(&mut self.client.out);

@@ -69,6 +69,11 @@ impl Worker {
         format!("sluice:{:016x}:{}:{}", xxh3::xxh3_64(&self.seed.to_be_bytes()), self.index, self.count())
     }
 
+    /// A version for a catalog that only one transaction sees; no shared catalog ever has it.
+    pub fn own_catalog_version(&self) -> u64 {
+        (1 << 63) | ((self.index as u64) << 48) | self.count()
+    }
+
     /// A number that goes round, to spread what is equally good.
     pub fn next_turn(&self) -> usize {
         usize::try_from(self.count()).unwrap_or_default()
