@@ -408,6 +408,7 @@ impl Host {
             user: user.into(),
             mode,
             catalog: RefCell::new(CatalogReader::new(state.catalog.clone())),
+            planner: self.worker.planner(database),
             map: state.map.clone(),
             shards: shards.collect(),
             stats: Arc::new(PoolStats::default()),

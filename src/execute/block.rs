@@ -289,6 +289,7 @@ impl Conversation {
         if let Command::Set { value: SetValue::Current, .. } = command {
             self.session.pin(Pin::SetConfig);
         }
+        self.refuse_setting(command)?;
         if self.links.is_empty() {
             self.link(None, Access::Read).await?;
         }
@@ -313,6 +314,18 @@ impl Conversation {
             self.session.transaction.set_options(options);
         }
         self.complete(&tag);
+        Ok(())
+    }
+
+    /// What the planner relies on when it reads a statement must stay as it is.
+    fn refuse_setting(&self, command: &Command) -> Result<(), Failure> {
+        let Command::Set { name, value: SetValue::Text(value), .. } = command else { return Ok(()) };
+        let off = ["off", "false", "no", "0"].contains(&value.trim_matches('\'').to_ascii_lowercase().as_str());
+        if self.served.shards.len() > 1 && name.eq_ignore_ascii_case("standard_conforming_strings") && off {
+            return Err(ErrorFields::error("0A000", "standard_conforming_strings cannot be off over several shards")
+                .with_hint("Write backslash escapes in E'...' strings.")
+                .into());
+        }
         Ok(())
     }
 
@@ -369,6 +382,10 @@ impl Conversation {
             Command::DiscardAll => {
                 self.links[i].server.state.discarded();
                 self.session.discard();
+            }
+            Command::DeclareCursor { name, .. } => {
+                let shard = self.links[i].shard;
+                self.session.declared(name, shard);
             }
             Command::Unlisten(None) => self.session.unpin(Pin::Listen),
             Command::Begin(options) if self.session.transaction.is_idle() => {

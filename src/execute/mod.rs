@@ -214,6 +214,7 @@ impl Conversation {
         if !self.links.all_clean() {
             return;
         }
+        self.session.close_cursors();
         if let Some(began) = self.transaction_began.take() {
             self.served.stats.transactions.add(1);
             self.served.stats.transaction_time.record(began.elapsed());

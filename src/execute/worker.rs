@@ -29,7 +29,7 @@ use crate::stats::PoolStats;
 /// One worker's own things: planner, buffers, known statements.
 pub struct Worker {
     pub index: usize,
-    pub planner: RefCell<Planner>,
+    planners: RefCell<HashMap<Rc<str>, Rc<RefCell<Planner>>>>,
     pub buffers: Buffers,
     limits: RefCell<Limits>,
     statements: RefCell<StatementCache>,
@@ -43,14 +43,9 @@ pub struct Worker {
 
 impl Worker {
     pub fn new(index: usize, limits: Limits, seed: u64) -> Self {
-        let planner = Planner::new(PlannerLimits {
-            statement_bytes_max: limits.statement_bytes_max,
-            cache_bytes_max: limits.plan_cache_bytes_max,
-            ..PlannerLimits::default()
-        });
         Self {
             index,
-            planner: RefCell::new(planner),
+            planners: RefCell::default(),
             buffers: Buffers::default(),
             limits: RefCell::new(limits),
             statements: RefCell::default(),
@@ -84,6 +79,21 @@ impl Worker {
         if settings == **session { session.clone() } else { Rc::new(settings) }
     }
 
+    /// The planner for a database; its plans hold for that one alone.
+    pub fn planner(&self, database: &str) -> Rc<RefCell<Planner>> {
+        if let Some(planner) = self.planners.borrow().get(database) {
+            return planner.clone();
+        }
+        let limits = self.limits();
+        let planner = Rc::new(RefCell::new(Planner::new(PlannerLimits {
+            statement_bytes_max: limits.statement_bytes_max,
+            cache_bytes_max: limits.plan_cache_bytes_max,
+            ..PlannerLimits::default()
+        })));
+        self.planners.borrow_mut().insert(database.into(), planner.clone());
+        planner
+    }
+
     pub fn limits(&self) -> Ref<'_, Limits> {
         self.limits.borrow()
     }
@@ -106,7 +116,7 @@ impl Worker {
         if let Some(known) = self.statements.borrow_mut().get(id) {
             return Ok(known);
         }
-        let script = self.planner.borrow_mut().plan(catalog, settings.get("search_path"), text)?;
+        let script = served.planner.borrow_mut().plan(catalog, settings.get("search_path"), text)?;
         let statement = Rc::new(PreparedStatement {
             id,
             text: text.into(),
@@ -205,6 +215,7 @@ pub struct Served {
     pub user: Rc<str>,
     pub mode: PoolMode,
     pub catalog: RefCell<CatalogReader>,
+    pub planner: Rc<RefCell<Planner>>,
     pub map: Arc<ShardMap>,
     /// Indexed by `ShardId`.
     pub shards: Vec<ShardPools>,
