@@ -18,6 +18,7 @@ use crate::protocol::error::ErrorFields;
 use crate::protocol::frontend;
 use crate::session::Session;
 
+use super::presence::Held;
 use super::worker::{Served, Worker};
 use super::{Conversation, Failure};
 
@@ -251,7 +252,7 @@ impl Conversation {
             Some(server) => server,
             None => self.wait_for_server(place.pool()).await?,
         };
-        self.cancel_slot.enter(server.cancel_handle());
+        self.presence.enter(Held { cancel: server.cancel_handle(), shard, instance: place.instance });
         self.served.stats.server_assignments.add(1);
         if place.replica {
             self.served.stats.replica_reads.add(1);
@@ -317,11 +318,13 @@ impl Conversation {
     async fn wait_for_server(&mut self, pool: &Rc<Pool>) -> Result<Box<Server>, Failure> {
         self.client.flush().await?;
         let began = Instant::now();
+        self.presence.waits(began);
         let result = tokio::select! {
             biased;
             server = pool.acquire() => server,
             gone = self.client.watch() => return Err(gone.into()),
         };
+        self.presence.waits_no_more();
         self.served.stats.wait_time.record(began.elapsed());
         result.map_err(|error: AcquireError| Failure::Error(error.into_fields()))
     }
