@@ -136,6 +136,7 @@ impl Random {
 
 /// The addresses that others connect to, opened before anything runs.
 struct Doors {
+    address: SocketAddr,
     listener: Listener,
     http: Option<std::net::TcpListener>,
 }
@@ -146,8 +147,10 @@ impl Doors {
             let at = |error: io::Error| io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"));
             std::net::TcpListener::bind(address).map_err(at)
         });
-        let listener = control.block_on(async { Listener::bind(&config.listen) })?;
-        Ok(Self { listener, http: http.transpose()? })
+        let within = control.enter();
+        let listener = Listener::bind(&config.listen)?;
+        drop(within);
+        Ok(Self { address: listener.address()?, listener, http: http.transpose()? })
     }
 }
 
@@ -168,8 +171,16 @@ impl Router {
         let random = Random::new().map_err(StartError::System)?;
         let context = startup::Context::new(&config, random.salt_key).map_err(StartError::Tls)?;
         let control = runtime().map_err(StartError::System)?;
-        let doors = Doors::open(&config, &control).map_err(StartError::Listen)?;
-        let address = doors.listener.address().map_err(StartError::Listen)?;
+        let opened = Doors::open(&config, &control);
+        let (control, doors) = match opened {
+            Ok(doors) => (control, doors),
+            Err(error) => {
+                // The caller may be within a runtime itself, where another must not wait for its end.
+                control.shutdown_background();
+                return Err(StartError::Listen(error));
+            }
+        };
+        let address = doors.address;
         let config = Arc::new(config);
         let (workers, inboxes): (Vec<_>, Vec<_>) =
             (0..config.listen.workers.max(1)).map(|_| mpsc::unbounded_channel()).unzip();
