@@ -12,8 +12,8 @@ use std::collections::HashMap;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
-use sqllogictest::parser::{Connection, QueryExpect, Record, SortMode, StatementExpect, parse_file};
 use sqllogictest::DefaultColumnType;
+use sqllogictest::parser::{Connection, QueryExpect, Record, SortMode, StatementExpect, parse_file};
 
 use crate::support::running::{Running, databases, shared, superuser};
 use crate::support::wire::{Answer, Row, Wire};
@@ -101,7 +101,8 @@ fn run_file(name: &str) {
             let answers = run(router.port, "app", &steps, protocol, shards > 1);
             for ((step, expected), got) in steps.iter().zip(&judge).zip(&answers) {
                 if let Some(difference) = compare(step, expected, got, shards) {
-                    mismatches.push(format!("{}, {protocol:?}, {shards} shards:\n{}\n{difference}", step.place, step.sql));
+                    mismatches
+                        .push(format!("{}, {protocol:?}, {shards} shards:\n{}\n{difference}", step.place, step.sql));
                 }
             }
         }
@@ -191,9 +192,8 @@ fn run(port: u16, database: &str, steps: &[Step], protocol: Protocol, sharded: b
     let mut connections: HashMap<&str, (Wire, u8)> = HashMap::new();
     let mut answers = Vec::new();
     for step in steps {
-        let (wire, status) = connections
-            .entry(&step.connection)
-            .or_insert_with(|| (Wire::connect(port, "app", database), b'I'));
+        let (wire, status) =
+            connections.entry(&step.connection).or_insert_with(|| (Wire::connect(port, "app", database), b'I'));
         // What several shards refuse must not have happened elsewhere either.
         let undo = step.refused && !sharded && *status == b'I';
         if undo {
