@@ -46,10 +46,11 @@ fn integers_of_all_widths_are_placed_as_postgres_places_them() {
 #[test]
 fn texts_are_placed_as_postgres_places_them() {
     let mut random = Random(2);
-    let mut keys: Vec<String> = ["", " ", "a", "A", "\\", "\t", "\n", "\\N", "ä", "a\u{308}", "日本語", "😀", "'\"", "null"]
-        .iter()
-        .map(|key| (*key).to_owned())
-        .collect();
+    let mut keys: Vec<String> =
+        ["", " ", "a", "A", "\\", "\t", "\n", "\\N", "ä", "a\u{308}", "日本語", "😀", "'\"", "null"]
+            .iter()
+            .map(|key| (*key).to_owned())
+            .collect();
     // Every length up to some blocks of the hash, then long ones.
     keys.extend((0..100).map(|length| "x".repeat(length)));
     keys.extend((0..40).map(|length| "é".repeat(length)));
@@ -80,7 +81,8 @@ fn uuids_are_placed_as_postgres_places_them() {
 /// The database's collation does not matter to the hash as long as it is deterministic.
 #[test]
 fn texts_under_another_collation_are_placed_alike() {
-    let keys: Vec<String> = ["a", "A", "ä", "a\u{308}", "ß", "ss", "ı", "İ"].iter().map(|key| (*key).to_owned()).collect();
+    let keys: Vec<String> =
+        ["a", "A", "ä", "a\u{308}", "ß", "ss", "ı", "İ"].iter().map(|key| (*key).to_owned()).collect();
     check("text COLLATE \"und-x-icu\"", KeyType::Text, keys);
 }
 

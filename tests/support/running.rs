@@ -84,7 +84,9 @@ impl Running {
     /// Starts with a configuration that names neither addresses nor `[auth]`: it listens on a free
     /// port and trusts everyone.
     pub fn start(config: &str) -> Self {
-        Self::start_exactly(&format!("[listen]\naddress = \"127.0.0.1:0\"\nworkers = 2\n[auth]\nmethod = \"trust\"\n{config}"))
+        Self::start_exactly(&format!(
+            "[listen]\naddress = \"127.0.0.1:0\"\nworkers = 2\n[auth]\nmethod = \"trust\"\n{config}"
+        ))
     }
 
     pub fn start_exactly(config: &str) -> Self {
