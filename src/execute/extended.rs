@@ -88,7 +88,7 @@ impl Conversation {
         for link in self.links.iter_mut().filter(|link| link.unsynced) {
             // Binding what does not exist fails the transaction without running anything.
             frontend::bind_nothing(&mut link.out, b"sluice_rollback");
-            link.server.state.expect(Due::Bind(Audience::Router));
+            link.server.state.expect(Due::Spoil);
         }
     }
 

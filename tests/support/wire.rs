@@ -7,7 +7,7 @@ use std::net::{Shutdown, TcpStream};
 use std::time::Duration;
 
 /// No answer after this long is a failure of the test, not of patience.
-const READ_TIMEOUT: Duration = Duration::from_secs(30);
+const READ_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// One message from the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -253,6 +253,7 @@ impl Wire {
                 }
                 b'I' => answer.results.push(std::mem::take(&mut current)),
                 b'E' => {
+                    assert!(answer.error.is_none(), "a second error after {:?}", answer.error);
                     answer.error = Some(Fields::read(&message.body));
                     if !current.rows.is_empty() {
                         answer.results.push(std::mem::take(&mut current));
