@@ -12,6 +12,9 @@ use crate::session::settings::Settings;
 
 use super::{Conversation, End, Failure};
 
+/// Different startup settings that are remembered; when there are more, all are forgotten.
+const GREETINGS_MAX: usize = 1024;
+
 /// Parameters by name, in the order a server reported them.
 pub type Greeting = Rc<[(String, String)]>;
 
@@ -39,7 +42,12 @@ impl Conversation {
         };
         self.client.out.clear();
         self.release_if_done();
-        self.served.greetings.borrow_mut().insert(Rc::new(settings), greeting.clone());
+        let mut greetings = self.served.greetings.borrow_mut();
+        if greetings.len() >= GREETINGS_MAX {
+            greetings.clear();
+        }
+        greetings.insert(Rc::new(settings), greeting.clone());
+        drop(greetings);
         Ok(greeting)
     }
 
