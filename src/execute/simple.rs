@@ -217,26 +217,33 @@ impl Conversation {
             .collect()
     }
 
-    /// A text without BEGIN is one transaction: it is taken apart only when at most one of its
-    /// statements writes, and that one last, or the text controls its transactions itself.
+    /// What a text does outside of a block is one transaction: it is taken apart only when at most
+    /// one of its statements writes there, and that one last.
     fn check_splittable(&self, script: &SharedScript, decisions: &[Decision]) -> Result<(), Failure> {
-        let controls = script.statements.iter().any(|s| matches!(s.command, Command::Begin(_)));
-        if controls || !self.session.transaction.is_idle() {
-            return Ok(());
+        let mut in_block = !self.session.transaction.is_idle();
+        let mut has_written = false;
+        for (statement, decision) in script.statements.iter().zip(decisions) {
+            let commits = matches!(statement.command, Command::Commit { .. });
+            if has_written && !commits {
+                let message = "several statements that write cannot be sent in one text to several shards";
+                return Err(ErrorFields::error("0A000", message)
+                    .with_detail("PostgreSQL runs such a text as one transaction.")
+                    .with_hint("Send the statements one by one, or begin the text with BEGIN and end it with COMMIT.")
+                    .into());
+            }
+            match statement.command {
+                Command::Begin(_) => in_block = true,
+                Command::Commit { chain } | Command::Rollback { chain } => {
+                    in_block &= chain;
+                    has_written = false;
+                }
+                _ => {
+                    let writes = statement.access == Access::Write && !matches!(decision, Decision::Session);
+                    has_written |= writes && !in_block;
+                }
+            }
         }
-        let first_write = script.statements.iter().zip(decisions).position(|(statement, decision)| {
-            statement.access == Access::Write && !matches!(decision, Decision::Session)
-        });
-        match first_write {
-            Some(at) if at + 1 < script.statements.len() => Err(ErrorFields::error(
-                "0A000",
-                "several statements that write cannot be sent in one text to several shards",
-            )
-            .with_detail("PostgreSQL runs such a text as one transaction.")
-            .with_hint("Send the statements one by one, or begin the text with BEGIN and end it with COMMIT.")
-            .into()),
-            _ => Ok(()),
-        }
+        Ok(())
     }
 
     fn effect(&self, script: &SharedScript, index: usize, total: usize) -> Effect {
