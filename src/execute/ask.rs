@@ -94,6 +94,7 @@ impl Conversation {
         link.server.state.expect(Due::Query(Audience::Client));
         // A Query ends a pipeline as Sync does.
         link.unsynced = false;
+        link.skips = false;
         self.read_answer(i).await
     }
 

@@ -39,12 +39,26 @@ impl Conversation {
     /// The server asks for data: passes the client's CopyData on until CopyDone or CopyFail, or until
     /// the server has had enough.
     pub(super) async fn copy_in(&mut self, i: usize) -> Result<(), Failure> {
-        self.take_request();
+        if self.client.request_bytes > 0 || !self.links[i].server.state.only_sync_follows() {
+            // Messages came in the place of data: where the server stands is anybody's guess.
+            self.links.remove(i).close();
+            let message = "messages of another kind came in the place of COPY data";
+            return Err(End::Fatal(ErrorFields::fatal("08P01", message)).into());
+        }
+        let link = &mut self.links[i];
+        if link.server.state.sync_passed_over() {
+            link.unsynced = true;
+            self.sync_passed_over = true;
+        }
         self.client.flush().await?;
-        let mut remaining = 0;
+        let mut interrupted = false;
         while self.links[i].copying_in {
-            if self.relay_copy(i, &mut remaining)? {
+            if self.relay_copy(i, interrupted)? {
                 self.links[i].copying_in = false;
+                break;
+            }
+            // A message that has begun is brought to its end: both sides count its bytes.
+            if interrupted && self.links[i].copy_lacks == 0 {
                 break;
             }
             match self.wake_copy(i).await {
@@ -54,8 +68,8 @@ impl Conversation {
             }
             if !self.links[i].inbox.is_empty() {
                 // The server speaks in the middle of a copy: a notice, or the end of it.
-                let more = self.links[i].server.state.is_settled();
-                if more || self.server_interrupts(i) {
+                interrupted = self.links[i].server.state.is_settled() || self.server_interrupts(i);
+                if interrupted && self.links[i].copy_lacks == 0 {
                     break;
                 }
             }
@@ -78,23 +92,31 @@ impl Conversation {
         false
     }
 
-    /// Moves what the client has sent to the server's outbox; true after the copy's last message.
-    fn relay_copy(&mut self, i: usize, remaining: &mut usize) -> Result<bool, Failure> {
+    /// Moves what the client has sent to the server's outbox, or only what the message that has begun
+    /// still lacks; true after the copy's last message.
+    fn relay_copy(&mut self, i: usize, interrupted: bool) -> Result<bool, Failure> {
         let Self { client, links, .. } = self;
         let link = &mut links[i];
         while link.out.len() < SHARD_BYTES {
-            let n = (*remaining).min(client.inbox.len());
+            let n = link.copy_lacks.min(client.inbox.len());
             link.out.extend_from_slice(&client.inbox.filled()[..n]);
             client.inbox.consume(n);
-            *remaining -= n;
+            link.copy_lacks -= n;
+            if interrupted {
+                return Ok(false);
+            }
             let Some(header) = Header::parse(client.inbox.filled()).map_err(super::client::invalid_length)? else {
                 return Ok(false);
             };
             match header.tag {
-                b'd' => *remaining = header.total,
+                b'd' => link.copy_lacks = header.total,
                 b'c' | b'f' if client.inbox.len() >= header.total => {
                     link.out.extend_from_slice(&client.inbox.filled()[..header.total]);
                     client.inbox.consume(header.total);
+                    if link.unsynced {
+                        // A Flush or Sync sent before was passed over: the answer would not come.
+                        frontend::flush(&mut link.out);
+                    }
                     return Ok(true);
                 }
                 b'c' | b'f' => return Ok(false),
@@ -198,13 +220,36 @@ impl Conversation {
         let mut splitter = Splitter::new(copy, self.worker.limits().message_bytes_max);
         let mut parts = vec![Vec::new(); ids.len()];
         let mut remaining = 0;
+        let result = self.split_copy(ids, &mut splitter, &mut parts, &mut remaining).await;
+        if let Err(Failure::Error(_) | Failure::Told) = result {
+            // The message that has begun ends before another can be read.
+            while remaining > 0 {
+                match self.next_copy_message(&mut remaining).await? {
+                    ClientCopy::Data(n) => self.client.inbox.consume(n),
+                    ClientCopy::End { .. } => break,
+                }
+            }
+        }
+        result
+    }
+
+    /// Gives each shard its rows until the client is done. `remaining` is what the message that was
+    /// begun last still lacks.
+    async fn split_copy(
+        &mut self,
+        ids: &[u64],
+        splitter: &mut Splitter,
+        parts: &mut [Vec<u8>],
+        remaining: &mut usize,
+    ) -> Result<(), Failure> {
         loop {
-            match self.next_copy_message(&mut remaining).await? {
+            match self.next_copy_message(remaining).await? {
                 ClientCopy::Data(n) => {
                     let map = self.served.map.clone();
-                    splitter.push(&self.client.inbox.filled()[..n], &map, &mut parts)?;
+                    let pushed = splitter.push(&self.client.inbox.filled()[..n], &map, parts);
                     self.client.inbox.consume(n);
-                    self.send_parts(ids, &mut parts, SHARD_BYTES).await?;
+                    pushed?;
+                    self.send_parts(ids, parts, SHARD_BYTES).await?;
                 }
                 ClientCopy::End { tag, total } => {
                     let failed = (tag == b'f').then(|| copy_failed(&self.client.inbox.filled()[5..total]));
@@ -212,8 +257,8 @@ impl Conversation {
                     if let Some(fields) = failed {
                         return Err(fields.into());
                     }
-                    splitter.finish(&self.served.map.clone(), &mut parts)?;
-                    return self.send_parts(ids, &mut parts, 1).await;
+                    splitter.finish(&self.served.map.clone(), parts)?;
+                    return self.send_parts(ids, parts, 1).await;
                 }
             }
         }

@@ -20,10 +20,16 @@ use crate::session::statements::{GatherPortal, NotTaken, Portal, PreparedStateme
 
 use super::decide::{Decision, decide, is_transaction_control, uses_literals};
 use super::gather::Arguments;
-use super::links::Effect;
+use super::links::{Effect, Link};
 use super::simple::{effect_of, not_utf8};
 use super::worker::Served;
 use super::{Conversation, End, Failure, Pipeline};
+
+/// Messages for one server that wait for Flush or Sync, before they are sent without.
+const PIPELINE_BYTES_MAX: usize = 1 << 20;
+
+/// Parse messages that wait for the Bind that tells their server.
+const UNSENT_PARSES_MAX: usize = 1024;
 
 impl Conversation {
     /// Handles one message of the extended protocol at the front of the inbox.
@@ -51,7 +57,25 @@ impl Conversation {
             Err(Failure::End(end)) => return Err(end),
         }
         self.take_request();
-        Ok(())
+        self.bound_pipeline().await
+    }
+
+    /// What waits for Flush or Sync has a bound: a long pipeline runs while it comes.
+    async fn bound_pipeline(&mut self) -> Result<(), End> {
+        let full = |link: &Link| link.out.len() > PIPELINE_BYTES_MAX;
+        if self.unsent_parses.len() <= UNSENT_PARSES_MAX && !self.links.iter().any(full) {
+            return Ok(());
+        }
+        let result = match self.answer_parses().await {
+            Ok(()) => self.settle_all().await,
+            Err(failure) => Err(failure),
+        };
+        match result {
+            Ok(()) => Ok(()),
+            Err(Failure::Error(fields)) => self.fail_pipeline(Some(&fields)).await,
+            Err(Failure::Told) => self.fail_pipeline(None).await,
+            Err(Failure::End(end)) => Err(end),
+        }
     }
 
     /// An error of the router in the middle of a pipeline: what came before is answered first, what
@@ -74,7 +98,6 @@ impl Conversation {
             }
             self.pipeline = Pipeline::Skipping;
             self.unsent_parses.clear();
-            self.break_implicit_transactions();
         }
         Ok(())
     }
@@ -85,11 +108,17 @@ impl Conversation {
         if !self.session.transaction.is_idle() {
             return;
         }
-        for link in self.links.iter_mut().filter(|link| link.unsynced) {
-            // Binding what does not exist fails the transaction without running anything.
-            frontend::bind_nothing(&mut link.out, b"sluice_rollback");
-            link.server.state.expect(Due::Spoil);
+        self.links.iter_mut().filter(|link| link.unsynced).for_each(Link::spoil);
+    }
+
+    /// Whether the pipeline's transaction may end: what one server has done is committed only when
+    /// it is known that no other has failed.
+    async fn settle_before_sync(&mut self) -> Result<(), Failure> {
+        self.answer_parses().await?;
+        if self.links.iter().filter(|link| link.unsynced).count() > 1 {
+            self.settle_all().await?;
         }
+        Ok(())
     }
 
     /// Brings every server's replies to an end.
@@ -400,6 +429,7 @@ impl Conversation {
                     return Err(no_row_limit());
                 }
                 self.settle_all().await?;
+                self.refuse_after_write()?;
                 self.served.stats.gathered.add(1);
                 let arguments = Arguments::of_portal(&portal);
                 self.gather(&portal.gather, &portal.shards, &arguments, false).await
@@ -419,25 +449,33 @@ impl Conversation {
         let literals = literals_of(statement);
         let values = Values { text: &statement.text, literals: &literals, params: &[] };
         let decision = decide(&statement.script.statements[0], &self.served.map, values)?;
-        if !matches!(decision, Decision::Session | Decision::Explain) {
+        if !is_transaction_control(&statement.script.statements[0].command) {
             self.close_implicit_transactions().await?;
         }
+        // A COPY is followed by its data.
+        self.take_request();
         self.run_in_router(&statement.script, 0, &statement.text.clone(), decision, false).await
     }
 
-    /// A statement over all shards is a transaction of its own: nothing of an unfinished pipeline
+    /// A statement that the router runs is a transaction of its own: nothing of an unfinished pipeline
     /// may be part of it.
     async fn close_implicit_transactions(&mut self) -> Result<(), Failure> {
-        if self.session.transaction.is_idle() && self.links.iter().any(|link| link.unsynced && link.wrote) {
-            return Err(ErrorFields::error("0A000", "a pipeline cannot write on one shard and then on all")
-                .with_hint("Send Sync between the statements.")
-                .into());
-        }
+        self.refuse_after_write()?;
         for i in 0..self.links.len() {
             if self.links[i].unsynced {
                 self.sync_link(i, Audience::Router);
                 self.pump(i).await?;
             }
+        }
+        Ok(())
+    }
+
+    fn refuse_after_write(&self) -> Result<(), Failure> {
+        if self.session.transaction.is_idle() && self.links.iter().any(|link| link.unsynced && link.wrote) {
+            let message = "a pipeline that has written on one shard cannot go on over several, or with SET";
+            return Err(ErrorFields::error("0A000", message)
+                .with_hint("Send Sync between the statements.")
+                .into());
         }
         Ok(())
     }
@@ -495,7 +533,7 @@ impl Conversation {
     async fn sync(&mut self) -> Result<(), End> {
         self.take_request();
         if self.pipeline == Pipeline::Running
-            && let Err(failure) = self.answer_parses().await
+            && let Err(failure) = self.settle_before_sync().await
         {
             match failure {
                 Failure::Error(fields) => self.fail_pipeline(Some(&fields)).await?,
@@ -504,8 +542,19 @@ impl Conversation {
             }
         }
         self.unsent_parses.clear();
+        if self.pipeline == Pipeline::Skipping {
+            self.break_implicit_transactions();
+        }
         self.pipeline = Pipeline::Running;
         let result = self.sync_links().await;
+        if std::mem::take(&mut self.sync_passed_over) {
+            // Its turn comes with the Sync after the copy.
+            return match result {
+                Err(Failure::End(end)) => Err(end),
+                Err(Failure::Error(fields)) => self.fail_pipeline(Some(&fields)).await,
+                Ok(_) | Err(Failure::Told) => Ok(()),
+            };
+        }
         self.pipeline = Pipeline::Running;
         self.served.stats.query_time.record(self.asked_at.elapsed());
         let result = match result {
@@ -561,19 +610,26 @@ impl Conversation {
         frontend::sync(&mut link.out);
         link.server.state.expect(Due::Sync(audience));
         link.unsynced = false;
+        link.skips = false;
     }
 
     /// A Query after extended messages without Sync: PostgreSQL ends their transaction with it.
     pub(super) async fn sync_before_query(&mut self) -> Result<(), Failure> {
-        self.pipeline = Pipeline::Running;
-        self.answer_parses().await?;
+        let settled = match self.settle_before_sync().await {
+            Err(Failure::End(end)) => return Err(end.into()),
+            settled => settled,
+        };
+        if settled.is_err() {
+            self.break_implicit_transactions();
+        }
         for i in 0..self.links.len() {
             if self.links[i].unsynced {
                 self.sync_link(i, Audience::Router);
                 self.pump(i).await?;
             }
         }
-        Ok(())
+        self.pipeline = Pipeline::Running;
+        settled
     }
 
     /// The server that holds a portal.

@@ -266,6 +266,7 @@ impl Conversation {
         link.effects.clear();
         link.copying_in = false;
         if link.unsynced {
+            link.skips = true;
             self.pipeline = super::Pipeline::Skipping;
         }
         self.session.transaction.fail();
@@ -313,6 +314,10 @@ impl Conversation {
         let link = self.links.remove(i);
         link.note_fault(None);
         self.presence.leave(link.server.id.0);
+        if link.joined {
+            // What the block did there is lost: no savepoint brings it back.
+            self.session.transaction.forget_savepoints();
+        }
         let detail = format!("{error} while talking to the server of shard {}", self.served.shard(link.shard).name);
         link.close();
         let fields = ErrorFields::error("08006", "the server closed the connection unexpectedly").with_detail(detail);

@@ -345,7 +345,7 @@ impl Conversation {
                     if link.server.state.reply(tag, body).is_err() {
                         return Err(self.out_of_step(i));
                     }
-                    if matches!(tag, b'N' | b'S') && !hidden {
+                    if (matches!(tag, b'N' | b'S') && !hidden) || tag == b'A' {
                         self.client.out.extend_from_slice(&link.inbox.filled()[..header.total]);
                     }
                     link.inbox.consume(header.total);

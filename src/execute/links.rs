@@ -41,8 +41,12 @@ pub(super) struct Link {
     pub(super) wrote: bool,
     /// Messages of the extended protocol have been sent since the last Sync.
     pub(super) unsynced: bool,
+    /// It has failed since the last Sync, and passes over everything up to the next.
+    pub(super) skips: bool,
     /// The client is to send COPY data.
     pub(super) copying_in: bool,
+    /// Bytes that the CopyData message on its way to the server still lacks.
+    pub(super) copy_lacks: usize,
     /// What the statements that are running mean for the session, in order.
     pub(super) effects: VecDeque<Effect>,
 }
@@ -115,6 +119,11 @@ impl Links {
     /// A server of `shard` that may run a statement; a replica only when that is allowed.
     pub(super) fn find(&self, shard: ShardId, replica_ok: bool) -> Option<usize> {
         self.all.iter().position(|link| link.shard == shard && (replica_ok || !link.replica))
+    }
+
+    /// Whether the transaction has written on a shard: only its primary shows that.
+    fn have_written_on(&self, shard: ShardId) -> bool {
+        self.all.iter().any(|link| link.shard == shard && link.wrote)
     }
 
     /// The link whose server has this id.
@@ -203,10 +212,16 @@ impl Link {
     }
 
     async fn come_to_rest(&mut self) -> Result<(), Failure> {
+        if self.copy_lacks > 0 {
+            // Whatever is sent now would be taken for data.
+            return Err(Failure::End(super::End::ClientLeft));
+        }
         if self.copying_in {
             frontend::copy_fail(&mut self.out, b"the client has gone");
         }
         if self.unsynced {
+            // Without the client's Sync its pipeline must not be committed.
+            self.spoil();
             frontend::sync(&mut self.out);
             self.server.state.expect(Due::Sync(Audience::Router));
         }
@@ -227,6 +242,16 @@ impl Link {
             self.server.state.discarded();
         }
         Ok(())
+    }
+
+    /// Makes the transaction of an unfinished pipeline fail, so that the next Sync rolls it back.
+    pub(super) fn spoil(&mut self) {
+        if std::mem::replace(&mut self.skips, true) {
+            return;
+        }
+        // Binding what does not exist fails the transaction without running anything.
+        frontend::bind_nothing(&mut self.out, b"sluice_rollback");
+        self.server.state.expect(Due::Spoil);
     }
 
     /// Adds a query of the router's own; its replies never reach the client.
@@ -256,7 +281,7 @@ impl Conversation {
     }
 
     pub(super) async fn link_on(&mut self, shard: ShardId, access: Access) -> Result<usize, Failure> {
-        let replica_ok = self.may_use_replica(access);
+        let replica_ok = self.may_use_replica(access) && !self.links.have_written_on(shard);
         if let Some(i) = self.links.find(shard, replica_ok) {
             return Ok(i);
         }
@@ -285,7 +310,9 @@ impl Conversation {
             joined: false,
             wrote: false,
             unsynced: false,
+            skips: false,
             copying_in: false,
+            copy_lacks: 0,
             effects: VecDeque::new(),
         });
         Ok(self.links.len() - 1)

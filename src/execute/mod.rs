@@ -103,6 +103,8 @@ pub struct Conversation {
     /// What others on this worker see of the client.
     presence: Rc<Presence>,
     pipeline: Pipeline,
+    /// The server copies and so has passed over a Sync, which must be sent again by the client.
+    sync_passed_over: bool,
     /// Parse messages that no server has seen yet, because no server is chosen yet.
     unsent_parses: Vec<Rc<crate::session::statements::PreparedStatement>>,
     /// A statement that has succeeded may have changed the catalog.
@@ -131,6 +133,7 @@ impl Conversation {
             worker,
             presence,
             pipeline: Pipeline::Running,
+            sync_passed_over: false,
             unsent_parses: Vec::new(),
             catalog_changed: false,
             own_catalog: None,
@@ -172,6 +175,10 @@ impl Conversation {
 
     async fn message(&mut self, header: Header) -> Result<(), End> {
         match header.tag {
+            b'Q' if self.pipeline == Pipeline::Skipping => {
+                self.client.inbox.consume(header.total);
+                Ok(())
+            }
             b'Q' => self.query(header.total).await,
             b'X' => Err(End::ClientLeft),
             b'P' | b'B' | b'D' | b'E' | b'C' | b'H' | b'S' | b'F' => self.extended(header).await,

@@ -122,6 +122,23 @@ impl ServerState {
         self.due.push_back(due);
     }
 
+    /// Whether nothing but Sync was asked for after what runs now.
+    pub fn only_sync_follows(&self) -> bool {
+        self.due.iter().skip(1).all(|due| matches!(due, Due::Sync(_)))
+    }
+
+    /// A server that has begun to copy passes over the Sync behind the Execute, if there is one; true
+    /// if there was.
+    pub fn sync_passed_over(&mut self) -> bool {
+        match self.due.iter().position(|due| matches!(due, Due::Sync(_))) {
+            Some(at) if self.executes() => {
+                self.due.remove(at);
+                true
+            }
+            _ => false,
+        }
+    }
+
     /// The reply that the router owes next, if it is its turn.
     pub fn take_local(&mut self) -> Option<Bytes> {
         match self.due.front() {
@@ -161,7 +178,8 @@ impl ServerState {
         let unexpected = Unexpected { tag };
         match tag {
             // These come at any time and concern the client that holds the server.
-            b'N' | b'A' | b'S' => Ok(self.asynchronous()),
+            b'N' | b'S' => Ok(self.asynchronous()),
+            b'A' => Ok(Verdict::Pass),
             b'E' => Ok(self.error()),
             b'Z' => {
                 let status = body.first().and_then(|byte| TransactionStatus::from_byte(*byte)).ok_or(unexpected)?;

@@ -47,9 +47,20 @@ impl Block {
         &self.settings
     }
 
-    /// What a chained block begins with: this block's BEGIN and options.
+    /// What a chained block begins with: a BEGIN with this block's options, those of SET TRANSACTION
+    /// too.
     pub fn characteristics(&self) -> (String, TransactionOptions) {
-        let begin = self.prelude.first().map_or_else(|| "BEGIN".to_owned(), |text| text.to_string());
+        let modes = [
+            self.options.isolation.map(|isolation| match isolation {
+                Isolation::ReadUncommitted => " ISOLATION LEVEL READ UNCOMMITTED",
+                Isolation::ReadCommitted => " ISOLATION LEVEL READ COMMITTED",
+                Isolation::RepeatableRead => " ISOLATION LEVEL REPEATABLE READ",
+                Isolation::Serializable => " ISOLATION LEVEL SERIALIZABLE",
+            }),
+            self.options.read_only.map(|only| if only { " READ ONLY" } else { " READ WRITE" }),
+            self.options.deferrable.map(|may| if may { " DEFERRABLE" } else { " NOT DEFERRABLE" }),
+        ];
+        let begin = modes.into_iter().flatten().fold("BEGIN".to_owned(), |text, mode| text + mode);
         (begin, self.options.clone())
     }
 
@@ -163,6 +174,13 @@ impl Transaction {
         settings
     }
 
+    /// What the block did before its savepoints is lost in part: only ROLLBACK leads out.
+    pub fn forget_savepoints(&mut self) {
+        if let Self::Open(block) | Self::Failed(block) = self {
+            block.savepoints.clear();
+        }
+    }
+
     /// A server that alone carries the block has said where it stands: a text of several statements
     /// may have begun or ended it unseen. Gives back the settings from before the block when it has
     /// ended.
@@ -182,13 +200,8 @@ impl Transaction {
                 self.fail();
                 None
             }
-            (TransactionStatus::Open, _) => {
-                *self = match std::mem::take(self) {
-                    Self::Open(block) | Self::Failed(block) => Self::Open(block),
-                    Self::Idle => Self::Idle,
-                };
-                None
-            }
+            // An error of the router's own is not known to the server, and stands all the same.
+            (TransactionStatus::Open, Self::Open(_) | Self::Failed(_)) => None,
         }
     }
 }

@@ -9,4 +9,5 @@ mod support;
 
 mod demo;
 mod placement;
+mod regressions;
 mod slt;

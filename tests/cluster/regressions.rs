@@ -1,0 +1,184 @@
+//! What once went wrong, as its client saw it.
+
+use std::thread;
+use std::time::Duration;
+
+use crate::support::running::{Running, databases, shared, superuser};
+use crate::support::wire::{Wire, bind, execute, message, parse, query, sync};
+
+/// A router over two shards with an empty table; keys 1 and 3 are on different shards.
+struct Two {
+    router: Running,
+    shards: Vec<String>,
+}
+
+impl Two {
+    fn new(name: &str) -> Self {
+        let shards = databases(name, 2);
+        let router = Running::over(&shards);
+        let made = router.client().query("CREATE TABLE rt (user_id bigint, v int)");
+        assert_eq!(made.sqlstate(), "");
+        Self { router, shards }
+    }
+
+    /// All rows, past the router.
+    fn rows(&self) -> Vec<String> {
+        let rows = |shard: &String| {
+            superuser(shared(), shard).text("SELECT coalesce(string_agg(user_id || ':' || v, ' '), '') FROM rt")
+        };
+        self.shards.iter().map(rows).collect()
+    }
+
+    /// A key of each shard.
+    fn keys(&self) -> [i64; 2] {
+        let mut client = self.router.client();
+        for key in 1..20 {
+            client.query(&format!("INSERT INTO rt VALUES ({key}, 0)"));
+        }
+        let keys = [0, 1].map(|shard: usize| {
+            let least = superuser(shared(), &self.shards[shard]).text("SELECT min(user_id) FROM rt");
+            least.parse().unwrap()
+        });
+        for shard in &self.shards {
+            superuser(shared(), shard).query("TRUNCATE rt");
+        }
+        keys
+    }
+}
+
+fn run(sql: &str) -> Vec<u8> {
+    [parse("", sql), bind("", "", &[], false), execute("")].concat()
+}
+
+fn pipeline(client: &mut Wire, statements: &[String]) -> crate::support::wire::Answer {
+    let mut out: Vec<u8> = statements.iter().flat_map(|sql| run(sql)).collect();
+    out.extend(sync());
+    client.send(&out);
+    client.answer(&[])
+}
+
+#[test]
+fn a_pipeline_that_fails_on_one_shard_leaves_nothing_on_another() {
+    let two = Two::new("pipeline");
+    let [a, b] = two.keys();
+    let insert = format!("INSERT INTO rt VALUES ({a}, 1)");
+    let fails = format!("SELECT 1 / (count(*) * 0) FROM rt WHERE user_id = {b}");
+    let mut client = two.router.client();
+    for rest in [vec![], vec!["SELECT 1".to_owned()]] {
+        let mut statements = vec![insert.clone(), fails.clone()];
+        statements.extend(rest);
+        let answer = pipeline(&mut client, &statements);
+        assert_eq!((answer.sqlstate(), answer.status), ("22012", b'I'));
+        assert_eq!(two.rows(), ["", ""]);
+    }
+    for between in ["SELECT count(*) FROM rt", "SET work_mem = '5MB'"] {
+        let answer = pipeline(&mut client, &[insert.clone(), between.to_owned(), "SELECT 1 / 0".to_owned()]);
+        assert_eq!((answer.sqlstate(), answer.status), ("0A000", b'I'));
+        assert_eq!(two.rows(), ["", ""]);
+    }
+    // Without a Sync nothing is committed.
+    let mut gone = two.router.client();
+    gone.send(&[run(&insert), message(b'H', b"")].concat());
+    while gone.message().unwrap().tag != b'C' {}
+    drop(gone);
+    thread::sleep(Duration::from_millis(300));
+    assert_eq!(two.rows(), ["", ""]);
+    // Whatever follows an error up to Sync is passed over, Query too.
+    client.send(&[run("SELECT 1 / 0"), message(b'H', b""), query(&insert), sync()].concat());
+    assert_eq!(client.answer(&[]).sqlstate(), "22012");
+    assert_eq!(two.rows(), ["", ""]);
+    assert_eq!(client.text("SELECT 5"), "5");
+}
+
+#[test]
+fn an_error_of_the_router_in_a_pipeline_fails_the_block() {
+    let two = Two::new("block");
+    let [a, _] = two.keys();
+    let mut client = two.router.client();
+    client.query("BEGIN");
+    client.send(&[run(&format!("INSERT INTO rt VALUES ({a}, 1)")), message(b'D', b"Pnope\0"), sync()].concat());
+    let answer = client.answer(&[]);
+    assert_eq!((answer.sqlstate(), answer.status), ("34000", b'E'));
+    assert_eq!(client.query("COMMIT").tag(), "ROLLBACK");
+    assert_eq!(two.rows(), ["", ""]);
+}
+
+#[test]
+fn no_savepoint_brings_back_what_was_lost_with_a_server() {
+    let two = Two::new("savepoint");
+    let [a, _] = two.keys();
+    let mut client = two.router.client();
+    client.query("BEGIN");
+    client.query(&format!("INSERT INTO rt VALUES ({a}, 1)"));
+    client.query("SAVEPOINT s");
+    client.send(&query(&format!("SELECT pg_terminate_backend(pg_backend_pid()) FROM rt WHERE user_id = {a}")));
+    while client.message().unwrap().tag != b'Z' {}
+    assert_eq!(client.query("ROLLBACK TO s").sqlstate(), "3B001");
+    assert_eq!(client.query("COMMIT").tag(), "ROLLBACK");
+    assert_eq!(two.rows(), ["", ""]);
+}
+
+#[test]
+fn copy_data_is_never_read_as_messages() {
+    let two = Two::new("copydata");
+    let mut client = two.router.client();
+    // The router refuses a row: the rest of its message is data still.
+    assert_eq!(client.copy("COPY rt FROM STDIN", b"1\t5\n\\N\t6\n1\t7\n").sqlstate(), "23502");
+    assert_eq!(client.text("SELECT 5"), "5");
+    // A shard refuses a row while the next message is on its way.
+    client.query("CREATE TABLE plain (a int)");
+    for sql in ["COPY plain FROM STDIN", "COPY rt FROM STDIN"] {
+        client.send(&query(sql));
+        while client.message().unwrap().tag != b'G' {}
+        let long = message(b'd', "1\t7\n".repeat(20_000).as_bytes());
+        let (head, tail) = long.split_at(7_000);
+        client.send(&[&message(b'd', b"1\tno\n1\tno\n"), head].concat());
+        thread::sleep(Duration::from_millis(300));
+        client.send(&[tail, &message(b'c', b"")].concat());
+        assert_eq!(client.answer(&[]).status, b'I');
+        for _ in 0..3 {
+            assert_eq!(client.text("SELECT count(*) FROM plain"), "0", "{sql}");
+        }
+    }
+}
+
+#[test]
+fn copy_through_the_extended_protocol_passes_over_an_early_sync() {
+    let two = Two::new("extcopy");
+    let mut client = two.router.client();
+    client.query("CREATE TABLE plain (a int)");
+    for (table, row, sqlstate) in [("plain", "1\n", ""), ("rt", "1\t2\n", ""), ("plain", "x\n", "22P02")] {
+        client.send(&[run(&format!("COPY {table} FROM STDIN")), sync()].concat());
+        while client.message().unwrap().tag != b'G' {}
+        client.send(&[message(b'd', row.as_bytes()), message(b'c', b""), sync()].concat());
+        let answer = client.answer(&[]);
+        assert_eq!((answer.sqlstate(), answer.status), (sqlstate, b'I'));
+    }
+    assert_eq!(client.text("SELECT (SELECT count(*) FROM plain)"), "1");
+    assert_eq!(client.text("SELECT count(*) FROM rt"), "1");
+    // Messages in the place of data end the conversation, and nothing else.
+    client.send(&[run("COPY plain FROM STDIN"), run("SELECT 1"), sync()].concat());
+    client.read_to_end();
+    assert_eq!(two.router.client().text("SELECT count(*) FROM plain"), "1");
+}
+
+#[test]
+fn a_text_is_as_atomic_as_in_postgres() {
+    let two = Two::new("texts");
+    let [a, _] = two.keys();
+    let mut client = two.router.client();
+    let insert = format!("INSERT INTO rt VALUES ({a}, 1)");
+    assert_eq!(client.query(&format!("{insert}; BEGIN; SELECT 1 / 0; COMMIT")).sqlstate(), "0A000");
+    assert_eq!(client.query(&format!("BEGIN; COMMIT; {insert}; SELECT 1 / 0")).sqlstate(), "0A000");
+    assert_eq!(two.rows(), ["", ""]);
+}
+
+#[test]
+fn a_chained_block_keeps_what_set_transaction_said() {
+    let two = Two::new("chain");
+    let mut client = two.router.client();
+    client.query("BEGIN");
+    client.query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ");
+    client.query("COMMIT AND CHAIN");
+    assert_eq!(client.text("SHOW transaction_isolation"), "repeatable read");
+}
