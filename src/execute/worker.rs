@@ -1,7 +1,7 @@
 //! What the clients of one worker share. Nothing here is shared between workers but by `Arc`.
 
 use std::cell::{Cell, Ref, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Instant;
@@ -33,6 +33,7 @@ pub struct Worker {
     pub buffers: Buffers,
     limits: RefCell<Limits>,
     statements: RefCell<StatementCache>,
+    settings: RefCell<HashSet<Rc<Settings>>>,
     /// The clients of this worker, by the number of the cancel key.
     pub clients: RefCell<HashMap<i32, Weak<Presence>>>,
     /// Raised for whatever needs a number of its own: transaction names, turns.
@@ -49,6 +50,7 @@ impl Worker {
             buffers: Buffers::default(),
             limits: RefCell::new(limits),
             statements: RefCell::default(),
+            settings: RefCell::default(),
             clients: RefCell::default(),
             counter: Cell::new(0),
             seed,
@@ -77,6 +79,20 @@ impl Worker {
     /// The shared form of settings, when they are the session's.
     pub fn share(&self, settings: Settings, session: &Rc<Settings>) -> Rc<Settings> {
         if settings == **session { session.clone() } else { Rc::new(settings) }
+    }
+
+    /// Settings that many sessions have in common, held once: comparing them then costs nothing.
+    pub fn intern(&self, settings: Settings) -> Rc<Settings> {
+        let mut known = self.settings.borrow_mut();
+        if let Some(shared) = known.get(&settings) {
+            return shared.clone();
+        }
+        if known.len() >= STATEMENTS_MAX {
+            known.clear();
+        }
+        let shared = Rc::new(settings);
+        known.insert(shared.clone());
+        shared
     }
 
     /// The planner for a database; its plans hold for that one alone.
