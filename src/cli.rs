@@ -1,5 +1,9 @@
 //! The command line.
 
+mod check;
+mod explain;
+mod signals;
+
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
@@ -8,11 +12,12 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use tokio::runtime::{Builder, Runtime};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::config::{Config, Listen, Problem, reload};
+use crate::config::{Config, Listen, Problem};
 use crate::demo::{Demo, Outcome};
-use crate::router::Router;
+use crate::router::{Reread, Router};
+use explain::ExplainArguments;
+use signals::{Signals, Wish};
 
 /// Where the configuration is when no option says so.
 const CONFIG_FILES: [&str; 2] = ["sluice.toml", "/etc/sluice/sluice.toml"];
@@ -33,16 +38,18 @@ struct Arguments {
 enum Subcommands {
     /// Run the router (the default)
     Serve(Source),
-    /// Tell everything that is wrong with the configuration, with line and remedy
-    Check(Source),
+    /// Tell everything that is wrong with the configuration, with line and remedy, and with the servers
+    Check(CheckArguments),
     /// Start a local PostgreSQL cluster with sample data and a router in front of it
     Demo(DemoArguments),
+    /// Print the plan of a statement without running it
+    Explain(ExplainArguments),
     /// Ask a running router whether it is well; exit code 0 if so
     Health(HealthArguments),
 }
 
 /// Which configuration to use.
-#[derive(Args)]
+#[derive(Args, Clone)]
 struct Source {
     /// Configuration file [default: sluice.toml, else /etc/sluice/sluice.toml]
     #[arg(short, long, value_name = "FILE", env = "SLUICE_CONFIG")]
@@ -56,6 +63,15 @@ struct Source {
     /// With --database-url: where /metrics and /health are
     #[arg(long, value_name = "ADDRESS", env = "SLUICE_HTTP")]
     http: Option<SocketAddr>,
+}
+
+#[derive(Args)]
+struct CheckArguments {
+    /// Only read the configuration; ask no server
+    #[arg(long)]
+    offline: bool,
+    #[command(flatten)]
+    source: Source,
 }
 
 #[derive(Args)]
@@ -90,8 +106,12 @@ pub fn run() -> ExitCode {
     let result = match arguments.command {
         None => serve(&arguments.source),
         Some(Subcommands::Serve(source)) => serve(&source),
-        Some(Subcommands::Check(source)) => check(&source),
+        Some(Subcommands::Check(arguments)) => check(&arguments),
         Some(Subcommands::Demo(demo)) => show_demo(&demo),
+        Some(Subcommands::Explain(arguments)) => explain::lines(&arguments).map(|lines| {
+            println!("{}", lines.join("\n"));
+            ExitCode::SUCCESS
+        }),
         Some(Subcommands::Health(health)) => ask_health(&health),
     };
     result.unwrap_or_else(|error| {
@@ -142,38 +162,42 @@ fn describe(file: Option<&Path>, problems: &[Problem]) -> String {
 }
 
 fn serve(source: &Source) -> Result<ExitCode, String> {
-    let mut signals = Signals::listen()?;
-    let mut config = source.load()?;
-    let router = start_router(config.clone())?;
-    while signals.wait() == Wish::Reload {
-        match source.load() {
-            Ok(new) => {
-                tell_changes(&config, &new);
-                config = new;
+    let runtime = runtime()?;
+    let mut signals = Signals::listen(&runtime)?;
+    let again = source.clone();
+    let reread: Reread = Box::new(move || again.load().map_err(|text| text.lines().map(str::to_owned).collect()));
+    let router = start_router(source.load()?, Some(reread))?;
+    runtime.block_on(async {
+        loop {
+            tokio::select! {
+                wish = signals.next() => match wish {
+                    // The router logs what came of it, and goes on with what it has if it must.
+                    Wish::Reload => drop(router.reload().await),
+                    Wish::Stop(how) => router.shutdown(how),
+                },
+                () = router.ended() => break,
             }
-            // The router goes on with what it has.
-            Err(problems) => problems.lines().for_each(|problem| tracing::error!("not reloaded: {problem}")),
         }
-    }
-    drop(router);
+    });
+    router.stop();
     Ok(ExitCode::SUCCESS)
 }
 
-/// Says what a changed file means. Settings take effect at the next start.
-fn tell_changes(old: &Config, new: &Config) {
-    for change in reload::diff(old, new) {
-        tracing::warn!("{change} (takes effect after a restart)");
+fn check(arguments: &CheckArguments) -> Result<ExitCode, String> {
+    let config = arguments.source.load()?;
+    if !arguments.offline {
+        let problems = runtime()?.block_on(check::problems(&config));
+        if !problems.is_empty() {
+            return Err(problems.join("\n"));
+        }
     }
-}
-
-fn check(source: &Source) -> Result<ExitCode, String> {
-    let config = source.load()?;
     let databases: Vec<String> = config
         .databases
         .iter()
         .map(|database| format!("{} ({} shards)", database.name, database.shards.len()))
         .collect();
-    println!("The configuration is right. Databases: {}", databases.join(", "));
+    let servers = if arguments.offline { "" } else { " and so are the servers" };
+    println!("The configuration is right{servers}. Databases: {}", databases.join(", "));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -185,11 +209,12 @@ fn show_demo(arguments: &DemoArguments) -> Result<ExitCode, String> {
         port: arguments.port,
         exec: arguments.exec.clone(),
     };
-    let mut signals = Signals::listen()?;
+    let runtime = runtime()?;
+    let mut signals = Signals::listen(&runtime)?;
     // A closed terminal ends a demonstration too.
     match demo
         .run(start_ready_router, || {
-            signals.wait();
+            runtime.block_on(signals.next());
         })
         .map_err(|error| error.to_string())?
     {
@@ -202,64 +227,25 @@ fn show_demo(arguments: &DemoArguments) -> Result<ExitCode, String> {
 }
 
 /// Starts the router of this process; it stops when what this gives is dropped.
-fn start_router(config: Config) -> Result<Router, String> {
+fn start_router(config: Config, reread: Option<Reread>) -> Result<Router, String> {
     crate::log::init(&config.log).map_err(|error| error.to_string())?;
-    let router = Router::start(config).map_err(|error| error.to_string())?;
+    let router = Router::start_with(config, reread).map_err(|error| error.to_string())?;
     tracing::info!(address = %router.address(), "clients may connect");
     Ok(router)
 }
 
 /// For those who want to use it at once: with the tables of all shards known.
 fn start_ready_router(config: Config) -> Result<Router, String> {
-    let router = start_router(config)?;
-    let runtime = runtime().map_err(|error| error.to_string())?;
-    if runtime.block_on(router.ready(DEMO_PATIENCE)) { Ok(router) } else { Err("the shards do not answer".to_owned()) }
-}
-
-fn runtime() -> std::io::Result<Runtime> {
-    Builder::new_current_thread().enable_all().build()
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Wish {
-    /// SIGHUP.
-    Reload,
-    /// SIGTERM, SIGINT.
-    Stop,
-}
-
-/// What the terminal or the system wants of this process. A signal that comes while nobody waits is
-/// kept for the next wait.
-struct Signals {
-    runtime: Runtime,
-    terminate: Signal,
-    interrupt: Signal,
-    hangup: Signal,
-}
-
-impl Signals {
-    fn listen() -> Result<Self, String> {
-        let listen = || -> std::io::Result<Self> {
-            let runtime = runtime()?;
-            let guard = runtime.enter();
-            let terminate = signal(SignalKind::terminate())?;
-            let interrupt = signal(SignalKind::interrupt())?;
-            let hangup = signal(SignalKind::hangup())?;
-            drop(guard);
-            Ok(Self { runtime, terminate, interrupt, hangup })
-        };
-        listen().map_err(|error| format!("cannot listen for signals: {error}"))
+    let router = start_router(config, None)?;
+    if runtime()?.block_on(router.ready(DEMO_PATIENCE)) {
+        Ok(router)
+    } else {
+        Err("the shards do not answer".to_owned())
     }
+}
 
-    fn wait(&mut self) -> Wish {
-        self.runtime.block_on(async {
-            tokio::select! {
-                _ = self.terminate.recv() => Wish::Stop,
-                _ = self.interrupt.recv() => Wish::Stop,
-                _ = self.hangup.recv() => Wish::Reload,
-            }
-        })
-    }
+fn runtime() -> Result<Runtime, String> {
+    Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())
 }
 
 /// HTTP/1.0 by hand: a client library would be many times this program's own need.

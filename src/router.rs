@@ -1,44 +1,57 @@
 //! Owns everything: starts it in order, reloads, drains and stops it.
 //!
 //! ```text
-//! Router ── control thread: listener, catalog watches, probers, HTTP
-//!        └─ worker threads: clients, servers, plans; each with its own runtime
+//! Router ─┬─ control thread: listener, catalog watches, probers, reload
+//!         ├─ http thread: /metrics, /health
+//!         └─ worker threads: clients, servers, plans; each with its own runtime
 //! ```
+//!
+//! - [`worker`]: one worker thread: takes clients in, reports what they do
+//! - [`database`]: one database over its shards: catalog, health
+//! - [`operator`]: what the console can do
+//! - [`gather`]: everything at one moment, for SHOW and metrics
+//! - [`reload`]: the configuration read again
+//! - [`explain`]: a plan as lines of text
 
-use std::cell::RefCell;
+mod database;
+pub mod explain;
+mod gather;
+mod operator;
+mod reload;
+mod worker;
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::rc::Rc;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use std::{fmt, io};
 
-use pgsluice_sharding::{ShardId, ShardMap};
-use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::LocalSet;
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
-use crate::catalog::{CatalogReader, CatalogWatch, Shard as CatalogShard};
-use crate::config::{self, Config};
-use crate::control;
-use crate::execute::worker::{Served, ShardPools, Worker};
+use crate::admin::{Needs, Shutdown};
+use crate::config::Config;
+use crate::http;
 use crate::net::cancel::CancelKeys;
 use crate::net::listener::{Listener, Socket};
-use crate::net::startup::{self, First, Refused};
-use crate::net::{client, tls};
-use crate::pool::directory::{Directory, Mailbox};
-use crate::pool::driver::{Pool, PoolKey, Pools};
-use crate::pool::health::{Answer, Health, Probe};
-use crate::prober::{ProbeResult, ShardProber};
-use crate::protocol::error::ErrorFields;
-use crate::stats::PoolStats;
+use crate::net::{startup, tls};
+use crate::pool::directory::Directory;
+use crate::stats::Registry;
+use database::Database;
+pub(crate) use database::{catalog_shard, prober};
+pub(crate) use gather::NO_TWO_PHASE;
+use worker::Message;
 
-/// How often the shards are asked whether their tables have changed.
-const CATALOG_INTERVAL: Duration = Duration::from_secs(5);
+/// The averages of SHOW STATS are over this long.
+const STATS_PERIOD: Duration = Duration::from_secs(60);
 
-/// Control connections to one shard's primary for reading the catalog.
-const CATALOG_CONNECTIONS: usize = 2;
+/// How long the thread of the HTTP pages may take to end.
+const HTTP_END_TIME_MAX: Duration = Duration::from_millis(500);
+
+/// Reads the configuration again; on failure, what is wrong with it, one line each.
+pub type Reread = Box<dyn Fn() -> Result<Config, Vec<String>> + Send + Sync>;
 
 /// Why the router does not start.
 #[derive(Debug)]
@@ -60,92 +73,156 @@ impl fmt::Display for StartError {
 
 impl std::error::Error for StartError {}
 
+/// How far the router is from its end. Only ever goes forward.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Stage {
+    Running,
+    /// Takes no new clients; ends when the last one has left.
+    WaitsForClients,
+    /// Clients are asked to leave as soon as they hold no server.
+    WaitsForServers,
+    Stopped,
+}
+
 /// A running router.
 pub struct Router {
     shared: Arc<Shared>,
     address: SocketAddr,
-    stop: watch::Sender<bool>,
+    http_address: Option<SocketAddr>,
     threads: Vec<JoinHandle<()>>,
+    http: Option<JoinHandle<()>>,
 }
 
 /// What all threads know.
 struct Shared {
     config: RwLock<Arc<Config>>,
+    reread: Option<Reread>,
+    /// One reload at a time.
+    reloading: tokio::sync::Mutex<()>,
     context: RwLock<Arc<startup::Context>>,
     databases: RwLock<HashMap<String, Arc<Database>>>,
     directory: Arc<Directory>,
+    stats: Registry,
     keys: CancelKeys,
-    places: Arc<AtomicU32>,
+    clients: Arc<Count>,
+    consoles: Arc<Count>,
+    /// Connections that have not ended their login.
+    logins: Arc<Count>,
+    next_client: AtomicU64,
     workers: Vec<mpsc::UnboundedSender<Message>>,
     next_worker: AtomicUsize,
-    /// Makes statement ids and transaction names that nobody can foresee.
+    stage: watch::Sender<Stage>,
+    /// The runtime of the control thread.
+    control: Handle,
+    random: Random,
+    epoch: Instant,
+}
+
+/// What nobody can foresee.
+struct Random {
+    /// Makes statement ids and transaction names.
     seed: u64,
+    /// Makes the salts of users whose passwords are configured in plain text.
+    salt_key: [u8; 32],
 }
 
-/// One database over its shards.
-struct Database {
-    config: config::Database,
-    map: Arc<ShardMap>,
-    catalog: Arc<CatalogWatch>,
-    health: Vec<Mutex<Health>>,
+impl Random {
+    fn new() -> io::Result<Self> {
+        let (mut seed, mut salt_key) = ([0; 8], [0; 32]);
+        getrandom::fill(&mut seed).and_then(|()| getrandom::fill(&mut salt_key)).map_err(io::Error::other)?;
+        Ok(Self { seed: u64::from_be_bytes(seed), salt_key })
+    }
 }
 
-/// What a worker is told.
-enum Message {
-    Client(Socket),
-    /// Cancels what the client with this number runs; the sender is dropped when that is done.
-    Cancel {
-        client: i32,
-        done: oneshot::Sender<()>,
-    },
+/// The addresses that others connect to, opened before anything runs.
+struct Doors {
+    address: SocketAddr,
+    listener: Listener,
+    http: Option<std::net::TcpListener>,
+}
+
+impl Doors {
+    fn open(config: &Config, control: &tokio::runtime::Runtime) -> io::Result<Self> {
+        let http = config.listen.http.map(|address| {
+            let at = |error: io::Error| io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"));
+            std::net::TcpListener::bind(address).map_err(at)
+        });
+        let within = control.enter();
+        let listener = Listener::bind(&config.listen)?;
+        drop(within);
+        Ok(Self { address: listener.address()?, listener, http: http.transpose()? })
+    }
 }
 
 impl Router {
-    /// Starts listening and serving; shards need not be reachable yet.
+    /// Starts listening and serving; shards need not be reachable yet. RELOAD has nothing to read.
     ///
     /// # Errors
     /// An address that is taken, TLS files that cannot be used, no threads.
     pub fn start(config: Config) -> Result<Self, StartError> {
-        let epoch = Instant::now();
-        let mut random = [0; 40];
-        getrandom::fill(&mut random).map_err(|error| StartError::System(io::Error::other(error)))?;
-        let (seed, salt_key) = random.split_at(8);
-        let seed = u64::from_be_bytes(seed.try_into().unwrap_or_default());
-        let context =
-            startup::Context::new(&config, salt_key.try_into().unwrap_or_default()).map_err(StartError::Tls)?;
+        Self::start_with(config, None)
+    }
+
+    /// As [`Self::start`], with the place that RELOAD reads from.
+    ///
+    /// # Errors
+    /// An address that is taken, TLS files that cannot be used, no threads.
+    pub fn start_with(config: Config, reread: Option<Reread>) -> Result<Self, StartError> {
+        let random = Random::new().map_err(StartError::System)?;
+        let context = startup::Context::new(&config, random.salt_key).map_err(StartError::Tls)?;
         let control = runtime().map_err(StartError::System)?;
-        let listener = control.block_on(async { Listener::bind(&config.listen) }).map_err(StartError::Listen)?;
-        let address = listener.address().map_err(StartError::Listen)?;
-        let databases = config.databases.iter().map(|database| {
-            let state = Database::new(database, &config, epoch);
-            (database.name.clone(), Arc::new(state))
-        });
-        let databases: HashMap<String, Arc<Database>> = databases.collect();
+        let opened = Doors::open(&config, &control);
+        let (control, doors) = match opened {
+            Ok(doors) => (control, doors),
+            Err(error) => {
+                // The caller may be within a runtime itself, where another must not wait for its end.
+                control.shutdown_background();
+                return Err(StartError::Listen(error));
+            }
+        };
+        let address = doors.address;
+        let config = Arc::new(config);
         let (workers, inboxes): (Vec<_>, Vec<_>) =
             (0..config.listen.workers.max(1)).map(|_| mpsc::unbounded_channel()).unzip();
-        let config = Arc::new(config);
         let (directory, mailboxes) = Directory::new(config.clone(), workers.len());
         let shared = Arc::new(Shared {
-            config: RwLock::new(config),
-            directory,
+            databases: RwLock::default(),
             context: RwLock::new(Arc::new(context)),
-            databases: RwLock::new(databases),
+            reread,
+            reloading: tokio::sync::Mutex::default(),
+            directory,
+            stats: Registry::default(),
             keys: CancelKeys::default(),
-            places: Arc::default(),
+            clients: Arc::default(),
+            consoles: Arc::default(),
+            logins: Arc::default(),
+            next_client: AtomicU64::new(1),
             workers,
             next_worker: AtomicUsize::new(0),
-            seed,
+            stage: watch::Sender::new(Stage::Running),
+            control: control.handle().clone(),
+            random,
+            epoch: Instant::now(),
+            config: RwLock::new(config),
         });
-        let (stop, stopping) = watch::channel(false);
-        let mut threads = Vec::new();
+        shared.make_databases();
+        let mut router = Self { shared: shared.clone(), address, http_address: None, threads: Vec::new(), http: None };
         for (index, (inbox, mailbox)) in inboxes.into_iter().zip(mailboxes).enumerate() {
-            let (shared, stopping) = (shared.clone(), stopping.clone());
-            threads
-                .push(spawn(format!("worker-{index}"), move || run_worker(index, mailbox, inbox, &shared, stopping))?);
+            let shared = shared.clone();
+            router.spawn(format!("worker-{index}"), move || worker::run(index, mailbox, inbox, &shared))?;
         }
-        let control_shared = shared.clone();
-        threads.push(spawn("control".to_owned(), move || run_control(&control, &control_shared, listener, stopping))?);
-        Ok(Self { shared, address, stop, threads })
+        router.http_address = doors.http.as_ref().and_then(|http| http.local_addr().ok());
+        if let Some(http) = doors.http {
+            router.http = Some(spawn_http(&shared, http).map_err(StartError::System)?);
+        }
+        router.spawn("control".to_owned(), move || run_control(&control, &shared, doors.listener))?;
+        Ok(router)
+    }
+
+    fn spawn(&mut self, name: String, work: impl FnOnce() + Send + 'static) -> Result<(), StartError> {
+        let thread = std::thread::Builder::new().name(name).spawn(work).map_err(StartError::System)?;
+        self.threads.push(thread);
+        Ok(())
     }
 
     /// Where clients connect, also when port 0 was asked for.
@@ -153,11 +230,16 @@ impl Router {
         self.address
     }
 
+    /// Where the HTTP pages are, also when port 0 was asked for.
+    pub fn http_address(&self) -> Option<SocketAddr> {
+        self.http_address
+    }
+
     /// Waits until every database's catalog is known, or time is up.
     pub async fn ready(&self, patience: Duration) -> bool {
         let until = Instant::now() + patience;
         while Instant::now() < until {
-            let databases: Vec<Arc<Database>> = self.shared.databases().values().cloned().collect();
+            let databases = self.shared.database_list();
             if databases.iter().all(|database| database.catalog.version() > 0) {
                 return true;
             }
@@ -166,17 +248,42 @@ impl Router {
         false
     }
 
+    /// Reads the configuration again. Gives what takes effect only after a restart.
+    ///
+    /// # Errors
+    /// What is wrong with it, one line each; everything stays as it was.
+    pub async fn reload(&self) -> Result<Vec<String>, Vec<String>> {
+        // On the control thread: that is where tasks and control connections live.
+        let reload = self.shared.control.spawn(self.shared.clone().reload());
+        reload.await.unwrap_or_else(|_| Err(vec!["the router is shutting down".to_owned()]))
+    }
+
+    /// Begins to end; returns at once. See [`Self::ended`].
+    pub fn shutdown(&self, how: Shutdown) {
+        self.shared.shutdown(how);
+    }
+
+    /// Returns when the router has come to its end, by [`Self::shutdown`] or from the console.
+    pub async fn ended(&self) {
+        self.shared.reached(Stage::Stopped).await;
+    }
+
     /// Ends all connections and waits for the threads.
     pub fn stop(mut self) {
         self.end();
     }
 
     fn end(&mut self) {
-        self.stop.send_replace(true);
+        self.shared.advance(Stage::Stopped);
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
                 tracing::error!("a thread has panicked");
             }
+        }
+        // A peer that reads no answer must not keep the process; its thread holds nothing of value.
+        let until = Instant::now() + HTTP_END_TIME_MAX;
+        while self.http.as_ref().is_some_and(|http| !http.is_finished()) && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(5));
         }
     }
 }
@@ -187,12 +294,18 @@ impl Drop for Router {
     }
 }
 
-fn spawn(name: String, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, StartError> {
-    std::thread::Builder::new().name(name).spawn(work).map_err(StartError::System)
-}
-
 fn runtime() -> io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()
+}
+
+fn spawn_http(shared: &Arc<Shared>, listener: std::net::TcpListener) -> io::Result<JoinHandle<()>> {
+    let end = shared.clone();
+    let shared = shared.clone();
+    let gather: http::Gather = Arc::new(move || {
+        let shared = shared.clone();
+        Box::pin(async move { shared.view(Needs::default()).await })
+    });
+    http::spawn(listener, gather, async move { end.reached(Stage::Stopped).await })
 }
 
 impl Shared {
@@ -204,255 +317,135 @@ impl Shared {
         self.context.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn databases(&self) -> std::sync::RwLockReadGuard<'_, HashMap<String, Arc<Database>>> {
+    fn databases(&self) -> RwLockReadGuard<'_, HashMap<String, Arc<Database>>> {
         self.databases.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn database_list(&self) -> Vec<Arc<Database>> {
+        self.databases().values().cloned().collect()
     }
 
     /// Clients go round the workers, so that few clients are spread as evenly as many.
     fn hand_over(&self, socket: Socket) {
         let worker = self.next_worker.fetch_add(1, Relaxed) % self.workers.len();
-        if self.workers[worker].send(Message::Client(socket)).is_err() {
-            tracing::debug!("a connection came while the router was stopping");
+        self.tell(worker, Message::Client(socket));
+    }
+
+    fn tell(&self, worker: usize, message: Message) {
+        if self.workers[worker].send(message).is_err() {
+            tracing::debug!(worker, "a message came while the router was stopping");
         }
+    }
+
+    fn tell_all(&self, message: impl Fn() -> Message) {
+        (0..self.workers.len()).for_each(|worker| self.tell(worker, message()));
     }
 
     /// Cancels what the holder of the key runs; ends when the servers have been told.
     async fn cancel(&self, pid: i32, secret: &[u8]) {
         let Some(worker) = self.keys.find(pid, secret) else { return };
         let (done, told) = oneshot::channel();
-        if self.workers[worker].send(Message::Cancel { client: pid, done }).is_ok() {
-            // The sender is dropped, not used: either way the wait is over.
-            drop(told.await);
-        }
+        self.tell(worker, Message::Cancel { client: pid, done });
+        // The sender is dropped, not used: either way the wait is over.
+        drop(told.await);
     }
-}
 
-impl Database {
-    fn new(database: &config::Database, config: &Config, epoch: Instant) -> Self {
-        let shards = u16::try_from(database.shards.len()).unwrap_or(u16::MAX);
-        let timeout = config.pool.connect_timeout;
-        let catalog_shards = database.shards.iter().filter_map(|shard| {
-            let login = control::config(&shard.primary, &config.users, timeout);
-            let primary = control::pool(login, CATALOG_CONNECTIONS, timeout).ok()?;
-            Some(CatalogShard { name: shard.name.clone(), primary })
+    fn stage(&self) -> Stage {
+        *self.stage.borrow()
+    }
+
+    fn advance(&self, to: Stage) {
+        self.stage.send_if_modified(|stage| {
+            let forward = *stage < to;
+            *stage = to.max(*stage);
+            forward
         });
-        let catalog = CatalogWatch::new(&database.name, database.rules.clone(), catalog_shards.collect());
-        let health = database
-            .shards
-            .iter()
-            .map(|shard| Mutex::new(Health::new(1 + shard.replicas.len(), config.replicas.lag_max, epoch)));
-        Self {
-            config: database.clone(),
-            map: Arc::new(ShardMap::even(database.buckets, shards)),
-            catalog: Arc::new(catalog),
-            health: health.collect(),
-        }
     }
 
-    fn record(&self, result: &ProbeResult) {
-        let answer = match &result.answer {
-            Ok(probe) if probe.in_recovery => Answer::Replica { replayed: probe.lsn.map_or(0, |lsn| lsn.0) },
-            Ok(probe) => Answer::Primary { lsn: probe.lsn.map_or(0, |lsn| lsn.0), timeline: 0 },
-            Err(_) => Answer::Down,
-        };
-        let probe = Probe { instance: result.instance, asked_at: result.asked, answer };
-        let mut health = self.health[usize::from(result.shard.0)].lock().unwrap_or_else(PoisonError::into_inner);
-        health.record(probe, result.answered);
+    async fn reached(&self, wanted: Stage) {
+        // The sender lives as long as this future's owner: there is always an answer.
+        drop(self.stage.subscribe().wait_for(|stage| *stage >= wanted).await);
+    }
+
+    fn shutdown(&self, how: Shutdown) {
+        tracing::info!(?how, clients = self.clients.get(), "shutting down");
+        self.advance(match how {
+            Shutdown::Now => Stage::Stopped,
+            Shutdown::WaitForClients => Stage::WaitsForClients,
+            Shutdown::WaitForServers => Stage::WaitsForServers,
+        });
     }
 }
 
 /// The control thread: what is not a client's business.
-fn run_control(
-    runtime: &tokio::runtime::Runtime,
-    shared: &Arc<Shared>,
-    listener: Listener,
-    mut stopping: watch::Receiver<bool>,
-) {
-    let local = LocalSet::new();
-    local.block_on(runtime, async {
-        let databases: Vec<Arc<Database>> = shared.databases().values().cloned().collect();
-        for database in databases {
-            let catalog = database.catalog.clone();
-            drop(tokio::task::spawn_local(async move { catalog.run(CATALOG_INTERVAL).await }));
-            spawn_probers(&database, &shared.config());
-        }
-        let accept = listener.run(|socket| shared.hand_over(socket));
+fn run_control(runtime: &tokio::runtime::Runtime, shared: &Arc<Shared>, listener: Listener) {
+    runtime.block_on(async {
+        let periods = shared.clone();
+        drop(tokio::spawn(async move {
+            let mut ticks = tokio::time::interval(STATS_PERIOD);
+            loop {
+                ticks.tick().await;
+                periods.stats.end_period(Instant::now());
+            }
+        }));
         tokio::select! {
-            () = accept => {}
-            _ = stopping.wait_for(|stop| *stop) => {}
+            () = listener.run(|socket| shared.hand_over(socket)) => {}
+            () = shared.reached(Stage::WaitsForClients) => {}
         }
+        // Whoever takes over this router's work can have its address.
+        drop(listener);
+        shared.drain().await;
     });
 }
 
-fn spawn_probers(database: &Arc<Database>, config: &Config) {
-    for (n, shard) in database.config.shards.iter().enumerate() {
-        let instances = std::iter::once(&shard.primary).chain(&shard.replicas);
-        let logins = instances.map(|instance| control::config(instance, &config.users, config.pool.connect_timeout));
-        let id = ShardId(u16::try_from(n).unwrap_or(u16::MAX));
-        let prober = ShardProber::new(id, logins.collect(), config.pool.connect_timeout);
-        let (database, interval) = (database.clone(), config.replicas.check_interval);
-        drop(tokio::task::spawn_local(async move { prober.run(interval, |result| database.record(&result)).await }));
-    }
-}
-
-/// A worker thread: its clients and their servers live and die here.
-fn run_worker(
-    index: usize,
-    mailbox: Mailbox,
-    mut inbox: mpsc::UnboundedReceiver<Message>,
-    shared: &Arc<Shared>,
-    mut stopping: watch::Receiver<bool>,
-) {
-    let runtime = match runtime() {
-        Ok(runtime) => runtime,
-        Err(error) => return tracing::error!(%error, "a worker cannot start"),
-    };
-    let local = LocalSet::new();
-    local.block_on(&runtime, async {
-        let host = Rc::new(Host {
-            worker: Rc::new(Worker::new(index, shared.config().limits.clone(), shared.seed)),
-            pools: Pools::start(shared.directory.clone(), mailbox),
-            shared: shared.clone(),
-            served: RefCell::default(),
-        });
-        loop {
-            let message = tokio::select! {
-                message = inbox.recv() => message,
-                _ = stopping.wait_for(|stop| *stop) => None,
-            };
-            match message {
-                None => break,
-                Some(Message::Client(socket)) => {
-                    let host = host.clone();
-                    drop(tokio::task::spawn_local(async move { host.take_in(socket).await }));
-                }
-                Some(Message::Cancel { client, done }) => {
-                    let host = host.clone();
-                    drop(tokio::task::spawn_local(async move { host.cancel(client, done).await }));
-                }
-            }
-        }
-    });
-}
-
-/// One worker's side of the router.
-struct Host {
-    shared: Arc<Shared>,
-    worker: Rc<Worker>,
-    pools: Pools,
-    /// By user and database.
-    served: RefCell<HashMap<(String, String), Rc<Served>>>,
-}
-
-impl Host {
-    /// An accepted socket, to its end.
-    async fn take_in(self: Rc<Self>, socket: Socket) {
-        let peer = socket.peer();
-        let stream = match socket.into_stream() {
-            Ok(stream) => stream,
-            Err(error) => return tracing::debug!(%error, "a connection cannot be watched"),
+impl Shared {
+    /// Waits for the clients to leave, as far as that was asked for.
+    async fn drain(&self) {
+        let dismissal = async {
+            self.reached(Stage::WaitsForServers).await;
+            self.tell_all(|| Message::Dismiss);
+            std::future::pending::<()>().await;
         };
-        let context = self.shared.context();
-        let first = Box::pin(startup::accept(stream, &context)).await;
-        drop(context);
-        match first {
-            // The client waits for the end of the connection, which comes with this scope's end.
-            Ok(First::Cancel { stream, pid, secret }) => {
-                self.shared.cancel(pid, &secret).await;
-                drop(stream);
-            }
-            Ok(First::Client(accepted)) => self.serve(accepted).await,
-            Err(Refused::Io(error)) => tracing::debug!(%error, ?peer, "connection lost before the login"),
-            Err(refused) => tracing::info!(?peer, reason = %refused, "connection refused"),
+        tokio::select! {
+            () = self.clients.none() => self.advance(Stage::Stopped),
+            () = self.reached(Stage::Stopped) => {}
+            () = dismissal => {}
         }
-    }
-
-    async fn serve(&self, accepted: startup::Accepted) {
-        let config = self.shared.config();
-        let Some(_place) = Place::take(&self.shared.places, config.listen.clients_max) else {
-            let fields =
-                ErrorFields::fatal("53300", "sorry, too many clients already").with_hint("Raise listen.clients_max.");
-            return client::refuse(accepted.stream, &fields).await;
-        };
-        match self.served(&accepted.user, &accepted.database) {
-            Ok(served) => client::serve(accepted, served, self.worker.clone(), &self.shared.keys).await,
-            Err(fields) => client::refuse(accepted.stream, &fields).await,
-        }
-    }
-
-    /// The database for this user, with its pools.
-    fn served(&self, user: &str, database: &str) -> Result<Rc<Served>, ErrorFields> {
-        let key = (user.to_owned(), database.to_owned());
-        if let Some(served) = self.served.borrow().get(&key) {
-            return Ok(served.clone());
-        }
-        let Some(state) = self.shared.databases().get(database).cloned() else {
-            return Err(ErrorFields::fatal("3D000", format!("database \"{database}\" does not exist")));
-        };
-        let config = self.shared.config();
-        let entry = config.users.iter().find(|entry| entry.name == user);
-        let mode = entry.and_then(|entry| entry.pool_mode).or(state.config.pool_mode).unwrap_or(config.pool.mode);
-        let shards = state.config.shards.iter().zip(&state.health).enumerate().map(|(n, (shard, health))| {
-            let health = health.lock().unwrap_or_else(PoisonError::into_inner);
-            ShardPools {
-                name: shard.name.as_str().into(),
-                instances: self
-                    .pools_of(n, shard, user, database)
-                    .into_iter()
-                    .zip(health.instances().iter().cloned())
-                    .collect(),
-            }
-        });
-        let served = Rc::new(Served {
-            database: database.into(),
-            user: user.into(),
-            mode,
-            catalog: RefCell::new(CatalogReader::new(state.catalog.clone())),
-            planner: self.worker.planner(database),
-            map: state.map.clone(),
-            shards: shards.collect(),
-            stats: Arc::new(PoolStats::default()),
-            descriptions: RefCell::default(),
-            greetings: RefCell::default(),
-        });
-        self.served.borrow_mut().insert(key, served.clone());
-        Ok(served)
-    }
-
-    /// The pools of a shard for this user, the configured primary's first.
-    fn pools_of(&self, shard: usize, config: &config::Shard, user: &str, database: &str) -> Vec<Rc<Pool>> {
-        let instances = std::iter::once(&config.primary).chain(&config.replicas);
-        let keys = instances.enumerate().map(|(n, instance)| PoolKey {
-            user: instance.user.as_deref().unwrap_or(user).into(),
-            database: database.into(),
-            shard: u16::try_from(shard).unwrap_or(u16::MAX),
-            instance: u16::try_from(n).unwrap_or(u16::MAX),
-        });
-        keys.filter_map(|key| self.pools.pool(&key)).collect()
-    }
-
-    async fn cancel(&self, client: i32, done: oneshot::Sender<()>) {
-        let slot = self.worker.cancel_slots.borrow().get(&client).and_then(std::rc::Weak::upgrade);
-        if let Some(slot) = slot {
-            slot.cancel().await;
-        }
-        drop(done);
     }
 }
 
-/// One of the places for clients.
-struct Place(Arc<AtomicU32>);
+/// How many there are of something at this moment.
+#[derive(Debug, Default)]
+struct Count {
+    number: AtomicU32,
+    none_left: Notify,
+}
 
-impl Place {
-    /// Takes a place if fewer than `max` are taken.
-    fn take(places: &Arc<AtomicU32>, max: u32) -> Option<Self> {
-        let taken = places.fetch_update(Relaxed, Relaxed, |taken| (taken < max).then_some(taken + 1));
-        taken.is_ok().then(|| Self(places.clone()))
+impl Count {
+    fn get(&self) -> u32 {
+        self.number.load(Relaxed)
+    }
+
+    /// One more if there are fewer than `max`.
+    fn take(self: &Arc<Self>, max: u32) -> Option<Place> {
+        let taken = self.number.fetch_update(Relaxed, Relaxed, |taken| (taken < max).then_some(taken + 1));
+        taken.is_ok().then(|| Place(self.clone()))
+    }
+
+    async fn none(&self) {
+        while self.get() > 0 {
+            self.none_left.notified().await;
+        }
     }
 }
+
+/// One of those counted.
+struct Place(Arc<Count>);
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
+        if self.0.number.fetch_sub(1, Relaxed) == 1 {
+            self.0.none_left.notify_one();
+        }
     }
 }

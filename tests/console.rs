@@ -266,12 +266,12 @@ impl Operator for Fake {
         view()
     }
 
-    async fn control(&self, control: Control) -> Result<(), ErrorFields> {
+    async fn control(&self, control: Control) -> Result<Vec<String>, ErrorFields> {
         if control == Control::Pause(Some("nowhere".into())) {
             return Err(ErrorFields::error("3D000", "database \"nowhere\" does not exist"));
         }
         self.told.lock().expect("the list").push(control);
-        Ok(())
+        Ok(Vec::new())
     }
 
     async fn explain(&self, database: Option<String>, statement: String) -> Result<Vec<String>, ErrorFields> {

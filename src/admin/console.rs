@@ -173,7 +173,7 @@ impl Console {
     async fn run(&self, command: &Command, router: &impl Operator) -> Result<Answer, ErrorFields> {
         match command {
             Command::Show(show) => Ok(Answer::rows("SHOW", (show.table)(&router.view(show.needs).await))),
-            Command::Help => Ok(Answer { notice: Some(command::help()), ..Answer::done("SHOW") }),
+            Command::Help => Ok(Answer { notices: vec![command::help()], ..Answer::done("SHOW") }),
             Command::Parameter(name, value) => Ok(Answer::rows("SHOW", single(name).with_rows([vec![cell(value)]]))),
             Command::Select(name, value) => Ok(Answer::rows("SELECT 1", single(name).with_rows([vec![cell(value)]]))),
             Command::Set => Ok(Answer::done("SET")),
@@ -183,7 +183,7 @@ impl Console {
                 if let Err(error) = &done {
                     tracing::warn!(user = self.user, command = ?control, error = %error.message, "console command failed");
                 }
-                done.map(|()| Answer::done(control.tag()))
+                done.map(|notices| Answer { notices, ..Answer::done(control.tag()) })
             }
             Command::ExplainRoute { database, statement } => {
                 let lines = router.explain(database.clone(), statement.clone()).await?;
@@ -196,23 +196,23 @@ impl Console {
 /// What a command gives.
 #[derive(Debug)]
 struct Answer {
-    notice: Option<String>,
+    notices: Vec<String>,
     table: Option<Table>,
     tag: &'static str,
 }
 
 impl Answer {
     fn done(tag: &'static str) -> Self {
-        Self { notice: None, table: None, tag }
+        Self { notices: Vec::new(), table: None, tag }
     }
 
     fn rows(tag: &'static str, table: Table) -> Self {
-        Self { notice: None, table: Some(table), tag }
+        Self { notices: Vec::new(), table: Some(table), tag }
     }
 
     /// Everything but the RowDescription.
     fn encode(&self, formats: &[i16], out: &mut BytesMut) -> Result<(), ErrorFields> {
-        if let Some(notice) = &self.notice {
+        for notice in &self.notices {
             backend::notice_response(out, &ErrorFields::new(Severity::Notice, "00000", notice.clone()));
         }
         if let Some(table) = &self.table {

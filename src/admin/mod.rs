@@ -28,8 +28,9 @@ pub trait Operator {
     /// What is now; the long lists only as far as they are needed.
     fn view(&self, needs: Needs) -> impl Future<Output = View>;
 
-    /// Does it and returns when it is done: PAUSE when all transactions have ended.
-    fn control(&self, control: Control) -> impl Future<Output = Result<(), ErrorFields>>;
+    /// Does it and returns when it is done: PAUSE when all transactions have ended. Gives what the
+    /// operator should know, one notice each.
+    fn control(&self, control: Control) -> impl Future<Output = Result<Vec<String>, ErrorFields>>;
 
     /// The lines of a plan. Without a database: the only one, or an error that asks which.
     fn explain(

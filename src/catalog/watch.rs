@@ -29,14 +29,20 @@ pub struct Shard {
     pub primary: Pool,
 }
 
+/// What is asked, and how the answers are read.
+#[derive(Debug)]
+struct Source {
+    rules: TableRules,
+    shards: Vec<Shard>,
+}
+
 /// The current catalog of one database and those who renew it.
 ///
 /// Workers look at a version number (one atomic load) and take the `Arc` only when it has changed.
 #[derive(Debug)]
 pub struct CatalogWatch {
     database: String,
-    rules: TableRules,
-    shards: Vec<Shard>,
+    source: RwLock<Arc<Source>>,
     /// The version of `current`; 0 until something was loaded.
     version: AtomicU64,
     current: RwLock<Arc<Catalog>>,
@@ -53,14 +59,23 @@ impl CatalogWatch {
         let empty = Catalog { shards: count(&shards), rules: rules.clone(), ..Catalog::default() };
         Self {
             database: database.to_owned(),
-            rules,
-            shards,
+            source: RwLock::new(Arc::new(Source { rules, shards })),
             version: AtomicU64::new(0),
             current: RwLock::new(Arc::new(empty)),
             problems: RwLock::new(Arc::new([])),
             begun: AtomicU64::new(0),
             loading: Mutex::new(0),
         }
+    }
+
+    /// Takes other rules and other logins for the same shards; what follows from them is known after
+    /// the next [`Self::refresh_all`].
+    pub fn reconfigure(&self, rules: TableRules, shards: Vec<Shard>) {
+        *self.source.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Source { rules, shards });
+    }
+
+    fn source(&self) -> Arc<Source> {
+        Arc::clone(&self.source.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     pub fn database(&self) -> &str {
@@ -95,13 +110,14 @@ impl CatalogWatch {
             return Ok(true);
         }
         let number = self.begun.fetch_add(1, Release) + 1;
+        let source = self.source();
         let elsewhere = |rule: &TableRule| matches!(rule, TableRule::Local(shard) if *shard != ShardId(0));
         let mut changed = None;
-        if let Some(first) = self.shards.first()
+        if let Some(first) = source.shards.first()
             && self.version() > 0
-            && !self.rules.tables.values().any(elsewhere)
+            && !source.rules.tables.values().any(elsewhere)
         {
-            let loaded = load_shard(&first.primary, &self.rules, count(&self.shards)).await;
+            let loaded = load_shard(&first.primary, &source.rules, count(&source.shards)).await;
             changed = loaded.ok().map(|loaded| self.publish(loaded.catalog));
         }
         let changed = match changed {
@@ -126,9 +142,10 @@ impl CatalogWatch {
 
     /// The work of a refresh; the caller holds `loading`.
     async fn load_all(&self) -> Result<bool, LoadError> {
-        let (rules, shards) = (&self.rules, count(&self.shards));
+        let source = self.source();
+        let (rules, shards) = (&source.rules, count(&source.shards));
         let answers = self
-            .ask_all(|pool| {
+            .ask_all(&source, |pool| {
                 let rules = rules.clone();
                 async move { load_shard(&pool, &rules, shards).await }
             })
@@ -136,7 +153,7 @@ impl CatalogWatch {
         let mut problems = Vec::new();
         let mut loaded = Vec::new();
         let mut failure = LoadError::Connect("the database has no shard".to_owned());
-        for ((id, shard), answer) in (0..).map(ShardId).zip(&self.shards).zip(answers) {
+        for ((id, shard), answer) in (0..).map(ShardId).zip(&source.shards).zip(answers) {
             match answer {
                 Ok(Loaded { catalog, problems: found }) => {
                     if loaded.is_empty() {
@@ -161,11 +178,12 @@ impl CatalogWatch {
 
     /// Loads now, then looks every `interval` whether any shard has changed, until dropped.
     pub async fn run(&self, interval: Duration) {
-        let mut known: Vec<Option<String>> = vec![None; self.shards.len()];
+        let mut known: Vec<Option<String>> = vec![None; self.source().shards.len()];
         let mut backoff = BACKOFF_MIN;
         loop {
             let began = Instant::now();
-            let seen: Vec<_> = self.ask_all(|pool| async move { fingerprint_shard(&pool).await }).await;
+            let source = self.source();
+            let seen: Vec<_> = self.ask_all(&source, |pool| async move { fingerprint_shard(&pool).await }).await;
             let changed = seen.iter().zip(&known).any(|(seen, known)| seen.as_ref().ok() != known.as_ref());
             if changed {
                 match self.refresh_all().await {
@@ -209,18 +227,18 @@ impl CatalogWatch {
     }
 
     /// Asks all primaries at the same time; the answers in the order of the shards.
-    async fn ask_all<T, F, A>(&self, ask: A) -> Vec<Result<T, LoadError>>
+    async fn ask_all<T, F, A>(&self, source: &Source, ask: A) -> Vec<Result<T, LoadError>>
     where
         T: Send + 'static,
         F: Future<Output = Result<T, LoadError>> + Send + 'static,
         A: Fn(Pool) -> F,
     {
         let mut tasks = JoinSet::new();
-        for (at, shard) in self.shards.iter().enumerate() {
+        for (at, shard) in source.shards.iter().enumerate() {
             let asked = ask(shard.primary.clone());
             tasks.spawn(async move { (at, asked.await) });
         }
-        let mut answers: Vec<_> = self.shards.iter().map(|_| Err(LoadError::Timeout)).collect();
+        let mut answers: Vec<_> = source.shards.iter().map(|_| Err(LoadError::Timeout)).collect();
         while let Some(ended) = tasks.join_next().await {
             if let Ok((at, answer)) = ended {
                 answers[at] = answer;

@@ -64,6 +64,21 @@ impl Client {
         poll_fn(|cx| self.poll_more(cx)).await
     }
 
+    /// [`Self::read_more`], unless the client is to leave.
+    pub(super) async fn read_more_unless(&mut self, dismissed: impl Fn(&Context<'_>) -> bool) -> Result<(), End> {
+        if self.out.is_empty() && self.out.capacity() > 0 {
+            self.out = BytesMut::new();
+        }
+        poll_fn(|cx| match self.poll_more(cx) {
+            Poll::Pending if dismissed(cx) => Poll::Ready(Err(End::Fatal(ErrorFields::fatal(
+                "57P01",
+                "terminating connection due to administrator command",
+            )))),
+            other => other,
+        })
+        .await
+    }
+
     /// Waits until the client has gone; what it sends meanwhile is kept.
     pub(super) async fn watch(&mut self) -> End {
         poll_fn(|cx| self.poll_watch(cx)).await

@@ -312,7 +312,7 @@ impl Conversation {
         let pinned = self.session.is_pinned();
         let link = self.links.remove(i);
         link.note_fault(None);
-        self.cancel_slot.leave(link.server.id.0);
+        self.presence.leave(link.server.id.0);
         let detail = format!("{error} while talking to the server of shard {}", self.served.shard(link.shard).name);
         link.close();
         let fields = ErrorFields::error("08006", "the server closed the connection unexpectedly").with_detail(detail);

@@ -19,6 +19,7 @@ use crate::protocol::error::ErrorFields;
 use crate::protocol::frontend;
 use crate::session::Session;
 
+use super::presence::Held;
 use super::worker::{Served, Worker};
 use super::{Conversation, Failure};
 
@@ -265,7 +266,7 @@ impl Conversation {
             Err(Failure::Error(_)) if replica_ok => self.take_server(shard, false).await?,
             taken => taken?,
         };
-        self.cancel_slot.enter(server.cancel_handle());
+        self.presence.enter(Held { cancel: server.cancel_handle(), shard, instance: place.instance });
         self.served.stats.server_assignments.add(1);
         if place.replica {
             self.served.stats.replica_reads.add(1);
@@ -344,11 +345,13 @@ impl Conversation {
     async fn wait_for_server(&mut self, pool: &Rc<Pool>) -> Result<Box<Server>, Failure> {
         self.client.flush().await?;
         let began = Instant::now();
+        self.presence.waits(began);
         let result = tokio::select! {
             biased;
             server = pool.acquire() => server,
             gone = self.client.watch() => return Err(gone.into()),
         };
+        self.presence.waits_no_more();
         self.served.stats.wait_time.record(began.elapsed());
         result.map_err(|error: AcquireError| Failure::Error(error.into_fields()))
     }

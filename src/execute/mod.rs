@@ -24,6 +24,7 @@ mod forward;
 mod gather;
 mod greeting;
 mod links;
+pub mod presence;
 mod simple;
 mod tables;
 pub mod worker;
@@ -43,7 +44,8 @@ use crate::session::Session;
 
 pub use client::Client;
 use links::Links;
-use worker::{CancelSlot, Served, Worker};
+use presence::Presence;
+use worker::{Served, Worker};
 
 /// How a conversation ends.
 #[derive(Debug)]
@@ -98,8 +100,8 @@ pub struct Conversation {
     links: Links,
     served: Rc<Served>,
     worker: Rc<Worker>,
-    /// Where those who hold this client's cancel key find its servers.
-    cancel_slot: Rc<CancelSlot>,
+    /// What others on this worker see of the client.
+    presence: Rc<Presence>,
     pipeline: Pipeline,
     /// Parse messages that no server has seen yet, because no server is chosen yet.
     unsent_parses: Vec<Rc<crate::session::statements::PreparedStatement>>,
@@ -119,7 +121,7 @@ impl Conversation {
         session: Session,
         served: Rc<Served>,
         worker: Rc<Worker>,
-        cancel_slot: Rc<CancelSlot>,
+        presence: Rc<Presence>,
     ) -> Self {
         Self {
             client,
@@ -127,7 +129,7 @@ impl Conversation {
             links: Links::default(),
             served,
             worker,
-            cancel_slot,
+            presence,
             pipeline: Pipeline::Running,
             unsent_parses: Vec::new(),
             catalog_changed: false,
@@ -149,7 +151,7 @@ impl Conversation {
             // The client may be gone already; there is nobody else to tell.
             let _ = self.client.flush().await;
         }
-        self.cancel_slot.clear();
+        self.presence.clear();
         self.links.abandon(&self.worker, &self.session);
         end
     }
@@ -159,6 +161,8 @@ impl Conversation {
         let bytes_max = self.worker.limits().message_bytes_max;
         while let Some(header) = self.client.next_message(bytes_max)? {
             self.asked_at = Instant::now();
+            self.presence.asks(self.asked_at);
+            self.follow_configuration();
             Box::pin(self.message(header)).await?;
             self.release_if_done();
         }
@@ -185,10 +189,23 @@ impl Conversation {
 
     /// Waits for the client to send more; meanwhile passes on what servers send unasked.
     async fn wait(&mut self) -> Result<(), End> {
+        self.presence.rests(&self.session);
         if self.links.is_empty() {
-            return self.client.read_more().await;
+            let presence = &self.presence;
+            return self.client.read_more_unless(|cx| presence.poll_dismissed(cx)).await;
         }
         self.wait_with_links().await
+    }
+
+    /// After the configuration was read again, what begins now is served by what it says now.
+    fn follow_configuration(&mut self) {
+        if self.links.is_empty()
+            && self.session.transaction.is_idle()
+            && let Some(served) = self.served.replaced_by()
+        {
+            self.presence.moves_to(served.clone());
+            self.served = served;
+        }
     }
 
     /// Reports an error of the router and takes the consequences PostgreSQL would take.
@@ -224,7 +241,7 @@ impl Conversation {
         }
         self.links.note_writes(&mut self.session);
         if !self.session.is_pinned() && self.served.mode != PoolMode::Session {
-            self.cancel_slot.clear();
+            self.presence.clear();
             self.links.release_all(&self.worker);
         }
     }

@@ -14,10 +14,10 @@ use pgsluice_sharding::{Refusal, ShardId, ShardMap};
 use xxhash_rust::xxh3;
 
 use super::greeting::Greeting;
+use super::presence::Presence;
 use crate::catalog::CatalogReader;
 use crate::config::{Limits, PoolMode};
 use crate::net::buffer::Buffers;
-use crate::pool::CancelHandle;
 use crate::pool::balance::{Candidate, choose};
 use crate::pool::driver::Pool;
 use crate::pool::health::{InstanceHealth, State};
@@ -33,8 +33,8 @@ pub struct Worker {
     pub buffers: Buffers,
     limits: RefCell<Limits>,
     statements: RefCell<StatementCache>,
-    /// What each client runs now, by the number of its cancel key.
-    pub cancel_slots: RefCell<HashMap<i32, Weak<CancelSlot>>>,
+    /// The clients of this worker, by the number of the cancel key.
+    pub clients: RefCell<HashMap<i32, Weak<Presence>>>,
     /// Raised for whatever needs a number of its own: transaction names, turns.
     counter: Cell<u64>,
     /// Makes statement ids that no client can foresee; the same on all workers.
@@ -49,7 +49,7 @@ impl Worker {
             buffers: Buffers::default(),
             limits: RefCell::new(limits),
             statements: RefCell::default(),
-            cancel_slots: RefCell::default(),
+            clients: RefCell::default(),
             counter: Cell::new(0),
             seed,
         }
@@ -84,12 +84,7 @@ impl Worker {
         if let Some(planner) = self.planners.borrow().get(database) {
             return planner.clone();
         }
-        let limits = self.limits();
-        let planner = Rc::new(RefCell::new(Planner::new(PlannerLimits {
-            statement_bytes_max: limits.statement_bytes_max,
-            cache_bytes_max: limits.plan_cache_bytes_max,
-            ..PlannerLimits::default()
-        })));
+        let planner = Rc::new(RefCell::new(planner(&self.limits())));
         self.planners.borrow_mut().insert(database.into(), planner.clone());
         planner
     }
@@ -98,8 +93,17 @@ impl Worker {
         self.limits.borrow()
     }
 
+    /// The configuration was read again: plans made for the old one are forgotten.
     pub fn set_limits(&self, limits: Limits) {
-        *self.limits.borrow_mut() = limits;
+        self.limits.replace(limits);
+        self.planners.borrow_mut().clear();
+        self.statements.replace(StatementCache::default());
+    }
+
+    /// What the planners of all databases remember: entries and bytes.
+    pub fn plans(&self) -> (usize, usize) {
+        let stats = self.planners.borrow().values().map(|planner| planner.borrow().stats()).collect::<Vec<_>>();
+        (stats.iter().map(|s| s.entries).sum(), stats.iter().map(|s| s.bytes).sum())
     }
 
     /// The statement of a Parse: planned, with its id. The same text, types, settings and catalog
@@ -151,34 +155,12 @@ impl Worker {
     }
 }
 
-/// The servers that a client holds at this moment, for those who may cancel what runs there.
-#[derive(Default)]
-pub struct CancelSlot {
-    servers: RefCell<Vec<CancelHandle>>,
-}
-
-impl CancelSlot {
-    pub(super) fn enter(&self, server: CancelHandle) {
-        self.servers.borrow_mut().push(server);
-    }
-
-    pub(super) fn leave(&self, id: u64) {
-        self.servers.borrow_mut().retain(|server| server.server.0 != id);
-    }
-
-    pub(super) fn clear(&self) {
-        self.servers.borrow_mut().clear();
-    }
-
-    /// Cancels whatever runs; none of the servers is given to anybody else before that is settled.
-    pub async fn cancel(&self) {
-        let cancellers: Vec<_> = self.servers.borrow().iter().map(CancelHandle::canceller).collect();
-        for canceller in cancellers {
-            if let Err(error) = canceller.cancel().await {
-                tracing::warn!(%error, "a cancel request did not reach its server");
-            }
-        }
-    }
+fn planner(limits: &Limits) -> Planner {
+    Planner::new(PlannerLimits {
+        statement_bytes_max: limits.statement_bytes_max,
+        cache_bytes_max: limits.plan_cache_bytes_max,
+        ..PlannerLimits::default()
+    })
 }
 
 /// How many statements a worker remembers between two sweeps.
@@ -224,6 +206,8 @@ pub struct Served {
     pub descriptions: RefCell<HashMap<StatementId, Rc<Description>>>,
     /// What servers report after startup settings were applied: ParameterStatus messages.
     pub greetings: RefCell<HashMap<Rc<Settings>, Greeting>>,
+    /// What has taken this one's place when the configuration was read again.
+    pub successor: RefCell<Option<Rc<Self>>>,
 }
 
 /// The pools of one shard.
@@ -251,6 +235,29 @@ impl ShardPools {
 }
 
 impl Served {
+    /// What serves new transactions: this, or what has taken its place.
+    pub(super) fn replaced_by(&self) -> Option<Rc<Self>> {
+        let mut next = self.successor.borrow().clone()?;
+        loop {
+            let further = next.successor.borrow().clone();
+            match further {
+                Some(further) => next = further,
+                None => return Some(next),
+            }
+        }
+    }
+
+    /// Whether nothing would change if `other` took its place.
+    pub fn is_like(&self, other: &Self) -> bool {
+        let same_shard = |(a, b): (&ShardPools, &ShardPools)| {
+            a.instances.len() == b.instances.len()
+                && a.instances.iter().zip(&b.instances).all(|(a, b)| Rc::ptr_eq(&a.0, &b.0) && Arc::ptr_eq(&a.1, &b.1))
+        };
+        self.mode == other.mode
+            && self.shards.len() == other.shards.len()
+            && self.shards.iter().zip(&other.shards).all(same_shard)
+    }
+
     /// Local tables, sequences and whatever has no key of its own live on the first shard.
     pub const HOME: ShardId = ShardId(0);
 

@@ -6,7 +6,8 @@ use bytes::BytesMut;
 use tokio::io::AsyncWriteExt;
 use tracing::{debug, info};
 
-use crate::execute::worker::{CancelSlot, Served, Worker};
+use crate::execute::presence::{Origin, Presence};
+use crate::execute::worker::{Served, Worker};
 use crate::execute::{Client, Conversation, End};
 use crate::net::cancel::{CancelKey, CancelKeys};
 use crate::net::startup::Accepted;
@@ -17,17 +18,18 @@ use crate::session::Session;
 use crate::session::settings::Settings;
 
 /// Serves a client that has proved who it is, over the database it asked for.
-pub async fn serve(accepted: Accepted, served: Rc<Served>, worker: Rc<Worker>, keys: &CancelKeys) {
+pub async fn serve(accepted: Accepted, id: u64, served: Rc<Served>, worker: Rc<Worker>, keys: &CancelKeys) {
     let user = accepted.user.clone();
-    let slot = Rc::new(CancelSlot::default());
     let key = keys.enter(worker.index, accepted.minor);
-    worker.cancel_slots.borrow_mut().insert(key.number(), Rc::downgrade(&slot));
-    let end = match Box::pin(log_in(accepted, served, &worker, &slot, &key)).await {
+    let presence = Presence::new(id, key.pid(), Origin::of(&accepted.stream), served.clone());
+    let presence = Rc::new(presence);
+    worker.clients.borrow_mut().insert(key.number(), Rc::downgrade(&presence));
+    let end = match Box::pin(log_in(accepted, served, &worker, &presence, &key)).await {
         Ok(conversation) => conversation.run().await,
         Err(end) => end,
     };
     keys.leave(&key);
-    worker.cancel_slots.borrow_mut().remove(&key.number());
+    worker.clients.borrow_mut().remove(&key.number());
     match end {
         End::ClientLeft => debug!(user, "client left"),
         End::ClientGone(error) => info!(user, %error, "client gone"),
@@ -49,7 +51,7 @@ async fn log_in(
     accepted: Accepted,
     served: Rc<Served>,
     worker: &Rc<Worker>,
-    slot: &Rc<CancelSlot>,
+    presence: &Rc<Presence>,
     key: &CancelKey,
 ) -> Result<Conversation, End> {
     let Accepted { stream, buffer, user, database, parameters, .. } = accepted;
@@ -60,7 +62,7 @@ async fn log_in(
     let statements_max = worker.limits().statements_per_client_max;
     let session = Session::new(user.into(), database.into(), settings, shards, statements_max);
     let client = Client::new(stream, &buffer, worker.clone());
-    let mut conversation = Conversation::new(client, session, served, worker.clone(), slot.clone());
+    let mut conversation = Conversation::new(client, session, served, worker.clone(), presence.clone());
     let greeting = conversation.greeting().await?;
     let out = conversation.out();
     for (name, value) in greeting.iter() {

@@ -3,6 +3,7 @@
 pub mod buffer;
 pub mod cancel;
 pub mod client;
+pub mod console;
 pub mod listener;
 pub mod startup;
 pub mod stream;

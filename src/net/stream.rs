@@ -1,6 +1,7 @@
 //! One byte stream to a client or a server, whatever carries it.
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -20,6 +21,25 @@ impl Stream {
     /// Whether bytes cross the wire encrypted.
     pub fn is_tls(&self) -> bool {
         matches!(self, Self::Tls(_))
+    }
+
+    /// The addresses of this side and of the peer; none through a unix socket.
+    pub fn ends(&self) -> (Option<SocketAddr>, Option<SocketAddr>) {
+        let socket = match self {
+            Self::Tcp(s) => s,
+            Self::Tls(s) => s.get_ref().0,
+            Self::Unix(_) => return (None, None),
+        };
+        (socket.local_addr().ok(), socket.peer_addr().ok())
+    }
+
+    /// Version and cipher of the encryption: `TLSv1.3/TLS_AES_256_GCM_SHA384`.
+    pub fn tls_name(&self) -> Option<String> {
+        let Self::Tls(tls) = self else { return None };
+        let session = tls.get_ref().1;
+        let version = session.protocol_version()?.as_str()?.replace('_', ".");
+        let suite = session.negotiated_cipher_suite()?.suite();
+        Some(format!("{version}/{}", suite.as_str()?.replace("TLS13_", "TLS_")))
     }
 
     /// Whether there may be something to read (or the peer has gone), without reading it.

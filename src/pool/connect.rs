@@ -1,6 +1,7 @@
 //! Logging in to an instance, and cancelling there. Sequential, hence plain `async fn`.
 
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -37,13 +38,16 @@ pub struct Target {
     pub parameters: Vec<(String, String)>,
 }
 
-/// What a CancelRequest for one server needs.
+/// Who a server is: what a CancelRequest for it needs, and what SHOW SERVERS tells of it.
 #[derive(Clone, Debug)]
 pub struct CancelKey {
     pub host: Host,
     pub port: u16,
     pub pid: i32,
     pub secret: Bytes,
+    /// The two ends of its connection; none through a unix socket.
+    pub local: Option<SocketAddr>,
+    pub remote: Option<SocketAddr>,
 }
 
 /// A connection that is logged in and idle.
@@ -111,7 +115,9 @@ async fn log_in(target: &Target) -> Result<Connected, ConnectError> {
 
     let mut exchange = Exchange::new(&target.user, target.password.as_deref());
     let mut parameters = Vec::new();
-    let mut key = CancelKey { host: target.host.clone(), port: target.port, pid: 0, secret: Bytes::new() };
+    let (local, remote) = stream.ends();
+    let mut key =
+        CancelKey { host: target.host.clone(), port: target.port, pid: 0, secret: Bytes::new(), local, remote };
     let mut inbox = BytesMut::with_capacity(2048);
     let mut logged_in = false;
     loop {

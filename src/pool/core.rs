@@ -392,6 +392,11 @@ impl<S: Pooled, W> PoolCore<S, W> {
         self.idle.len()
     }
 
+    /// The idle servers, coldest first, and since when they are idle.
+    pub fn idle_servers(&self) -> impl Iterator<Item = (&S, Instant)> {
+        self.idle.iter().map(|idle| (&idle.server, idle.since))
+    }
+
     pub fn waiting(&self) -> u32 {
         self.live
     }

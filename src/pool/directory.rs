@@ -69,6 +69,9 @@ struct Known {
     pools: HashMap<PoolKey, Arc<Entry>>,
     instances: HashMap<(Host, u16), Arc<InstanceBudget>>,
     next_pool: u32,
+    /// What pools to come begin with: by database, else as the last command to all has left it.
+    modes: HashMap<String, Mode>,
+    mode: Mode,
 }
 
 /// The messages to one worker. Their number is bounded by servers and waiters: each is about one of them.
@@ -94,7 +97,14 @@ impl Directory {
     /// A directory without pools, and a mailbox for each worker.
     pub fn new(config: Arc<Config>, workers: usize) -> (Arc<Self>, Vec<Mailbox>) {
         let (mailboxes, receivers): (Vec<_>, Vec<_>) = (0..workers).map(|_| unbounded_channel()).unzip();
-        let known = Known { config, pools: HashMap::new(), instances: HashMap::new(), next_pool: 0 };
+        let known = Known {
+            config,
+            pools: HashMap::new(),
+            instances: HashMap::new(),
+            next_pool: 0,
+            modes: HashMap::new(),
+            mode: Mode::Running,
+        };
         let directory =
             Self { epoch: Instant::now(), mailboxes, next_server: AtomicU64::new(1), known: Mutex::new(known) };
         let receivers = receivers.into_iter().enumerate();
@@ -112,6 +122,7 @@ impl Directory {
         let id = PoolId(known.next_pool);
         known.next_pool += 1;
         let shared = Arc::new(PoolShared::new(id, self.mailboxes.len(), spec.size, self.epoch));
+        shared.set_mode(known.mode_of(&key.database));
         budget.enlist(&shared);
         let entry = Arc::new(Entry { key: key.clone(), shared, budget, spec: Mutex::new(spec) });
         known.pools.insert(key.clone(), Arc::clone(&entry));
@@ -146,17 +157,31 @@ impl Directory {
         self.refresh();
     }
 
-    /// Applies a command to the pools of a database, or to all.
+    /// Applies a command to the pools of a database, or to all; to those that are made later, too.
     pub fn control(&self, database: Option<&str>, control: Control) {
-        for entry in lock(&self.known).pools.values().filter(|e| database.is_none_or(|d| *d == *e.key.database)) {
-            match control {
-                Control::Pause => entry.shared.set_mode(Mode::Paused),
-                Control::Resume => entry.shared.set_mode(Mode::Running),
-                Control::Disable => entry.shared.set_mode(Mode::Disabled),
-                Control::Reconnect => entry.shared.reconnect(),
+        let mut known = lock(&self.known);
+        let mode = match control {
+            Control::Pause => Some(Mode::Paused),
+            Control::Resume => Some(Mode::Running),
+            Control::Disable => Some(Mode::Disabled),
+            Control::Reconnect => None,
+        };
+        if let Some(mode) = mode {
+            known.set_mode(database, mode);
+        }
+        for entry in known.pools.values().filter(|e| database.is_none_or(|d| *d == *e.key.database)) {
+            match mode {
+                Some(mode) => entry.shared.set_mode(mode),
+                None => entry.shared.reconnect(),
             }
         }
+        drop(known);
         self.refresh();
+    }
+
+    /// Whether a database gives servers at this moment.
+    pub fn mode(&self, database: &str) -> Mode {
+        lock(&self.known).mode_of(database)
     }
 
     /// All pools, for SHOW and metrics.
@@ -189,6 +214,20 @@ impl Directory {
 }
 
 impl Known {
+    fn mode_of(&self, database: &str) -> Mode {
+        self.modes.get(database).copied().unwrap_or(self.mode)
+    }
+
+    fn set_mode(&mut self, database: Option<&str>, mode: Mode) {
+        match database {
+            Some(database) => drop(self.modes.insert(database.to_owned(), mode)),
+            None => {
+                self.modes.clear();
+                self.mode = mode;
+            }
+        }
+    }
+
     fn budget(&mut self, target: &Target) -> Arc<InstanceBudget> {
         let max = self.config.pool.instance_connections_max;
         let budget = self.instances.entry((target.host.clone(), target.port));

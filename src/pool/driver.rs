@@ -22,7 +22,7 @@ use tokio::time::sleep_until;
 
 use crate::config::PoolMode;
 use crate::pool::budget::{PoolId, WorkerId};
-use crate::pool::connect;
+use crate::pool::connect::{self, CancelKey};
 use crate::pool::core::{Action, CloseReason, Event, PoolCore, Stamp, WaiterId};
 use crate::pool::directory::{Directory, Entry, Mailbox};
 use crate::pool::error::Refusal;
@@ -112,6 +112,36 @@ impl Pools {
             return Some(Rc::clone(pool));
         }
         self.worker.directory.entry(key).map(|entry| self.worker.pool(&entry))
+    }
+}
+
+/// An idle server as SHOW SERVERS tells of it.
+#[derive(Clone, Debug)]
+pub struct IdleServer {
+    pub pool: PoolKey,
+    pub id: u64,
+    pub key: CancelKey,
+    pub connected_at: Instant,
+    /// When its last client gave it back.
+    pub since: Instant,
+    pub prepared_statements: usize,
+}
+
+impl Pools {
+    /// The idle servers of this worker.
+    pub fn idle_servers(&self) -> Vec<IdleServer> {
+        let mut servers = Vec::new();
+        for pool in self.worker.all() {
+            servers.extend(pool.core.borrow().idle_servers().map(|(server, since)| IdleServer {
+                pool: pool.entry.key.clone(),
+                id: server.id.0,
+                key: (*server.key).clone(),
+                connected_at: server.stamp.connected_at,
+                since,
+                prepared_statements: server.state.prepared_count(),
+            }));
+        }
+        servers
     }
 }
 

@@ -5,7 +5,7 @@ use std::io;
 use std::net;
 use std::os::unix;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -112,9 +112,19 @@ pub struct CancelHandle {
     key: Rc<CancelKey>,
     cancels: Rc<Cancels>,
     tenancy: u64,
+    connected_at: Instant,
 }
 
 impl CancelHandle {
+    /// Process id and addresses of the server.
+    pub fn key(&self) -> &CancelKey {
+        &self.key
+    }
+
+    pub fn connected_at(&self) -> Instant {
+        self.connected_at
+    }
+
     /// The means to cancel what runs now.
     pub fn canceller(&self) -> Canceller {
         self.cancels.in_flight.set(self.cancels.in_flight.get() + 1);
@@ -179,7 +189,13 @@ impl Server {
     /// From this anybody can cancel what the server does, as long as it is in the same hands.
     pub fn cancel_handle(&self) -> CancelHandle {
         let tenancy = self.cancels.tenancy.get();
-        CancelHandle { server: self.id, key: Rc::clone(&self.key), cancels: Rc::clone(&self.cancels), tenancy }
+        CancelHandle {
+            server: self.id,
+            key: Rc::clone(&self.key),
+            cancels: Rc::clone(&self.cancels),
+            tenancy,
+            connected_at: self.stamp.connected_at,
+        }
     }
 
     /// The means to cancel what runs now, to be used by whoever holds the client's cancel key.

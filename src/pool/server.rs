@@ -239,6 +239,11 @@ impl ServerState {
         self.settings = settings;
     }
 
+    /// How many statements are prepared here.
+    pub fn prepared_count(&self) -> usize {
+        self.prepared.len()
+    }
+
     pub fn prepared(&mut self) -> &mut Prepared {
         &mut self.prepared
     }

@@ -105,9 +105,19 @@ pub fn quote_literal(value: &str) -> String {
     if doubled.contains('\\') { format!("E'{}'", doubled.replace('\\', "\\\\")) } else { format!("'{doubled}'") }
 }
 
+/// What [`quote_literal`] has quoted; other text is given back as it is.
+pub fn unquote_literal(text: &str) -> String {
+    let inside = |text: &str| Some(text.strip_prefix('\'')?.strip_suffix('\'')?.replace("''", "'"));
+    match text.strip_prefix('E') {
+        Some(rest) => inside(rest).map(|plain| plain.replace("\\\\", "\\")),
+        None => inside(text),
+    }
+    .unwrap_or_else(|| text.to_owned())
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{Settings, quote_literal};
+    use super::{Settings, quote_literal, unquote_literal};
 
     fn settings(pairs: &[(&str, &str)]) -> Settings {
         Settings::of_startup(pairs.iter().copied())
@@ -130,6 +140,10 @@ mod tests {
 
     #[test]
     fn literals_survive_any_quoting_rule() {
+        for text in ["", "it's", "a\\b'", "E'x'", "\\\\"] {
+            assert_eq!(unquote_literal(&quote_literal(text)), text);
+        }
+        assert_eq!(unquote_literal("plain"), "plain");
         assert_eq!(quote_literal("it's"), "'it''s'");
         assert_eq!(quote_literal("a\\'b"), "E'a\\\\''b'");
     }

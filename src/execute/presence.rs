@@ -1,0 +1,226 @@
+//! What the rest of the router may know of a client while it is served: for SHOW CLIENTS, for cancel
+//! requests, and to ask it to leave.
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::task::{Context, Waker};
+use std::time::{Instant, SystemTime};
+
+use pgsluice_sharding::ShardId;
+use pgsluice_sharding::sql::Pin;
+
+use super::worker::Served;
+use crate::net::stream::Stream;
+use crate::pool::CancelHandle;
+use crate::session::Session;
+use crate::session::settings::{Settings, unquote_literal};
+
+/// What a client does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activity {
+    /// Holds no server and has asked for nothing.
+    Idle,
+    /// Is being answered, or holds a server.
+    Active,
+    /// Waits for a server.
+    Waiting,
+}
+
+/// Where a client comes from.
+#[derive(Clone, Debug, Default)]
+pub struct Origin {
+    /// None for both through the unix socket.
+    pub address: Option<SocketAddr>,
+    pub local_address: Option<SocketAddr>,
+    /// Version and cipher.
+    pub tls: Option<String>,
+}
+
+impl Origin {
+    pub fn of(stream: &Stream) -> Self {
+        let (local_address, address) = stream.ends();
+        Self { address, local_address, tls: stream.tls_name() }
+    }
+}
+
+/// A server in the client's hands.
+#[derive(Clone, Debug)]
+pub struct Held {
+    pub cancel: CancelHandle,
+    pub shard: ShardId,
+    /// By position in the shard.
+    pub instance: usize,
+}
+
+/// One client at this moment. Its conversation writes here with plain stores, on the way of every
+/// request; others on the same worker read.
+pub struct Presence {
+    /// Unique in the router.
+    pub id: u64,
+    /// The number that its cancel key names.
+    pub pid: i32,
+    pub origin: Origin,
+    pub connected: SystemTime,
+    served: RefCell<Rc<Served>>,
+    activity: Cell<Activity>,
+    asked_at: Cell<Option<Instant>>,
+    waiting_since: Cell<Option<Instant>>,
+    statements: Cell<usize>,
+    pins: RefCell<Vec<Pin>>,
+    settings: RefCell<Rc<Settings>>,
+    servers: RefCell<Vec<Held>>,
+    /// It is to leave when it holds no server.
+    dismissed: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Presence {
+    pub fn new(id: u64, pid: i32, origin: Origin, served: Rc<Served>) -> Self {
+        Self {
+            id,
+            pid,
+            origin,
+            connected: SystemTime::now(),
+            served: RefCell::new(served),
+            activity: Cell::new(Activity::Idle),
+            asked_at: Cell::new(None),
+            waiting_since: Cell::new(None),
+            statements: Cell::new(0),
+            pins: RefCell::default(),
+            settings: RefCell::default(),
+            servers: RefCell::default(),
+            dismissed: Cell::new(false),
+            waker: RefCell::default(),
+        }
+    }
+
+    pub fn served(&self) -> Rc<Served> {
+        self.served.borrow().clone()
+    }
+
+    pub fn activity(&self) -> Activity {
+        self.activity.get()
+    }
+
+    /// The beginning of the last request.
+    pub fn asked_at(&self) -> Option<Instant> {
+        self.asked_at.get()
+    }
+
+    pub fn waiting_since(&self) -> Option<Instant> {
+        self.waiting_since.get()
+    }
+
+    /// Prepared statements, as of the last time it was idle.
+    pub fn statements(&self) -> usize {
+        self.statements.get()
+    }
+
+    /// Why it keeps its servers; nothing when it does not.
+    pub fn pins(&self) -> Option<String> {
+        let pins = self.pins.borrow();
+        let names: Vec<&str> = pins.iter().map(|pin| pin_name(*pin)).collect();
+        (!names.is_empty()).then(|| names.join(", "))
+    }
+
+    pub fn application_name(&self) -> String {
+        self.settings.borrow().get("application_name").map(unquote_literal).unwrap_or_default()
+    }
+
+    /// The servers it holds.
+    pub fn servers(&self) -> Vec<Held> {
+        self.servers.borrow().clone()
+    }
+
+    /// A request has come.
+    pub(super) fn asks(&self, now: Instant) {
+        self.asked_at.set(Some(now));
+        self.activity.set(Activity::Active);
+    }
+
+    /// Everything is answered.
+    pub(super) fn rests(&self, session: &Session) {
+        let activity = if self.servers.borrow().is_empty() { Activity::Idle } else { Activity::Active };
+        self.activity.set(activity);
+        self.statements.set(session.statements.len());
+        if !Rc::ptr_eq(&self.settings.borrow(), session.settings()) {
+            self.settings.replace(session.settings().clone());
+        }
+        let mut pins = self.pins.borrow_mut();
+        if session.is_pinned() || !pins.is_empty() {
+            pins.clear();
+            pins.extend(session.pins());
+        }
+    }
+
+    pub(super) fn waits(&self, since: Instant) {
+        self.waiting_since.set(Some(since));
+        self.activity.set(Activity::Waiting);
+    }
+
+    pub(super) fn waits_no_more(&self) {
+        self.waiting_since.set(None);
+        self.activity.set(Activity::Active);
+    }
+
+    /// The configuration has changed: it is served by this from now on.
+    pub(super) fn moves_to(&self, served: Rc<Served>) {
+        self.served.replace(served);
+    }
+
+    pub(super) fn enter(&self, held: Held) {
+        self.servers.borrow_mut().push(held);
+    }
+
+    pub(super) fn leave(&self, id: u64) {
+        self.servers.borrow_mut().retain(|held| held.cancel.server.0 != id);
+    }
+
+    pub(super) fn clear(&self) {
+        self.servers.borrow_mut().clear();
+    }
+
+    /// Cancels whatever runs; none of the servers is given to anybody else before that is settled.
+    pub async fn cancel(&self) {
+        let cancellers: Vec<_> = self.servers.borrow().iter().map(|held| held.cancel.canceller()).collect();
+        for canceller in cancellers {
+            if let Err(error) = canceller.cancel().await {
+                tracing::warn!(%error, "a cancel request did not reach its server");
+            }
+        }
+    }
+
+    /// Asks the client to leave: at once when it is idle, else when it has given back its servers.
+    pub fn dismiss(&self) {
+        self.dismissed.set(true);
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+
+    /// Whether it is to leave; if not, its task is woken when it is.
+    pub(super) fn poll_dismissed(&self, cx: &Context<'_>) -> bool {
+        if self.dismissed.get() {
+            return true;
+        }
+        let mut waker = self.waker.borrow_mut();
+        if !waker.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
+            *waker = Some(cx.waker().clone());
+        }
+        false
+    }
+}
+
+fn pin_name(pin: Pin) -> &'static str {
+    match pin {
+        Pin::TempTable => "temporary table",
+        Pin::HoldCursor => "cursor WITH HOLD",
+        Pin::AdvisoryLock => "advisory lock",
+        Pin::Listen => "LISTEN",
+        Pin::Prepare => "PREPARE",
+        Pin::SetConfig => "set_config",
+        Pin::Sequence => "sequence",
+        Pin::Load => "LOAD",
+    }
+}

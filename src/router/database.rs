@@ -1,0 +1,173 @@
+//! One database over its shards: its catalog, the health of its instances, and the tasks on the
+//! control thread that keep both fresh.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use pgsluice_sharding::{ShardId, ShardMap};
+use tokio::task::JoinHandle;
+
+use super::Shared;
+use crate::catalog::{CatalogWatch, Shard as CatalogShard};
+use crate::config::{self, Config, Host, Instance};
+use crate::control;
+use crate::pool::health::{Health, InstanceHealth};
+use crate::prober::{Probe, ProbeResult, ShardProber};
+
+/// How often the shards are asked whether their tables have changed.
+const CATALOG_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Control connections to one shard's primary for reading the catalog.
+const CATALOG_CONNECTIONS: usize = 2;
+
+/// One database as the configuration of the moment has it.
+pub(super) struct Database {
+    pub(super) config: config::Database,
+    pub(super) map: Arc<ShardMap>,
+    pub(super) catalog: Arc<CatalogWatch>,
+    /// By position in the configuration.
+    pub(super) shards: Vec<Arc<Mutex<ShardHealth>>>,
+    /// Lives as long as the catalog, over reloads.
+    watching: Arc<Task>,
+    _probing: Vec<Task>,
+}
+
+/// What is known of a shard's instances, the configured primary first.
+pub(super) struct ShardHealth {
+    pub(super) health: Health,
+    pub(super) instances: Vec<Seen>,
+}
+
+/// What an instance said last.
+#[derive(Clone, Default)]
+pub(super) struct Seen {
+    pub(super) probe: Option<Probe>,
+    /// Why there was no answer the last time.
+    pub(super) problem: Option<String>,
+}
+
+impl ShardHealth {
+    fn new(instances: usize, lag_max: Duration, epoch: Instant) -> Self {
+        Self { health: Health::new(instances, lag_max, epoch), instances: vec![Seen::default(); instances] }
+    }
+
+    fn record(&mut self, result: &ProbeResult) {
+        let seen = &mut self.instances[result.instance];
+        match &result.answer {
+            Ok(probe) => *seen = Seen { probe: Some(*probe), problem: None },
+            Err(problem) => seen.problem = Some(problem.clone()),
+        }
+        self.health.record(result.into(), result.answered);
+    }
+}
+
+/// A task that ends with its owner.
+struct Task(JoinHandle<()>);
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Database {
+    /// Starts watching a database. What `before` knows of the same instances is kept.
+    pub(super) fn start(database: &config::Database, config: &Config, shared: &Shared, before: Option<&Self>) -> Self {
+        let shards = count(database.shards.len());
+        let catalog_shards = database.shards.iter().filter_map(|shard| catalog_shard(shard, config)).collect();
+        let rules = database.rules.clone();
+        let (map, catalog, watching) = if let Some(before) = before {
+            before.catalog.reconfigure(rules, catalog_shards);
+            (before.map.clone(), before.catalog.clone(), before.watching.clone())
+        } else {
+            let map = Arc::new(ShardMap::even(database.buckets, shards));
+            let catalog = Arc::new(CatalogWatch::new(&database.name, rules, catalog_shards));
+            let watched = catalog.clone();
+            let watching = shared.control.spawn(async move { watched.run(CATALOG_INTERVAL).await });
+            (map, catalog, Arc::new(Task(watching)))
+        };
+        let shards: Vec<_> = database
+            .shards
+            .iter()
+            .enumerate()
+            .map(|(n, shard)| health_of(shard, n, config, shared.epoch, before))
+            .collect();
+        let probing = database.shards.iter().zip(&shards).enumerate();
+        let probing = probing.map(|(n, (shard, health))| probe(n, shard, config, shared, health)).collect();
+        Self { config: database.clone(), map, catalog, shards, watching, _probing: probing }
+    }
+
+    /// What is known of a shard at this moment.
+    pub(super) fn shard(&self, position: usize) -> MutexGuard<'_, ShardHealth> {
+        lock(&self.shards[position])
+    }
+
+    /// The health of a shard's instances, for workers.
+    pub(super) fn instances(&self, position: usize) -> Vec<Arc<InstanceHealth>> {
+        self.shard(position).health.instances().to_vec()
+    }
+
+    pub(super) fn shard_names(&self) -> Vec<&str> {
+        self.config.shards.iter().map(|shard| shard.name.as_str()).collect()
+    }
+}
+
+fn lock(health: &Mutex<ShardHealth>) -> MutexGuard<'_, ShardHealth> {
+    health.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Where a shard's catalog is read.
+pub(crate) fn catalog_shard(shard: &config::Shard, config: &Config) -> Option<CatalogShard> {
+    let timeout = config.pool.connect_timeout;
+    let login = control::config(&shard.primary, &config.users, timeout);
+    let primary = control::pool(login, CATALOG_CONNECTIONS, timeout).ok()?;
+    Some(CatalogShard { name: shard.name.clone(), primary })
+}
+
+/// Asks the instances of a shard.
+pub(crate) fn prober(position: usize, shard: &config::Shard, config: &Config) -> ShardProber {
+    let timeout = config.pool.connect_timeout;
+    let logins = instances(shard).map(|instance| control::config(instance, &config.users, timeout));
+    ShardProber::new(ShardId(count(position)), logins.collect(), timeout)
+}
+
+/// The configured primary, then the replicas.
+pub(super) fn instances(shard: &config::Shard) -> impl Iterator<Item = &Instance> {
+    std::iter::once(&shard.primary).chain(&shard.replicas)
+}
+
+fn health_of(
+    shard: &config::Shard,
+    position: usize,
+    config: &Config,
+    epoch: Instant,
+    before: Option<&Database>,
+) -> Arc<Mutex<ShardHealth>> {
+    let addresses =
+        |shard: &config::Shard| -> Vec<(Host, u16)> { instances(shard).map(|i| (i.host.clone(), i.port)).collect() };
+    let same = |before: &Database| {
+        let old = before.config.shards.get(position)?;
+        (addresses(old) == addresses(shard)).then(|| before.shards[position].clone())
+    };
+    if let Some(known) = before.and_then(same) {
+        lock(&known).health.instances().iter().for_each(|instance| instance.set_lag_max(config.replicas.lag_max));
+        return known;
+    }
+    Arc::new(Mutex::new(ShardHealth::new(1 + shard.replicas.len(), config.replicas.lag_max, epoch)))
+}
+
+fn probe(
+    position: usize,
+    shard: &config::Shard,
+    config: &Config,
+    shared: &Shared,
+    health: &Arc<Mutex<ShardHealth>>,
+) -> Task {
+    let (prober, health) = (prober(position, shard, config), health.clone());
+    let interval = config.replicas.check_interval;
+    Task(shared.control.spawn(async move { prober.run(interval, |result| lock(&health).record(&result)).await }))
+}
+
+fn count(n: usize) -> u16 {
+    u16::try_from(n).unwrap_or(u16::MAX)
+}

@@ -1,0 +1,103 @@
+//! What the console can do with the router.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use pgsluice_sharding::sql::{Limits, Planner};
+use tokio::time::sleep;
+
+use super::explain;
+use super::{Database, Shared};
+use crate::admin::{Control, Needs, Operator};
+use crate::pool::budget::Mode;
+use crate::pool::directory::Control as PoolControl;
+use crate::protocol::ErrorFields;
+use crate::view::View;
+
+/// How often PAUSE looks whether all servers have come back.
+const PAUSE_CHECK: Duration = Duration::from_millis(10);
+
+/// The router in an operator's hands.
+pub(super) struct Operate(pub(super) Arc<Shared>);
+
+impl Operator for Operate {
+    async fn view(&self, needs: Needs) -> View {
+        self.0.view(needs).await
+    }
+
+    async fn control(&self, control: Control) -> Result<Vec<String>, ErrorFields> {
+        match control {
+            Control::Pause(database) => self.pause(database.as_deref()).await?,
+            Control::Resume(database) => self.pools(database.as_deref(), PoolControl::Resume)?,
+            Control::Reconnect(database) => self.pools(database.as_deref(), PoolControl::Reconnect)?,
+            Control::Reload => return self.reload().await,
+            Control::Shutdown(how) => self.0.shutdown(how),
+        }
+        Ok(Vec::new())
+    }
+
+    async fn explain(&self, database: Option<String>, statement: String) -> Result<Vec<String>, ErrorFields> {
+        let database = self.database(database.as_deref())?;
+        let limits = self.0.config().limits.clone();
+        let mut planner = Planner::new(Limits { statement_bytes_max: limits.statement_bytes_max, ..Limits::default() });
+        let catalog = database.catalog.current();
+        explain::lines(&mut planner, &catalog, &database.map, &database.shard_names(), &statement)
+    }
+}
+
+impl Operate {
+    fn database(&self, name: Option<&str>) -> Result<Arc<Database>, ErrorFields> {
+        let databases = self.0.databases();
+        match name {
+            Some(name) => databases.get(name).cloned().ok_or_else(|| unknown(name)),
+            None if databases.len() == 1 => {
+                databases.values().next().cloned().ok_or_else(|| ErrorFields::error("3D000", "there is no database"))
+            }
+            None => Err(ErrorFields::error("42601", "there are several databases")
+                .with_hint("Write EXPLAIN ROUTE FOR database statement.")),
+        }
+    }
+
+    fn pools(&self, database: Option<&str>, control: PoolControl) -> Result<(), ErrorFields> {
+        if let Some(name) = database
+            && !self.0.databases().contains_key(name)
+        {
+            return Err(unknown(name));
+        }
+        self.0.directory.control(database, control);
+        Ok(())
+    }
+
+    /// Returns when no server is left: all transactions have ended.
+    async fn pause(&self, database: Option<&str>) -> Result<(), ErrorFields> {
+        self.pools(database, PoolControl::Pause)?;
+        loop {
+            let pools = self.0.directory.snapshots(Instant::now());
+            let mut concerned = pools.iter().filter(|(key, ..)| database.is_none_or(|name| *key.database == *name));
+            if concerned.clone().any(|(_, mode, _)| *mode == Mode::Running) {
+                return Err(ErrorFields::error("57014", "RESUME came before all transactions had ended"));
+            }
+            if concerned.all(|(_, _, pool)| pool.open == 0) {
+                return Ok(());
+            }
+            sleep(PAUSE_CHECK).await;
+        }
+    }
+
+    async fn reload(&self) -> Result<Vec<String>, ErrorFields> {
+        let failed = |problems: Vec<String>| {
+            ErrorFields::error("F0000", "the configuration has problems; the router goes on with what it has")
+                .with_detail(problems.join("\n"))
+        };
+        // On the control thread: files are read, and tasks are begun there.
+        let shared = self.0.clone();
+        match self.0.control.spawn(async move { shared.reload().await }).await {
+            Ok(result) => result.map_err(failed),
+            Err(_) => Err(ErrorFields::error("57P01", "the router is shutting down")),
+        }
+    }
+}
+
+fn unknown(database: &str) -> ErrorFields {
+    ErrorFields::error("3D000", format!("database \"{database}\" does not exist"))
+}

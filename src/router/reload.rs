@@ -1,0 +1,114 @@
+//! The configuration read again: all of it takes effect, or nothing.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError};
+
+use super::Shared;
+use super::database::Database;
+use super::worker::Message;
+use crate::config::{self, Config, reload};
+use crate::net::startup::Context;
+
+/// What is made once, at start.
+const FIXED: [&str; 2] = ["log.level", "log.format"];
+
+impl Shared {
+    /// Reads the configuration again. Gives what takes effect only after a restart.
+    ///
+    /// Clients that are there stay; their next transaction is served by the new settings.
+    ///
+    /// # Errors
+    /// What is wrong with it, one line each; everything stays as it was.
+    pub(super) async fn reload(self: Arc<Self>) -> Result<Vec<String>, Vec<String>> {
+        let _alone = self.reloading.lock().await;
+        let result = self.take_over();
+        match &result {
+            Ok(later) => {
+                tracing::info!("the configuration was read again");
+                later.iter().for_each(|change| tracing::warn!("{change}"));
+            }
+            Err(problems) => problems.iter().for_each(|problem| tracing::error!("not reloaded: {problem}")),
+        }
+        let later = result?;
+        // Other rules make other plans: they hold when this returns.
+        for database in self.database_list() {
+            if let Err(error) = database.catalog.refresh_all().await {
+                tracing::warn!(database = database.config.name, %error, "the catalog cannot be loaded from any shard");
+            }
+        }
+        Ok(later)
+    }
+
+    fn take_over(&self) -> Result<Vec<String>, Vec<String>> {
+        let Some(reread) = &self.reread else {
+            return Err(vec!["there is no configuration file to read again".to_owned()]);
+        };
+        let old = self.config();
+        let mut new = reread()?;
+        let later = keep_what_is_fixed(&old, &mut new);
+        let context = Context::new(&new, self.random.salt_key).map_err(|error| vec![error.to_string()])?;
+        for change in reload::diff(&old, &new) {
+            tracing::info!("{change}");
+        }
+        let new = Arc::new(new);
+        *self.context.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(context);
+        *self.config.write().unwrap_or_else(PoisonError::into_inner) = new.clone();
+        self.directory.reload(new);
+        self.make_databases();
+        self.tell_all(|| Message::Reload);
+        Ok(later)
+    }
+
+    /// The databases of the configuration; what is known of those that were there stays known.
+    pub(super) fn make_databases(&self) {
+        let config = self.config();
+        let before = self.databases().clone();
+        let databases: HashMap<String, Arc<Database>> = config
+            .databases
+            .iter()
+            .map(|database| {
+                let before = before.get(&database.name).map(|before| &**before);
+                (database.name.clone(), Arc::new(Database::start(database, &config, self, before)))
+            })
+            .collect();
+        *self.databases.write().unwrap_or_else(PoisonError::into_inner) = databases;
+    }
+}
+
+/// Puts back what cannot change while the router runs, and says so, one line each.
+fn keep_what_is_fixed(old: &Config, new: &mut Config) -> Vec<String> {
+    let is_fixed =
+        |change: &reload::Change| !change.reloadable || FIXED.contains(&change.key.as_str()) || moves_rows(change);
+    let changes = reload::diff(old, new);
+    let later = changes.iter().filter(|change| is_fixed(change)).map(|change| match moves_rows(change) {
+        true => format!("{change} (not while the router runs: rows would be looked for where they are not)"),
+        false => format!("{change} (takes effect after a restart)"),
+    });
+    let later = later.collect();
+    new.listen.address = old.listen.address;
+    new.listen.http = old.listen.http;
+    new.listen.socket_dir.clone_from(&old.listen.socket_dir);
+    new.listen.workers = old.listen.workers;
+    new.log = old.log.clone();
+    for database in &mut new.databases {
+        let before = old.databases.iter().find(|before| before.name == database.name);
+        if let Some(before) = before
+            && (before.buckets != database.buckets || names(before) != names(database))
+        {
+            *database = before.clone();
+        }
+    }
+    later
+}
+
+/// Whether the setting says which shard holds a row.
+fn moves_rows(change: &reload::Change) -> bool {
+    let existed = change.old.is_some() && change.new.is_some();
+    existed
+        && change.key.starts_with("database.")
+        && (change.key.ends_with(".buckets") || change.key.ends_with(".shards"))
+}
+
+fn names(database: &config::Database) -> Vec<&str> {
+    database.shards.iter().map(|shard| shard.name.as_str()).collect()
+}

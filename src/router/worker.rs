@@ -1,0 +1,263 @@
+//! A worker thread: its clients and their servers live and die here.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::LocalSet;
+use tokio::time::{sleep, timeout};
+
+use super::database::instances;
+use super::gather::{self, Report};
+use super::operator::Operate;
+use super::{Shared, Stage, runtime};
+use crate::admin::Needs;
+use crate::catalog::CatalogReader;
+use crate::config;
+use crate::execute::presence::Presence;
+use crate::execute::worker::{Served, ShardPools, Worker};
+use crate::net::listener::Socket;
+use crate::net::startup::{self, First, Refused};
+use crate::net::{client, console};
+use crate::pool::directory::Mailbox;
+use crate::pool::driver::{Pool, PoolKey, Pools};
+use crate::protocol::error::ErrorFields;
+
+/// The databases that are no databases.
+const CONSOLE_NAMES: [&str; 2] = ["sluice", "pgbouncer"];
+
+/// Clients of the console; they do not count among the others, so that an operator gets in when
+/// there is no room.
+const CONSOLES_MAX: u32 = 50;
+
+/// How long clients that are idle at the end are given to hear why.
+const FAREWELL: Duration = Duration::from_millis(200);
+
+/// What a worker is told.
+pub(super) enum Message {
+    Client(Socket),
+    /// Cancels what the client with this number runs; the sender is dropped when that is done.
+    Cancel {
+        client: i32,
+        done: oneshot::Sender<()>,
+    },
+    /// What is here at this moment.
+    Report {
+        needs: Needs,
+        reply: oneshot::Sender<Report>,
+    },
+    /// The configuration has changed.
+    Reload,
+    /// Clients are to leave when they hold no server.
+    Dismiss,
+}
+
+/// The thread's whole life.
+pub(super) fn run(index: usize, mailbox: Mailbox, inbox: mpsc::UnboundedReceiver<Message>, shared: &Arc<Shared>) {
+    let runtime = match runtime() {
+        Ok(runtime) => runtime,
+        Err(error) => return tracing::error!(%error, "a worker cannot start"),
+    };
+    LocalSet::new().block_on(&runtime, async {
+        let host = Rc::new(Host {
+            worker: Rc::new(Worker::new(index, shared.config().limits.clone(), shared.random.seed)),
+            pools: Pools::start(shared.directory.clone(), mailbox),
+            shared: shared.clone(),
+            served: RefCell::default(),
+        });
+        host.listen(inbox).await;
+        host.say_goodbye().await;
+    });
+}
+
+/// One worker's side of the router.
+struct Host {
+    shared: Arc<Shared>,
+    worker: Rc<Worker>,
+    pools: Pools,
+    /// By user and database.
+    served: RefCell<HashMap<(String, String), Rc<Served>>>,
+}
+
+impl Host {
+    async fn listen(self: &Rc<Self>, mut inbox: mpsc::UnboundedReceiver<Message>) {
+        let mut stage = self.shared.stage.subscribe();
+        loop {
+            let message = tokio::select! {
+                message = inbox.recv() => message,
+                _ = stage.wait_for(|stage| *stage == Stage::Stopped) => None,
+            };
+            let host = self.clone();
+            match message {
+                None => return,
+                Some(Message::Client(socket)) => {
+                    drop(tokio::task::spawn_local(async move { host.take_in(socket).await }));
+                }
+                Some(Message::Cancel { client, done }) => {
+                    drop(tokio::task::spawn_local(async move { host.cancel(client, done).await }));
+                }
+                // Who asked may have stopped waiting.
+                Some(Message::Report { needs, reply }) => drop(reply.send(self.report(needs))),
+                Some(Message::Reload) => self.reload(),
+                Some(Message::Dismiss) => self.clients().iter().for_each(|client| client.dismiss()),
+            }
+        }
+    }
+
+    /// Those who wait for nothing hear that the connection ends; the others' connections just end.
+    async fn say_goodbye(&self) {
+        self.clients().iter().for_each(|client| client.dismiss());
+        let gone = async {
+            while !self.clients().is_empty() {
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        // Time is up for those who are left.
+        drop(timeout(FAREWELL, gone).await);
+    }
+
+    fn clients(&self) -> Vec<Rc<Presence>> {
+        self.worker.clients.borrow().values().filter_map(Weak::upgrade).collect()
+    }
+
+    /// An accepted socket, to its end.
+    async fn take_in(self: Rc<Self>, socket: Socket) {
+        let peer = socket.peer();
+        let stream = match socket.into_stream() {
+            Ok(stream) => stream,
+            Err(error) => return tracing::debug!(%error, "a connection cannot be watched"),
+        };
+        let context = self.shared.context();
+        let login = self.shared.logins.take(u32::MAX);
+        let first = Box::pin(startup::accept(stream, &context)).await;
+        drop((context, login));
+        match first {
+            // The client waits for the end of the connection, which comes with this scope's end.
+            Ok(First::Cancel { stream, pid, secret }) => {
+                self.shared.cancel(pid, &secret).await;
+                drop(stream);
+            }
+            Ok(First::Client(accepted)) if CONSOLE_NAMES.contains(&accepted.database.as_str()) => {
+                self.serve_console(accepted).await;
+            }
+            Ok(First::Client(accepted)) => self.serve(accepted).await,
+            Err(Refused::Io(error)) => tracing::debug!(%error, ?peer, "connection lost before the login"),
+            Err(refused) => tracing::info!(?peer, reason = %refused, "connection refused"),
+        }
+    }
+
+    async fn serve(&self, accepted: startup::Accepted) {
+        let max = self.shared.config().listen.clients_max;
+        let Some(_place) = self.shared.clients.take(max) else {
+            let fields =
+                ErrorFields::fatal("53300", "sorry, too many clients already").with_hint("Raise listen.clients_max.");
+            return client::refuse(accepted.stream, &fields).await;
+        };
+        if self.shared.stage() != Stage::Running {
+            let fields = ErrorFields::fatal("57P03", "the router is shutting down");
+            return client::refuse(accepted.stream, &fields).await;
+        }
+        match self.served(&accepted.user, &accepted.database) {
+            Ok(served) => {
+                let id = self.shared.next_client.fetch_add(1, Relaxed);
+                client::serve(accepted, id, served, self.worker.clone(), &self.shared.keys).await;
+            }
+            Err(fields) => client::refuse(accepted.stream, &fields).await,
+        }
+    }
+
+    async fn serve_console(&self, accepted: startup::Accepted) {
+        let Some(_place) = self.shared.consoles.take(CONSOLES_MAX) else {
+            let fields = ErrorFields::fatal("53300", "sorry, too many clients of the console already");
+            return client::refuse(accepted.stream, &fields).await;
+        };
+        let key = self.shared.keys.enter(self.worker.index, accepted.minor);
+        let operator = Operate(self.shared.clone());
+        let work = console::serve(accepted, &key, &operator);
+        tokio::select! {
+            () = work => {}
+            () = self.shared.reached(Stage::Stopped) => {}
+        }
+        self.shared.keys.leave(&key);
+    }
+
+    /// The database for this user, with its pools.
+    fn served(&self, user: &str, database: &str) -> Result<Rc<Served>, ErrorFields> {
+        let key = (user.to_owned(), database.to_owned());
+        if let Some(served) = self.served.borrow().get(&key) {
+            return Ok(served.clone());
+        }
+        let served = Rc::new(self.make_served(user, database)?);
+        self.served.borrow_mut().insert(key, served.clone());
+        Ok(served)
+    }
+
+    fn make_served(&self, user: &str, database: &str) -> Result<Served, ErrorFields> {
+        let Some(state) = self.shared.databases().get(database).cloned() else {
+            return Err(ErrorFields::fatal("3D000", format!("database \"{database}\" does not exist")));
+        };
+        let shards = state.config.shards.iter().enumerate().map(|(n, shard)| ShardPools {
+            name: shard.name.as_str().into(),
+            instances: self.pools_of(n, shard, user, database).into_iter().zip(state.instances(n)).collect(),
+        });
+        Ok(Served {
+            database: database.into(),
+            user: user.into(),
+            mode: gather::mode_of(&self.shared.config(), user, &state.config),
+            catalog: RefCell::new(CatalogReader::new(state.catalog.clone())),
+            planner: self.worker.planner(database),
+            map: state.map.clone(),
+            shards: shards.collect(),
+            stats: self.shared.stats.register(self.worker.index, database, user),
+            descriptions: RefCell::default(),
+            greetings: RefCell::default(),
+            successor: RefCell::default(),
+        })
+    }
+
+    /// The pools of a shard for this user, the configured primary's first.
+    fn pools_of(&self, shard: usize, config: &config::Shard, user: &str, database: &str) -> Vec<Rc<Pool>> {
+        let keys = instances(config).enumerate().map(|(n, instance)| PoolKey {
+            user: instance.user.as_deref().unwrap_or(user).into(),
+            database: database.into(),
+            shard: u16::try_from(shard).unwrap_or(u16::MAX),
+            instance: u16::try_from(n).unwrap_or(u16::MAX),
+        });
+        keys.filter_map(|key| self.pools.pool(&key)).collect()
+    }
+
+    /// Clients that are here move over to the new pools with their next transaction. Those of a
+    /// database that is gone keep the old ones, which refuse.
+    fn reload(&self) {
+        self.worker.set_limits(self.shared.config().limits.clone());
+        for ((user, database), old) in self.served.take() {
+            let Ok(new) = self.make_served(&user, &database) else { continue };
+            let current = if old.is_like(&new) {
+                old
+            } else {
+                let new = Rc::new(new);
+                old.successor.replace(Some(new.clone()));
+                new
+            };
+            self.served.borrow_mut().insert((user, database), current);
+        }
+    }
+
+    async fn cancel(&self, client: i32, done: oneshot::Sender<()>) {
+        let presence = self.worker.clients.borrow().get(&client).and_then(Weak::upgrade);
+        if let Some(presence) = presence {
+            presence.cancel().await;
+        }
+        drop(done);
+    }
+
+    fn report(&self, needs: Needs) -> Report {
+        let config = self.shared.config();
+        let now = Instant::now();
+        Report::new(&self.worker, &self.clients(), &self.pools, &config, needs, now)
+    }
+}
