@@ -273,11 +273,16 @@ impl Wire {
     }
 
     fn send_copy(&mut self, data: &[u8]) {
-        for piece in data.chunks(1000) {
+        for piece in data.chunks(7000) {
             self.send(&message(b'd', piece));
         }
         self.send(&message(b'c', b""));
     }
+}
+
+/// The SQLSTATE in the body of an ErrorResponse.
+pub fn sqlstate(body: &[u8]) -> String {
+    Fields::read(body).sqlstate().to_owned()
 }
 
 fn lost(error: &io::Error) -> Fields {
