@@ -207,6 +207,9 @@ impl Link {
             frontend::copy_fail(&mut self.out, b"the client has gone");
         }
         if self.unsynced {
+            // What the client has not ended with Sync must not be kept.
+            frontend::bind_nothing(&mut self.out, b"sluice_rollback");
+            self.server.state.expect(Due::Spoil);
             frontend::sync(&mut self.out);
             self.server.state.expect(Due::Sync(Audience::Router));
         }

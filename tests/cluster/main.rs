@@ -8,6 +8,8 @@
 mod support;
 
 mod demo;
+mod faults;
+mod hostile;
 mod loading;
 mod placement;
 mod slt;

@@ -161,6 +161,11 @@ impl Wire {
         Self { stream, inbox: Vec::new(), pid: 0, secret: Vec::new(), parameters: HashMap::new() }
     }
 
+    /// An answer that takes longer counts as none.
+    pub fn set_patience(&mut self, patience: Duration) {
+        self.stream.set_read_timeout(Some(patience)).unwrap();
+    }
+
     /// Sends bytes as they are. A server that has hung up shows when its answer is read.
     pub fn send(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).ok();
