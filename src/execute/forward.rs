@@ -267,6 +267,7 @@ impl Conversation {
         link.copying_in = false;
         if link.unsynced {
             self.pipeline = super::Pipeline::Skipping;
+            self.break_implicit_transactions(Some(i));
         }
         self.session.transaction.fail();
     }
