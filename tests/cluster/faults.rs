@@ -21,8 +21,7 @@ fn router(cluster: &Cluster) -> Running {
 /// Asks with new clients until the answer is this one.
 fn wait_for_answer(router: &Running, sql: &str, expected: &str) {
     wait_for(&format!("{sql} to answer {expected}"), || {
-        let mut client =
-            Wire::try_connect(router.port, &[("user", "app"), ("database", "app")]).ok()?;
+        let mut client = Wire::try_connect(router.port, &[("user", "app"), ("database", "app")]).ok()?;
         client.set_patience(Duration::from_secs(3));
         let answer = client.query(sql);
         (answer.error.is_none() && answer.text() == expected).then_some(())

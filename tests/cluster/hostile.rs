@@ -329,6 +329,9 @@ fn talk(port: u16, number: u64) {
         let answer = client.answer(b"");
         assert_eq!(answer.sqlstate(), if chance == 4 { "22012" } else { "" });
         let rows: Vec<_> = answer.results.iter().flat_map(|result| &result.rows).flatten().collect();
-        assert!(!rows.is_empty() && rows.iter().all(|value| value.as_deref() == Some(tag.as_bytes())), "{tag}: {rows:?}");
+        assert!(
+            !rows.is_empty() && rows.iter().all(|value| value.as_deref() == Some(tag.as_bytes())),
+            "{tag}: {rows:?}"
+        );
     }
 }
