@@ -63,6 +63,7 @@ impl Conversation {
                 // An earlier statement's server is gone: that error comes first, and is the only one.
                 self.report(&fields);
                 self.pipeline = Pipeline::Skipping;
+                self.break_implicit_transactions(None);
                 return Ok(());
             }
             Err(Failure::End(end)) => return Err(end),
@@ -74,18 +75,21 @@ impl Conversation {
             }
             self.pipeline = Pipeline::Skipping;
             self.unsent_parses.clear();
-            self.break_implicit_transactions();
+            self.break_implicit_transactions(None);
         }
         Ok(())
     }
 
     /// A pipeline outside of a block is one transaction: servers that have run a part of it must not
-    /// commit that part at the Sync.
-    fn break_implicit_transactions(&mut self) {
+    /// commit that part at the Sync. Server `failed` has rolled back by itself.
+    pub(super) fn break_implicit_transactions(&mut self, failed: Option<usize>) {
         if !self.session.transaction.is_idle() {
             return;
         }
-        for link in self.links.iter_mut().filter(|link| link.is_unsynced()) {
+        for (i, link) in self.links.iter_mut().enumerate() {
+            if !link.is_unsynced() || failed == Some(i) {
+                continue;
+            }
             // Binding what does not exist fails the transaction without running anything.
             frontend::bind_nothing(&mut link.out, b"sluice_rollback");
             link.server.state.expect(Due::Spoil);
@@ -533,6 +537,17 @@ impl Conversation {
         for i in 0..self.links.len() {
             if !self.links[i].is_unsynced() && !self.links[i].server.state.is_settled() {
                 self.pump(i).await?;
+            }
+        }
+        // One that fails takes the others with it: all must have answered before the first commits.
+        if self.links.iter().filter(|link| link.is_unsynced()).count() > 1 {
+            match self.settle_all().await {
+                Ok(()) | Err(Failure::Told) => {}
+                Err(Failure::Error(fields)) => {
+                    self.report(&fields);
+                    self.break_implicit_transactions(None);
+                }
+                Err(end) => return Err(end),
             }
         }
         let unsynced: Vec<u64> =

@@ -267,6 +267,7 @@ impl Conversation {
         link.copy = Copying::No;
         if link.is_unsynced() {
             self.pipeline = super::Pipeline::Skipping;
+            self.break_implicit_transactions(Some(i));
         }
         self.session.transaction.fail();
     }

@@ -85,7 +85,6 @@ fn one_shard_down_leaves_the_other_serving() {
     let by_id = |id: &str| format!("SELECT name FROM users WHERE id = {id}");
     for _ in 0..5 {
         assert_eq!(client.text(&by_id(&here)), format!("user {here}"));
-        assert_eq!(client.query("INSERT INTO users VALUES (0, 'again')").sqlstate().is_empty(), false);
     }
     assert!(client.query(&by_id(&there)).error.is_some());
     assert!(client.query("SELECT count(*) FROM users").error.is_some(), "half an answer is none");

@@ -200,9 +200,12 @@ impl Wire {
     fn fill(&mut self, least: usize) -> io::Result<()> {
         let mut chunk = vec![0; 64 << 10];
         while self.inbox.len() < least {
-            match self.stream.read(&mut chunk)? {
-                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-                count => self.inbox.extend_from_slice(&chunk[..count]),
+            match self.stream.read(&mut chunk) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(count) => self.inbox.extend_from_slice(&chunk[..count]),
+                // With a timeout set, a process that was stopped and woken sees this.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
             }
         }
         Ok(())
