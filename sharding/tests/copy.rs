@@ -101,6 +101,8 @@ fn text_escapes_are_decoded_for_the_key_only() {
     check(&copy, b"a\\\nb\\\tc\tx\n", &[(b"a\\\nb\\\tc\tx\n", key("a\nb\tc"))]);
     check(&copy, b"a\\\\\nb\n", &[(b"a\\\\\n", key("a\\")), (b"b\n", key("b"))]);
     check(&copy, b"\n", &[(b"\n", key(""))]);
+    // At the very end a lone backslash is dropped.
+    check(&copy, b"a\\", &[(b"a\\", key("a"))]);
 }
 
 #[test]
@@ -109,7 +111,9 @@ fn the_marker_of_old_clients_ends_the_data() {
     check(&copy, b"1\n\\.\n", &[(b"1\n", Key::Int(1))]);
     check(&copy, b"1\n\\.\nnot read", &[(b"1\n", Key::Int(1))]);
     check(&copy, b"1\r\n\\.\r\n", &[(b"1\r\n", Key::Int(1))]);
-    check(&copy, b"1\n\\.", &[(b"1\n", Key::Int(1))]);
+    // Without a line end it is no marker: an error in text, a value in CSV.
+    check_error(&copy, b"1\n\\.", "22P04", "end-of-copy marker corrupt", "COPY users, line 2");
+    check(&self::copy(csv(), 0, KeyType::Text), b"\\.", &[(b"\\.", key("\\."))]);
     check(&copy, b"1\ta\\\\.b\n", &[(b"1\ta\\\\.b\n", Key::Int(1))]);
     check_error(&copy, b"1\n2\tx\\.y\n", "22P04", "end-of-copy marker corrupt", "COPY users, line 2");
     check(&self::copy(csv(), 0, KeyType::Int4), b"1\n\\.\n", &[(b"1\n", Key::Int(1))]);
@@ -141,7 +145,7 @@ fn csv_quotes() {
         b"'it\\'s;\\\\\n';'a\\'b\\\\c\\d'\nx;'nil'\n",
         &[(b"'it\\'s;\\\\\n';'a\\'b\\\\c\\d'\n", key("a'b\\c\\d")), (b"x;'nil'\n", key("nil"))],
     );
-    check_error(&keyed, b"1,a\n2,\"b\n", "22P04", "unterminated CSV quoted field", "COPY users, line 2: \"2,\"b\n\"");
+    check_error(&keyed, b"1,a\n2,\"b\n", "22P04", "unterminated CSV quoted field", "COPY users, line 3: \"2,\"b\n\"");
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! Keys land where PostgreSQL's hash partitioning puts them, and values become keys as PostgreSQL
 //! would coerce them.
 
+#![allow(clippy::unwrap_used, reason = "a test may")]
+
 use pgsluice_sharding::key::{Format, Input};
 use pgsluice_sharding::{Key, KeyType, Refusal};
 use proptest::prelude::*;

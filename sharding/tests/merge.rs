@@ -1,7 +1,7 @@
 //! Merging the rows of shards gives what one PostgreSQL with all rows gives, however the rows are
 //! spread over shards and cut into pieces.
 
-#![allow(clippy::unwrap_used, reason = "a test may")]
+#![allow(clippy::unwrap_used, clippy::fn_params_excessive_bools, reason = "a test may")]
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -607,6 +607,13 @@ fn memory_is_bounded() {
         assert_eq!(refusal.sqlstate, "53200");
         assert!(refusal.hint.unwrap().contains("merge_buffer_max"));
     }
+    // Sorted groups need no memory, however many there are.
+    let max = AggregateFunction::Max { value: helper(0), collation: Collation::Bytes };
+    let mut sorted =
+        Case::new(group(vec![helper(0)], vec![aggregate(max, 0)], true, merge_sort(key())), &[oid::INT8], &[oid::INT8]);
+    sorted.memory = 100;
+    let descending: Vec<Vec<Fields>> = vec![rows[0].iter().rev().cloned().collect()];
+    assert_eq!(sorted.run(&descending).unwrap().len(), 200);
     // The best three of many rows need little.
     let mut best = Case::new(limit(3, 0, sort()), &[oid::INT8], &[oid::INT8]);
     best.memory = 12_000;

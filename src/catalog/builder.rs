@@ -4,12 +4,12 @@
 use std::collections::HashMap;
 use std::fmt;
 
+use pgsluice_sharding::Refusal;
 use pgsluice_sharding::catalog::{
     Catalog, Collation, Column, Function, FunctionKind, Relation, Table, TableKind, TableRules, Volatility,
 };
 use pgsluice_sharding::map::ShardId;
 
-use crate::catalog::placement;
 use crate::catalog::queries::Subject;
 
 /// The oid of the collation `default`: whatever the database has.
@@ -194,10 +194,10 @@ impl Builder {
         let mut problems = Vec::new();
         let mut tables: HashMap<String, HashMap<String, Table>> = HashMap::new();
         for RelationRows { schema, name, relation, columns } in self.relations {
-            let kind = match placement::kind_of(&self.rules, &schema, &name, &columns) {
+            let kind = match self.rules.kind_of(&schema, &name, &columns) {
                 Ok(kind) => kind,
                 Err(refusal) => {
-                    problems.push(placement::describe(&schema, &name, &refusal));
+                    problems.push(describe(&schema, &name, &refusal));
                     if self.shards > 1 {
                         continue;
                     }
@@ -228,6 +228,16 @@ impl Builder {
         };
         Loaded { catalog, problems }
     }
+}
+
+/// A refusal as one sentence about a table.
+fn describe(schema: &str, table: &str, refusal: &Refusal) -> String {
+    let mut text = format!("table {schema}.{table}: {}", refusal.message);
+    for more in [&refusal.detail, &refusal.hint].into_iter().flatten() {
+        text.push_str("; ");
+        text.push_str(more);
+    }
+    text
 }
 
 /// One row with readers that say which column was wrong.

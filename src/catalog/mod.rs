@@ -13,7 +13,6 @@
 
 mod builder;
 mod compare;
-mod placement;
 pub mod queries;
 mod watch;
 

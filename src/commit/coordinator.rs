@@ -79,8 +79,9 @@ impl Coordinator {
         self.actions.pop_front()
     }
 
-    pub fn is_prepared(&self, participant: usize) -> bool {
-        self.participants[participant] == Participant::Prepared
+    /// Whether the decision has been made, so that what is left must be done sooner or later.
+    pub fn has_decided(&self) -> bool {
+        matches!(self.asked, Some(Phase::Finishing(_)))
     }
 
     /// Takes the result of the statement that ran last.

@@ -1,3 +1,4 @@
 //! Committing on several shards.
 
 pub mod coordinator;
+pub mod recover;

@@ -3,9 +3,11 @@
 
 use std::rc::Rc;
 
+use pgsluice_sharding::ShardId;
 use pgsluice_sharding::sql::{Access, Command, Effects, Pin, SetValue};
 
 use crate::commit::coordinator::{Action, Coordinator, Event, Outcome};
+use crate::commit::recover::finish_prepared;
 use crate::config::PoolMode;
 use crate::protocol::backend;
 use crate::protocol::error::{ErrorFields, Severity};
@@ -162,51 +164,62 @@ impl Conversation {
     }
 
     /// Two-phase commit over the servers that wrote: all or none.
-    pub(super) async fn commit_two_phase(&mut self, writers: &[usize]) -> Result<(), Failure> {
-        let ids: Vec<u64> = writers.iter().map(|i| self.links[*i].server.id.0).collect();
-        let mut coordinator = Coordinator::new(ids.len(), &self.worker.new_gid());
+    async fn commit_two_phase(&mut self, writers: &[usize]) -> Result<(), Failure> {
+        let participants: Vec<(u64, ShardId)> =
+            writers.iter().map(|i| (self.links[*i].server.id.0, self.links[*i].shard)).collect();
+        let mut coordinator = Coordinator::new(participants.len(), &self.worker.new_gid());
         let mut failure = None;
         while let Some(action) = coordinator.next() {
-            let (at, sql) = match &action {
-                Action::Run { participant, sql } => (*participant, sql.clone()),
+            match action {
+                Action::Run { participant, sql } => {
+                    let (server, shard) = participants[participant];
+                    let event = self.run_commit_step(participant, server, &sql, &mut failure).await?;
+                    if matches!(event, Event::Lost(_)) && coordinator.has_decided() {
+                        let pools = self.served.shard(shard);
+                        let pool = pools.instances[pools.primary()].0.clone();
+                        drop(tokio::task::spawn_local(finish_prepared(pool, sql)));
+                    }
+                    coordinator.handle(event);
+                }
                 Action::Finished(Outcome::Committed) => return Ok(()),
                 Action::Finished(Outcome::RolledBack) => return Err(failure.unwrap_or(Failure::Told)),
                 Action::Finished(Outcome::Unknown(gid)) => {
                     tracing::error!(gid, "a commit over several shards is in doubt");
                     return Err(unknown_outcome(ErrorFields::error("08006", "a shard failed during the commit")).into());
                 }
-            };
-            let event = match self.links.by_server(ids[at]) {
-                None => Event::Lost(at),
-                Some(i) => {
-                    if !self.links[i].joined && !coordinator.is_prepared(at) {
-                        Event::Done(at)
-                    } else {
-                        match self.ask(i, &sql).await {
-                            Ok(answer) if answer.error.is_none() && !answer.tag_is("ROLLBACK") => {
-                                self.links[i].joined = false;
-                                Event::Done(at)
-                            }
-                            Ok(answer) => {
-                                self.links[i].joined = false;
-                                failure.get_or_insert(match answer.into_result(self) {
-                                    Err(told) => told,
-                                    Ok(()) => Failure::Told,
-                                });
-                                Event::Failed(at)
-                            }
-                            Err(Failure::Error(fields)) => {
-                                failure.get_or_insert(Failure::Error(fields));
-                                Event::Lost(at)
-                            }
-                            Err(end) => return Err(end),
-                        }
-                    }
-                }
-            };
-            coordinator.handle(event);
+            }
         }
         Ok(())
+    }
+
+    /// One statement of a commit on one participant; the first error is kept for the client.
+    async fn run_commit_step(
+        &mut self,
+        participant: usize,
+        server: u64,
+        sql: &str,
+        failure: &mut Option<Failure>,
+    ) -> Result<Event, Failure> {
+        let Some(i) = self.links.by_server(server) else { return Ok(Event::Lost(participant)) };
+        match self.ask(i, sql).await {
+            Ok(answer) => {
+                self.links[i].joined = false;
+                // A transaction that has failed answers PREPARE and COMMIT with ROLLBACK.
+                let refused = answer.error.is_some() || (!sql.starts_with("ROLLBACK") && answer.tag_is("ROLLBACK"));
+                if !refused {
+                    return Ok(Event::Done(participant));
+                }
+                if failure.is_none() {
+                    *failure = Some(answer.into_result(self).err().unwrap_or(Failure::Told));
+                }
+                Ok(Event::Failed(participant))
+            }
+            Err(Failure::Error(fields)) => {
+                failure.get_or_insert(Failure::Error(fields));
+                Ok(Event::Lost(participant))
+            }
+            Err(end) => Err(end),
+        }
     }
 
     async fn rollback(&mut self, chain: bool) -> Result<(), Failure> {
@@ -276,6 +289,7 @@ impl Conversation {
         if let Command::Set { value: SetValue::Current, .. } = command {
             self.session.pin(Pin::SetConfig);
         }
+        self.refuse_setting(command)?;
         if self.links.is_empty() {
             self.link(None, Access::Read).await?;
         }
@@ -300,6 +314,18 @@ impl Conversation {
             self.session.transaction.set_options(options);
         }
         self.complete(&tag);
+        Ok(())
+    }
+
+    /// What the planner relies on when it reads a statement must stay as it is.
+    fn refuse_setting(&self, command: &Command) -> Result<(), Failure> {
+        let Command::Set { name, value: SetValue::Text(value), .. } = command else { return Ok(()) };
+        let off = ["off", "false", "no", "0"].contains(&value.trim_matches('\'').to_ascii_lowercase().as_str());
+        if self.served.shards.len() > 1 && name.eq_ignore_ascii_case("standard_conforming_strings") && off {
+            return Err(ErrorFields::error("0A000", "standard_conforming_strings cannot be off over several shards")
+                .with_hint("Write backslash escapes in E'...' strings.")
+                .into());
+        }
         Ok(())
     }
 
@@ -356,6 +382,10 @@ impl Conversation {
             Command::DiscardAll => {
                 self.links[i].server.state.discarded();
                 self.session.discard();
+            }
+            Command::DeclareCursor { name, .. } => {
+                let shard = self.links[i].shard;
+                self.session.declared(name, shard);
             }
             Command::Unlisten(None) => self.session.unpin(Pin::Listen),
             Command::Begin(options) if self.session.transaction.is_idle() => {

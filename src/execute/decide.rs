@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use pgsluice_sharding::copy::CopyFrom;
-use pgsluice_sharding::plan::{Gather, KeyValue, Plan, ShardSet, Shards, Values};
+use pgsluice_sharding::plan::{Gather, Plan, ShardSet, Values};
 use pgsluice_sharding::sql::{Access, Command, Effects, Statement};
 use pgsluice_sharding::{Refusal, ShardId, ShardMap};
 
@@ -127,7 +127,7 @@ pub(super) fn uses_literals(plan: &Plan) -> bool {
         Plan::Gather(gather) => &gather.shards,
         _ => return false,
     };
-    matches!(shards, Shards::Keys { keys, .. } if keys.iter().any(|key| matches!(key, KeyValue::Literal { .. })))
+    shards.uses_literals()
 }
 
 fn several_shards() -> Refusal {

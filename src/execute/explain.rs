@@ -69,7 +69,7 @@ impl Conversation {
     fn explained(&self, explain: &Explain, text: &str) -> Result<Parts, Failure> {
         let inner = &text[explain.inner.clone()];
         let catalog = self.catalog()?;
-        let mut planner = self.worker.planner.borrow_mut();
+        let mut planner = self.served.planner.borrow_mut();
         let script = planner.plan(&catalog, self.session.settings().get("search_path"), inner)?;
         let Some(statement) = script.statements.first() else {
             return Err(ErrorFields::error("42601", "there is nothing to explain").into());

@@ -226,6 +226,8 @@ impl Conversation {
         }
         match decision {
             Some(Decision::Forward { shard, access }) => {
+                let command = statement.script.statements.first().map(|first| &first.command);
+                let shard = command.and_then(|command| self.cursor_shard(command)).or(shard);
                 let i = self.link(shard, access).await?;
                 self.turn_to(i).await?;
                 self.note_access(i, access)?;

@@ -243,7 +243,11 @@ impl Conversation {
         };
         match (tag, verdict) {
             (b'E', _) if hidden_query => return Err(self.hidden_query_failed(i, body)),
-            (b'E', _) => self.statement_failed(i),
+            (b'E', _) => {
+                let link = &self.links[i];
+                link.note_fault(Some(&link.inbox.filled()[body]));
+                self.statement_failed(i);
+            }
             (b'C' | b'I' | b's', Verdict::Pass) => self.statement_done(i),
             (b'Z', _) => self.server_ready(i),
             _ => {}
@@ -302,6 +306,7 @@ impl Conversation {
         let half_sent = self.links[i].passing > 0;
         let pinned = self.session.is_pinned();
         let link = self.links.remove(i);
+        link.note_fault(None);
         self.presence.leave(link.server.id.0);
         let detail = format!("{error} while talking to the server of shard {}", self.served.shard(link.shard).name);
         link.close();

@@ -361,6 +361,7 @@ impl Conversation {
             return self.hidden_query_failed(i, 5..total);
         }
         let message = BytesMut::from(&link.inbox.filled()[..total]);
+        link.note_fault(Some(&message[5..]));
         link.inbox.consume(total);
         // An ErrorResponse is never out of step.
         let _ = link.server.state.reply(b'E', &[]);

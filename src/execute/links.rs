@@ -12,6 +12,7 @@ use crate::config::PoolMode;
 use crate::net::buffer::Buffer;
 use crate::pool::Server;
 use crate::pool::driver::{AcquireError, Pool, Release};
+use crate::pool::health::{Fault, InstanceHealth};
 use crate::pool::server::{Audience, Due};
 use crate::protocol::backend::TransactionStatus;
 use crate::protocol::error::ErrorFields;
@@ -55,6 +56,10 @@ struct Place {
 }
 
 impl Place {
+    fn health(&self) -> &InstanceHealth {
+        &self.served.shard(self.shard).instances[self.instance].1
+    }
+
     fn pool(&self) -> &Rc<Pool> {
         &self.served.shard(self.shard).instances[self.instance].0
     }
@@ -166,6 +171,15 @@ impl Links {
 const RECOVERY_TIME_MAX: Duration = Duration::from_secs(10);
 
 impl Link {
+    /// A replica that has failed, or whose recovery stands in the way of reads, gets no more of them
+    /// for a while. `body` is that of its ErrorResponse; without one it has gone.
+    pub(super) fn note_fault(&self, body: Option<&[u8]>) {
+        let fault = body.map_or(Some(Fault::Unreachable), Fault::of_replica);
+        if let (true, Some(fault)) = (self.replica, fault) {
+            self.place.health().take_out(fault, Instant::now());
+        }
+    }
+
     fn release(mut self, worker: &Worker) {
         let settled = self.inbox.is_empty() && self.out.is_empty() && self.passing == 0;
         if settled {
@@ -247,10 +261,10 @@ impl Conversation {
             return Ok(i);
         }
         self.check_snapshot(shard)?;
-        let place = self.choose_instance(shard, replica_ok);
-        let server = match place.pool().try_acquire(self.asked_at) {
-            Some(server) => server,
-            None => self.wait_for_server(place.pool()).await?,
+        let (place, server) = match self.take_server(shard, replica_ok).await {
+            // A replica that lets nobody in is out of use; the next choice falls on another instance.
+            Err(Failure::Error(_)) if replica_ok => self.take_server(shard, false).await?,
+            taken => taken?,
         };
         self.presence.enter(Held { cancel: server.cancel_handle(), shard, instance: place.instance });
         self.served.stats.server_assignments.add(1);
@@ -275,6 +289,19 @@ impl Conversation {
             effects: VecDeque::new(),
         });
         Ok(self.links.len() - 1)
+    }
+
+    /// A server of the instance that is best now.
+    async fn take_server(&mut self, shard: ShardId, replica_ok: bool) -> Result<(Place, Box<Server>), Failure> {
+        let place = self.choose_instance(shard, replica_ok);
+        if let Some(server) = place.pool().try_acquire(self.asked_at) {
+            return Ok((place, server));
+        }
+        let result = self.wait_for_server(place.pool()).await;
+        if let (Err(Failure::Error(_)), true) = (&result, place.replica) {
+            place.health().take_out(Fault::Unreachable, Instant::now());
+        }
+        result.map(|server| (place, server))
     }
 
     /// Reads go to replicas outside of transactions, or when the whole block only reads.

@@ -26,6 +26,7 @@ mod greeting;
 mod links;
 pub mod presence;
 mod simple;
+mod tables;
 pub mod worker;
 
 use std::io;
@@ -106,6 +107,8 @@ pub struct Conversation {
     unsent_parses: Vec<Rc<crate::session::statements::PreparedStatement>>,
     /// A statement that has succeeded may have changed the catalog.
     catalog_changed: bool,
+    /// The catalog as the transaction that is running has made it.
+    own_catalog: Option<Arc<Catalog>>,
     /// When the request that is being answered came.
     asked_at: Instant,
     /// When the transaction that is running began.
@@ -130,6 +133,7 @@ impl Conversation {
             pipeline: Pipeline::Running,
             unsent_parses: Vec::new(),
             catalog_changed: false,
+            own_catalog: None,
             asked_at: Instant::now(),
             transaction_began: None,
         }
@@ -204,30 +208,6 @@ impl Conversation {
         }
     }
 
-    /// The catalog that statements are planned against.
-    fn catalog(&self) -> Result<Arc<Catalog>, Failure> {
-        let catalog = self.served.catalog.borrow_mut().catalog().clone();
-        if catalog.version == 0 && self.served.shards.len() > 1 {
-            return Err(ErrorFields::error("57P03", "the tables of the database are not known yet")
-                .with_detail("No shard's primary could be asked since the router started.")
-                .with_hint("See SHOW INSTANCES in the console, and try again.")
-                .into());
-        }
-        Ok(catalog)
-    }
-
-    /// Learns what DDL has changed, before the next statement is planned.
-    async fn refresh_catalog(&mut self) -> Result<(), Failure> {
-        if self.catalog_changed && self.session.transaction.is_idle() {
-            self.catalog_changed = false;
-            let watch = self.served.catalog.borrow().watch().clone();
-            if let Err(error) = watch.refresh().await {
-                tracing::warn!(%error, database = %self.served.database, "the catalog could not be read after DDL");
-            }
-        }
-        Ok(())
-    }
-
     /// Reports an error of the router and takes the consequences PostgreSQL would take.
     fn report(&mut self, fields: &ErrorFields) {
         self.served.stats.errors.add(1);
@@ -251,6 +231,7 @@ impl Conversation {
         if !self.links.all_clean() {
             return;
         }
+        self.session.close_cursors();
         if let Some(began) = self.transaction_began.take() {
             self.served.stats.transactions.add(1);
             self.served.stats.transaction_time.record(began.elapsed());

@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use pgsluice_sharding::ShardId;
 use pgsluice_sharding::plan::Values;
 use pgsluice_sharding::sql::{Access, Command, SharedScript};
 
@@ -57,7 +58,10 @@ impl Conversation {
     async fn run_query(&mut self, total: usize) -> Result<(), Failure> {
         self.sync_before_query().await?;
         self.refresh_catalog().await?;
-        let (script, decision) = self.plan_query(total)?;
+        let (script, decision) = match self.plan_query(total) {
+            Err(failure) if self.learned_of_table(&failure).await => self.plan_query(total)?,
+            planned => planned?,
+        };
         match (script.statements.len(), decision) {
             (0, _) => {
                 backend::empty_query_response(&mut self.client.out);
@@ -73,7 +77,7 @@ impl Conversation {
     fn plan_query(&self, total: usize) -> Result<(SharedScript, Option<Decision>), Failure> {
         let text = self.query_text(total)?;
         let catalog = self.catalog()?;
-        let mut planner = self.worker.planner.borrow_mut();
+        let mut planner = self.served.planner.borrow_mut();
         let script = planner.plan(&catalog, self.session.settings().get("search_path"), text)?;
         let [statement] = script.statements.as_slice() else { return Ok((script, None)) };
         self.refuse_if_failed(&statement.command)?;
@@ -98,6 +102,7 @@ impl Conversation {
     async fn run_single(&mut self, script: SharedScript, decision: Decision, total: usize) -> Result<(), Failure> {
         match decision {
             Decision::Forward { shard, access } => {
+                let shard = self.cursor_shard(&script.statements[0].command).or(shard);
                 let i = self.link(shard, access).await?;
                 self.note_access(i, access)?;
                 self.served.stats.routed.add(1);
@@ -120,6 +125,14 @@ impl Conversation {
         }
     }
 
+    /// The shard of the cursor that a FETCH, MOVE or CLOSE names.
+    pub(super) fn cursor_shard(&self, command: &Command) -> Option<ShardId> {
+        match command {
+            Command::Cursor(Some(name)) => self.session.cursor(name),
+            _ => None,
+        }
+    }
+
     /// A statement that the router answers or spreads; its ReadyForQuery is the caller's.
     pub(super) async fn run_in_router(
         &mut self,
@@ -130,7 +143,7 @@ impl Conversation {
         describe: bool,
     ) -> Result<(), Failure> {
         let statement = &script.statements[index];
-        let own_text = &text[statement.span.clone()];
+        let own_text = script.text_of(index, text);
         match decision {
             Decision::Session => self.session_command(&statement.command, own_text).await,
             Decision::Gather { gather, shards } => {
@@ -144,6 +157,7 @@ impl Conversation {
             Decision::CopySplit(copy) => self.copy_split(&copy, own_text).await,
             Decision::Explain => self.explain(&statement.command, text, describe).await,
             Decision::Forward { shard, access } => {
+                let shard = self.cursor_shard(&statement.command).or(shard);
                 let i = self.link(shard, access).await?;
                 self.note_access(i, access)?;
                 self.served.stats.routed.add(1);
@@ -185,7 +199,7 @@ impl Conversation {
     }
 
     fn decide_each(&self, script: &SharedScript, text: &str) -> Result<Vec<Decision>, Failure> {
-        let planner = self.worker.planner.borrow();
+        let planner = self.served.planner.borrow();
         let values = Values { text, literals: planner.literals(), params: &[] };
         script
             .statements
@@ -236,7 +250,7 @@ pub(super) fn effect_of(script: &SharedScript, index: usize, text: &Rc<str>) -> 
 }
 
 /// The shard that can run all statements of a text, and the most that they do there.
-fn one_shard(script: &SharedScript, decisions: &[Decision]) -> Option<(Option<pgsluice_sharding::ShardId>, Access)> {
+fn one_shard(script: &SharedScript, decisions: &[Decision]) -> Option<(Option<ShardId>, Access)> {
     let mut shard = None;
     let mut most = Access::Read;
     for (statement, decision) in script.statements.iter().zip(decisions) {

@@ -29,7 +29,7 @@ use crate::stats::PoolStats;
 /// One worker's own things: planner, buffers, known statements.
 pub struct Worker {
     pub index: usize,
-    pub planner: RefCell<Planner>,
+    planners: RefCell<HashMap<Rc<str>, Rc<RefCell<Planner>>>>,
     pub buffers: Buffers,
     limits: RefCell<Limits>,
     statements: RefCell<StatementCache>,
@@ -45,7 +45,7 @@ impl Worker {
     pub fn new(index: usize, limits: Limits, seed: u64) -> Self {
         Self {
             index,
-            planner: RefCell::new(planner(&limits)),
+            planners: RefCell::default(),
             buffers: Buffers::default(),
             limits: RefCell::new(limits),
             statements: RefCell::default(),
@@ -64,6 +64,11 @@ impl Worker {
         format!("sluice:{:016x}:{}:{}", xxh3::xxh3_64(&self.seed.to_be_bytes()), self.index, self.count())
     }
 
+    /// A version for a catalog that only one transaction sees; no shared catalog ever has it.
+    pub fn own_catalog_version(&self) -> u64 {
+        (1 << 63) | ((self.index as u64) << 48) | self.count()
+    }
+
     /// A number that goes round, to spread what is equally good.
     pub fn next_turn(&self) -> usize {
         usize::try_from(self.count()).unwrap_or_default()
@@ -74,13 +79,32 @@ impl Worker {
         if settings == **session { session.clone() } else { Rc::new(settings) }
     }
 
+    /// How many plans are kept, and their bytes.
+    pub fn plans(&self) -> (usize, usize) {
+        let planners = self.planners.borrow();
+        let stats = planners.values().map(|planner| planner.borrow().stats());
+        stats.fold((0, 0), |(entries, bytes), stats| (entries + stats.entries, bytes + stats.bytes))
+    }
+
+    /// The planner for a database; its plans hold for that one alone.
+    pub fn planner(&self, database: &str) -> Rc<RefCell<Planner>> {
+        if let Some(planner) = self.planners.borrow().get(database) {
+            return planner.clone();
+        }
+        let planner = Rc::new(RefCell::new(planner_within(&self.limits())));
+        self.planners.borrow_mut().insert(database.into(), planner.clone());
+        planner
+    }
+
     pub fn limits(&self) -> Ref<'_, Limits> {
         self.limits.borrow()
     }
 
     pub fn set_limits(&self, limits: Limits) {
         if *self.limits.borrow() != limits {
-            self.planner.replace(planner(&limits));
+            for planner in self.planners.borrow().values() {
+                planner.replace(planner_within(&limits));
+            }
             self.limits.replace(limits);
         }
     }
@@ -99,7 +123,7 @@ impl Worker {
         if let Some(known) = self.statements.borrow_mut().get(id) {
             return Ok(known);
         }
-        let script = self.planner.borrow_mut().plan(catalog, settings.get("search_path"), text)?;
+        let script = served.planner.borrow_mut().plan(catalog, settings.get("search_path"), text)?;
         let statement = Rc::new(PreparedStatement {
             id,
             text: text.into(),
@@ -134,7 +158,7 @@ impl Worker {
     }
 }
 
-fn planner(limits: &Limits) -> Planner {
+fn planner_within(limits: &Limits) -> Planner {
     Planner::new(PlannerLimits {
         statement_bytes_max: limits.statement_bytes_max,
         cache_bytes_max: limits.plan_cache_bytes_max,
@@ -176,6 +200,7 @@ pub struct Served {
     pub user: Rc<str>,
     pub mode: PoolMode,
     pub catalog: RefCell<CatalogReader>,
+    pub planner: Rc<RefCell<Planner>>,
     pub map: Arc<ShardMap>,
     /// Indexed by `ShardId`.
     pub shards: Vec<ShardPools>,

@@ -17,9 +17,9 @@ use crate::net::stream::Stream;
 use crate::pool::connect::{self, CancelKey, Connected};
 use crate::pool::core::{Pooled, Stamp};
 use crate::pool::driver::Pool;
-use crate::pool::server::{Resting, ServerState};
+use crate::pool::server::{Audience, Due, Resting, ServerState};
 use crate::protocol::frame::{HEADER_BYTES, Header};
-use crate::protocol::{frontend, reply};
+use crate::protocol::{ErrorFields, frontend, reply};
 
 /// How long an idle server may take to answer Sync.
 const CHECK_TIME_MAX: Duration = Duration::from_secs(2);
@@ -269,6 +269,27 @@ impl Server {
             Ok(Ok(())) => Life::Alive,
             Ok(Err(_)) | Err(_) => Life::Gone,
         }
+    }
+
+    /// Runs a statement of the router's own on a server at rest; gives back the server's error, if it
+    /// made one.
+    ///
+    /// # Errors
+    /// The connection broke, or the server is out of step: it must not be used again.
+    pub async fn run(&mut self, sql: &str) -> io::Result<Option<ErrorFields>> {
+        let mut out = BytesMut::new();
+        frontend::query(&mut out, sql.as_bytes());
+        self.state.expect(Due::Query(Audience::Router));
+        self.stream.write_all(&out).await?;
+        let (mut inbox, mut error) = (BytesMut::new(), None);
+        while !self.state.is_settled() {
+            let (tag, body) = connect::read_message(&mut self.stream, &mut inbox).await?;
+            if tag == b'E' {
+                error = Some(ErrorFields::parse(&body));
+            }
+            self.state.reply(tag, &body).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
+        }
+        Ok(error)
     }
 
     /// Says goodbye and waits, not long, until the instance has closed the connection: only then it has room for another.

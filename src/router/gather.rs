@@ -89,9 +89,9 @@ impl Report {
             report.servers.extend(idle.iter().map(|server| idle_row(server, config, worker.index, clock)));
         }
         report.pools = counts.into_values().collect();
-        let plans = worker.planner.borrow().stats();
-        report.plans = wide(plans.entries);
-        report.plan_bytes = wide(plans.bytes);
+        let (plans, plan_bytes) = worker.plans();
+        report.plans = wide(plans);
+        report.plan_bytes = wide(plan_bytes);
         report
     }
 }

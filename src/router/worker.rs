@@ -209,6 +209,7 @@ impl Host {
             user: user.into(),
             mode: gather::mode_of(&self.shared.config(), user, &state.config),
             catalog: RefCell::new(CatalogReader::new(state.catalog.clone())),
+            planner: self.worker.planner(database),
             map: state.map.clone(),
             shards: shards.collect(),
             stats: self.shared.stats.register(self.worker.index, database, user),

@@ -9,7 +9,7 @@ pub mod settings;
 pub mod statements;
 pub mod transaction;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -32,6 +32,8 @@ pub struct Session {
     pub transaction: Transaction,
     pub statements: Statements,
     pins: BTreeSet<Pin>,
+    /// Where the cursors of DECLARE are.
+    cursors: HashMap<String, ShardId>,
     /// When this session last wrote on each shard: replicas that are older may not serve it.
     wrote: Vec<Option<Instant>>,
 }
@@ -96,6 +98,7 @@ impl Session {
             transaction: Transaction::default(),
             statements: Statements::new(statements_max),
             pins: BTreeSet::new(),
+            cursors: HashMap::new(),
             wrote: vec![None; usize::from(shards)],
         }
     }
@@ -121,6 +124,24 @@ impl Session {
         self.current = self.base.clone();
         self.statements.clear();
         self.pins.clear();
+        self.cursors.clear();
+    }
+
+    /// DECLARE of a cursor has succeeded on a shard.
+    pub fn declared(&mut self, cursor: &str, shard: ShardId) {
+        self.cursors.insert(cursor.to_owned(), shard);
+    }
+
+    /// The shard of a cursor.
+    pub fn cursor(&self, name: &str) -> Option<ShardId> {
+        self.cursors.get(name).copied()
+    }
+
+    /// Cursors end with their transaction, but for those that a pin keeps.
+    pub fn close_cursors(&mut self) {
+        if !self.cursors.is_empty() && !self.pins.contains(&Pin::HoldCursor) {
+            self.cursors.clear();
+        }
     }
 
     pub fn pin(&mut self, reason: Pin) {

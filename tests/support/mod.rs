@@ -8,6 +8,9 @@
 #![allow(dead_code, unused_imports, unreachable_pub, reason = "every test file takes what it needs")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+pub mod running;
+pub mod wire;
+
 use std::fs;
 use std::io::Read;
 use std::net::{SocketAddr, TcpStream};

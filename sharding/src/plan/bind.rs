@@ -59,6 +59,8 @@ pub(crate) struct Facts {
     pub time_word: bool,
     pub user_view: bool,
     pub unknown_table: bool,
+    /// The first table that the catalog does not have, as it is written.
+    pub missing_table: Option<String>,
     pub writes: bool,
     /// An aggregate in a subquery that belongs to the query around it.
     pub outer_aggregate: bool,
@@ -220,6 +222,7 @@ impl<'c> Binder<'c> {
             Found::System => self.system = true,
             Found::Unknown => {
                 self.facts.unknown_table = true;
+                self.facts.missing_table.get_or_insert_with(|| written_name(table));
                 if usage == Usage::Target {
                     self.facts.unknown_target.get_or_insert_with(|| table.name.to_string());
                 }
@@ -415,4 +418,11 @@ enum Lookup {
     /// It has one, or hides what is further out; `None` when the router cannot say which.
     Found(Option<Term>),
     Absent,
+}
+
+fn written_name(table: &TableRef) -> String {
+    match &table.schema {
+        Some(schema) => format!("{schema}.{}", table.name),
+        None => table.name.to_string(),
+    }
 }

@@ -150,6 +150,8 @@ fn rows(context: Context<'_>, dml: &Dml, parsed: &Parsed) -> Decided {
         first_shard()
     } else if into.is_some() {
         refused(reasons::select_into())
+    } else if let Some(table) = &binder.facts.missing_table {
+        refused(reasons::no_such_table(table))
     } else {
         match (binder.place(), dml) {
             (Err(refusal), _) => refused(refusal),

@@ -178,3 +178,9 @@ pub(crate) fn unknown_target(table: &str) -> Refusal {
 pub(crate) fn select_into() -> Refusal {
     no("SELECT INTO is not supported over several shards", "Create the table, then insert the rows.")
 }
+
+/// A table that the catalog does not have: nobody can say on which shards its rows are.
+pub(crate) fn no_such_table(table: &str) -> Refusal {
+    Refusal::error("42P01", format!("relation \"{table}\" does not exist"))
+        .with_hint("If it does, the router cannot use it: see SHOW PROBLEMS in the console.")
+}

@@ -14,6 +14,15 @@ const INT8: u32 = 20;
 const NUMERIC: u32 = 1700;
 
 impl Shards {
+    /// Whether [`Shards::resolve`] looks at the literals of the text.
+    pub fn uses_literals(&self) -> bool {
+        match self {
+            Self::Keys { keys, .. } => keys.iter().any(|key| matches!(key, KeyValue::Literal { .. })),
+            Self::Home { keys, .. } => keys.uses_literals(),
+            Self::Any | Self::One(_) | Self::All => false,
+        }
+    }
+
     /// The shards that hold the rows concerned, under `map`.
     ///
     /// # Errors

@@ -297,7 +297,7 @@ impl Builder<'_> {
 }
 
 fn is_temporary(table: &nodes::RangeVar) -> bool {
-    table.relpersistence as u8 == b't'
+    table.relpersistence as u8 == b't' || table.schemaname() == Some("pg_temp")
 }
 
 pub(super) fn table_ref(table: &nodes::RangeVar) -> TableRef {

@@ -1,13 +1,10 @@
 //! The cluster that all other tests stand on.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
-mod support;
 
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use support::{Cluster, ClusterOptions, TcpAuth};
+use crate::support::{Cluster, ClusterOptions, TcpAuth};
 
 #[test]
 fn a_cluster_serves_and_replicates_and_leaves_nothing() {
@@ -86,7 +83,7 @@ fn nothing_stays_when_the_process_is_killed() {
     }
     let note = std::env::temp_dir().join(format!("sluice-test-killed-{}", std::process::id()));
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "nothing_stays_when_the_process_is_killed"])
+        .args(["--exact", "demo::nothing_stays_when_the_process_is_killed"])
         .env("SLUICE_TEST_CLUSTER_FOLDER", &note)
         .stdout(std::process::Stdio::null())
         .spawn()

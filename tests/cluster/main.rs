@@ -1,0 +1,12 @@
+//! The router over real PostgreSQL servers: answers, placement, loading, faults, hostile clients.
+//!
+//! One binary, because each has to be linked; all tests that do not stop their servers share one.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod demo;
+mod placement;
+mod slt;

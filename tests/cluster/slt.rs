@@ -1,0 +1,289 @@
+//! `tests/sql/*.slt`: the same statements on one plain PostgreSQL and through the router over one,
+//! two and three shards. PostgreSQL is the judge: nothing of what it should answer is written down.
+//!
+//! - `statement ok` must succeed on PostgreSQL, `statement error` must fail there.
+//! - `query` must succeed; its rows are compared in order when the statement ends with its own
+//!   `ORDER BY`, and as a set otherwise or with `query T rowsort`.
+//! - `# refused` above a record: several shards must refuse it with 0A000; one shard must not.
+//! - `# $1 = text` above a record gives a parameter; NULL is the word.
+//! - The lines under `----` are the data of a `COPY ... FROM STDIN`.
+
+use std::collections::HashMap;
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+use sqllogictest::DefaultColumnType;
+use sqllogictest::parser::{Connection, QueryExpect, Record, SortMode, StatementExpect, parse_file};
+
+use crate::support::running::{Running, databases, shared, superuser};
+use crate::support::wire::{Answer, Row, Wire};
+
+const MISMATCHES_SHOWN: usize = 12;
+
+macro_rules! files {
+    ($($name:ident),* $(,)?) => {
+        $(#[test]
+        fn $name() {
+            run_file(stringify!($name));
+        })*
+
+        const FILES: &[&str] = &[$(stringify!($name)),*];
+    };
+}
+
+files! {
+    aggregates,
+    empty,
+    errors,
+    extremes,
+    grouping,
+    joins,
+    keys,
+    ordering,
+    parameters,
+    point,
+    refusals,
+    sessions,
+    subqueries,
+    tables,
+    transactions,
+    writes,
+}
+
+#[test]
+fn every_file_is_run() {
+    let entries = std::fs::read_dir(folder()).unwrap().map(|entry| entry.unwrap().path());
+    let files = entries.filter(|path| path.extension().is_some_and(|extension| extension == "slt"));
+    for path in files {
+        let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
+        assert!(FILES.contains(&name.as_str()), "{name}.slt is in no test");
+    }
+}
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sql")
+}
+
+/// What is done with one record of a file.
+struct Step {
+    place: String,
+    connection: String,
+    sql: String,
+    parameters: Vec<Option<String>>,
+    copy: String,
+    expect: Expect,
+    ordered: bool,
+    refused: bool,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Expect {
+    Success,
+    Error,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Protocol {
+    Simple,
+    Extended,
+}
+
+fn run_file(name: &str) {
+    let steps = read(name);
+    let mut mismatches = Vec::new();
+    for protocol in [Protocol::Simple, Protocol::Extended] {
+        let plain = databases(name, 1);
+        let judge = run(shared().port(), &plain[0], &steps, protocol, false);
+        check_the_file(&steps, &judge);
+        for shards in 1..=3 {
+            let over = databases(name, shards);
+            let router = Running::over(&over);
+            let answers = run(router.port, "app", &steps, protocol, shards > 1);
+            for ((step, expected), got) in steps.iter().zip(&judge).zip(&answers) {
+                if let Some(difference) = compare(step, expected, got, shards) {
+                    mismatches
+                        .push(format!("{}, {protocol:?}, {shards} shards:\n{}\n{difference}", step.place, step.sql));
+                }
+            }
+        }
+        drop_databases(name);
+    }
+    let shown = &mismatches[..mismatches.len().min(MISMATCHES_SHOWN)];
+    assert!(mismatches.is_empty(), "{} differences, the first:\n\n{}", mismatches.len(), shown.join("\n\n"));
+}
+
+/// The next protocol's databases take their place.
+fn drop_databases(name: &str) {
+    let mut wire = superuser(shared(), "postgres");
+    let list = format!("SELECT datname FROM pg_database WHERE datname ~ '^{name}_\\d+_\\d+$'");
+    for database in wire.text(&list).lines() {
+        wire.query(&format!("DROP DATABASE {database} WITH (FORCE)"));
+    }
+}
+
+fn read(name: &str) -> Vec<Step> {
+    let records = parse_file::<DefaultColumnType>(folder().join(format!("{name}.slt"))).unwrap();
+    let mut notes = Vec::new();
+    let mut steps = Vec::new();
+    for record in records {
+        match record {
+            Record::Comment(lines) => notes = lines.iter().map(|line| line.trim().to_owned()).collect(),
+            Record::Newline => notes.clear(),
+            Record::Statement { loc, connection, sql, expected, .. } => {
+                let expect = match expected {
+                    StatementExpect::Error(_) => Expect::Error,
+                    StatementExpect::Ok | StatementExpect::Count(_) => Expect::Success,
+                };
+                steps.push(step(loc.to_string(), &connection, sql, &notes, expect));
+            }
+            Record::Query { loc, connection, sql, expected, .. } => {
+                let mut step = step(loc.to_string(), &connection, sql, &notes, Expect::Success);
+                match expected {
+                    QueryExpect::Results { sort_mode, results, .. } => {
+                        step.ordered &= sort_mode != Some(SortMode::RowSort);
+                        step.copy = results.iter().map(|line| format!("{line}\n")).collect();
+                    }
+                    QueryExpect::Error(_) => step.expect = Expect::Error,
+                }
+                steps.push(step);
+            }
+            _ => {}
+        }
+    }
+    steps
+}
+
+fn step(place: String, connection: &Connection, sql: String, notes: &[String], expect: Expect) -> Step {
+    let mut parameters = Vec::new();
+    for note in notes {
+        if let Some((name, value)) = note.split_once(" = ")
+            && name.starts_with('$')
+        {
+            parameters.push((value != "NULL").then(|| value.to_owned()));
+        }
+    }
+    let connection = match connection {
+        Connection::Default => String::new(),
+        Connection::Named(name) => name.clone(),
+    };
+    let refused = notes.iter().any(|note| note == "refused");
+    let ordered = has_own_order(&sql);
+    let place = place.rsplit('/').next().unwrap_or_default().to_owned();
+    Step { place, connection, sql, parameters, copy: String::new(), expect, ordered, refused }
+}
+
+/// Whether `ORDER BY` stands outside of all parentheses.
+fn has_own_order(sql: &str) -> bool {
+    let mut depth = 0;
+    let mut outside = String::new();
+    for letter in sql.to_lowercase().chars() {
+        match letter {
+            '(' => depth += 1,
+            ')' => depth -= 1,
+            _ if depth == 0 => outside.push(letter),
+            _ => {}
+        }
+    }
+    outside.split_whitespace().collect::<Vec<_>>().join(" ").contains("order by")
+}
+
+/// Runs all steps on fresh connections, one for each name.
+fn run(port: u16, database: &str, steps: &[Step], protocol: Protocol, sharded: bool) -> Vec<Answer> {
+    let mut connections: HashMap<&str, (Wire, u8)> = HashMap::new();
+    let mut answers = Vec::new();
+    for step in steps {
+        let (wire, status) =
+            connections.entry(&step.connection).or_insert_with(|| (Wire::connect(port, "app", database), b'I'));
+        // What several shards refuse must not have happened elsewhere either.
+        let undo = step.refused && !sharded && *status == b'I';
+        if undo {
+            wire.query("BEGIN");
+        }
+        let answer = ask(wire, step, protocol);
+        *status = answer.status;
+        if undo {
+            wire.query("ROLLBACK");
+            *status = b'I';
+        }
+        answers.push(answer);
+    }
+    answers
+}
+
+fn ask(wire: &mut Wire, step: &Step, protocol: Protocol) -> Answer {
+    if !step.copy.is_empty() {
+        return wire.copy(&step.sql, step.copy.as_bytes());
+    }
+    let several = step.sql.trim_end().trim_end_matches(';').contains(';');
+    if protocol == Protocol::Extended && !several {
+        let parameters: Vec<Option<&str>> = step.parameters.iter().map(Option::as_deref).collect();
+        return wire.execute(&step.sql, &parameters, true);
+    }
+    let mut sql = step.sql.clone();
+    for (n, parameter) in step.parameters.iter().enumerate().rev() {
+        let literal = parameter.as_ref().map_or("NULL".to_owned(), |text| format!("'{}'", text.replace('\'', "''")));
+        sql = sql.replace(&format!("${}", n + 1), &literal);
+    }
+    wire.query(&sql)
+}
+
+/// A file that says what PostgreSQL does not do is wrong itself.
+fn check_the_file(steps: &[Step], judge: &[Answer]) {
+    for (step, answer) in steps.iter().zip(judge) {
+        let failed = answer.error.is_some();
+        assert_eq!(failed, step.expect == Expect::Error, "{}: {}: {:?}", step.place, step.sql, answer.error);
+    }
+}
+
+/// What differs from the judge's answer, if anything.
+fn compare(step: &Step, expected: &Answer, got: &Answer, shards: usize) -> Option<String> {
+    if step.refused && shards > 1 {
+        return (got.sqlstate() != "0A000").then(|| format!("not refused: {}", show(got)));
+    }
+    if expected.sqlstate() != got.sqlstate() {
+        return Some(format!("expected {:?}\ngot      {:?}", expected.error, got.error));
+    }
+    let same = expected.status == got.status
+        && expected.copied == got.copied
+        && expected.results.len() == got.results.len()
+        && expected.results.iter().zip(&got.results).all(|(expected, got)| {
+            expected.tag == got.tag
+                && expected.columns == got.columns
+                && rows(&expected.rows, step.ordered) == rows(&got.rows, step.ordered)
+        });
+    (!same).then(|| format!("expected {}\ngot      {}", show(expected), show(got)))
+}
+
+fn rows(rows: &[Row], ordered: bool) -> Vec<&Row> {
+    let mut rows: Vec<&Row> = rows.iter().collect();
+    if !ordered {
+        rows.sort();
+    }
+    rows
+}
+
+fn show(answer: &Answer) -> String {
+    let mut text = String::new();
+    for result in &answer.results {
+        let columns = result.columns.iter().flatten();
+        let columns: Vec<String> = columns.map(|c| format!("{}:{}:{}", c.name, c.type_oid, c.typmod)).collect();
+        writeln!(text, "{} [{}]", result.tag, columns.join(", ")).unwrap();
+        for row in &result.rows {
+            let values: Vec<String> = row.iter().map(|value| show_value(value.as_deref())).collect();
+            writeln!(text, "    {}", values.join(" | ")).unwrap();
+        }
+    }
+    if let Some(error) = &answer.error {
+        writeln!(text, "{error:?}").unwrap();
+    }
+    write!(text, "status {}", char::from(answer.status)).unwrap();
+    text
+}
+
+fn show_value(value: Option<&[u8]>) -> String {
+    match value {
+        None => "NULL".to_owned(),
+        Some(bytes) if bytes.iter().all(|byte| (32..127).contains(byte)) => String::from_utf8_lossy(bytes).into_owned(),
+        Some(bytes) => bytes.iter().map(|byte| format!("{byte:02x}")).collect(),
+    }
+}
