@@ -89,8 +89,11 @@ impl Conversation {
         if self.links[i].unsynced || !self.links[i].server.state.is_settled() {
             self.settle(i).await?;
         }
-        crate::protocol::frontend::query(&mut self.links[i].out, sql.as_bytes());
-        self.links[i].server.state.expect(Due::Query(Audience::Client));
+        let link = &mut self.links[i];
+        crate::protocol::frontend::query(&mut link.out, sql.as_bytes());
+        link.server.state.expect(Due::Query(Audience::Client));
+        // A Query ends a pipeline as Sync does.
+        link.unsynced = false;
         self.read_answer(i).await
     }
 

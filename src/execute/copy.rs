@@ -41,9 +41,8 @@ impl Conversation {
     pub(super) async fn copy_in(&mut self, i: usize) -> Result<(), Failure> {
         self.take_request();
         self.client.flush().await?;
-        let mut remaining = 0;
         while self.links[i].copying_in {
-            if self.relay_copy(i, &mut remaining)? {
+            if self.relay_copy(i)? {
                 self.links[i].copying_in = false;
                 break;
             }
@@ -79,19 +78,19 @@ impl Conversation {
     }
 
     /// Moves what the client has sent to the server's outbox; true after the copy's last message.
-    fn relay_copy(&mut self, i: usize, remaining: &mut usize) -> Result<bool, Failure> {
+    fn relay_copy(&mut self, i: usize) -> Result<bool, Failure> {
         let Self { client, links, .. } = self;
         let link = &mut links[i];
         while link.out.len() < SHARD_BYTES {
-            let n = (*remaining).min(client.inbox.len());
+            let n = client.copy_bytes.min(client.inbox.len());
             link.out.extend_from_slice(&client.inbox.filled()[..n]);
             client.inbox.consume(n);
-            *remaining -= n;
+            client.copy_bytes -= n;
             let Some(header) = Header::parse(client.inbox.filled()).map_err(super::client::invalid_length)? else {
                 return Ok(false);
             };
             match header.tag {
-                b'd' => *remaining = header.total,
+                b'd' => client.copy_bytes = header.total,
                 b'c' | b'f' if client.inbox.len() >= header.total => {
                     link.out.extend_from_slice(&client.inbox.filled()[..header.total]);
                     client.inbox.consume(header.total);
@@ -197,13 +196,13 @@ impl Conversation {
         self.client.flush().await?;
         let mut splitter = Splitter::new(copy, self.worker.limits().message_bytes_max);
         let mut parts = vec![Vec::new(); ids.len()];
-        let mut remaining = 0;
         loop {
-            match self.next_copy_message(&mut remaining).await? {
+            match self.next_copy_message().await? {
                 ClientCopy::Data(n) => {
                     let map = self.served.map.clone();
                     splitter.push(&self.client.inbox.filled()[..n], &map, &mut parts)?;
                     self.client.inbox.consume(n);
+                    self.client.copy_bytes -= n;
                     self.send_parts(ids, &mut parts, SHARD_BYTES).await?;
                 }
                 ClientCopy::End { tag, total } => {
@@ -260,18 +259,17 @@ impl Conversation {
     }
 
     /// Waits for the client's next piece of the copy.
-    async fn next_copy_message(&mut self, remaining: &mut usize) -> Result<ClientCopy, Failure> {
+    async fn next_copy_message(&mut self) -> Result<ClientCopy, Failure> {
         loop {
-            if *remaining > 0 && !self.client.inbox.is_empty() {
-                let n = (*remaining).min(self.client.inbox.len());
-                *remaining -= n;
+            let n = self.client.copy_bytes.min(self.client.inbox.len());
+            if n > 0 {
                 return Ok(ClientCopy::Data(n));
             }
             let parsed = Header::parse(self.client.inbox.filled()).map_err(super::client::invalid_length)?;
             match parsed {
                 Some(header) if header.tag == b'd' => {
                     self.client.inbox.consume(5);
-                    *remaining = header.total - 5;
+                    self.client.copy_bytes = header.total - 5;
                     continue;
                 }
                 Some(header) if self.client.inbox.len() >= header.total => match header.tag {

@@ -88,7 +88,7 @@ impl Conversation {
         for link in self.links.iter_mut().filter(|link| link.unsynced) {
             // Binding what does not exist fails the transaction without running anything.
             frontend::bind_nothing(&mut link.out, b"sluice_rollback");
-            link.server.state.expect(Due::Bind(Audience::Router));
+            link.server.state.expect(Due::Spoil);
         }
     }
 
@@ -384,6 +384,9 @@ impl Conversation {
                     true => Effect::None,
                     false => effect_of(&statement.script, 0, &statement.text),
                 };
+                if statement.script.statements.first().is_some_and(|first| first.effects.changes_catalog) {
+                    self.catalog_changed = true;
+                }
                 let Self { client, links, .. } = &mut *self;
                 let link = &mut links[i];
                 link.out.extend_from_slice(&client.inbox.filled()[..total]);
@@ -505,6 +508,10 @@ impl Conversation {
         let result = self.sync_links().await;
         self.pipeline = Pipeline::Running;
         self.served.stats.query_time.record(self.asked_at.elapsed());
+        let result = match result {
+            Ok(false) => self.refresh_catalog().await.map(|()| false),
+            other => other,
+        };
         match result {
             Ok(true) => {}
             Ok(false) | Err(Failure::Told) => self.ready(),
@@ -533,6 +540,7 @@ impl Conversation {
         if let [id] = unsynced.as_slice()
             && self.links.len() == 1
             && !failed
+            && !self.catalog_changed
             && let Some(i) = self.links.by_server(*id)
         {
             self.sync_link(i, Audience::Client);

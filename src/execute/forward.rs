@@ -71,13 +71,16 @@ impl Conversation {
     /// Sends what waits for server `i` and passes its replies on until nothing is due.
     ///
     /// # Errors
-    /// The server failed (its statement has no outcome) or the client has gone.
+    /// The server failed (its statement has no outcome) or the client has gone. `Told` when a part of
+    /// the pipeline has failed: whatever was to follow must not run.
     pub(super) async fn settle(&mut self, i: usize) -> Result<(), Failure> {
         let link = &mut self.links[i];
-        if link.unsynced && !matches!(last_byte_sent(link), Some(b'S')) {
+        if link.unsynced && !ends_with_sync(link) {
             frontend::flush(&mut link.out);
         }
-        self.pump(i).await
+        let before = self.pipeline;
+        self.pump(i).await?;
+        if self.pipeline == before { Ok(()) } else { Err(Failure::Told) }
     }
 
     /// Passes replies of server `i` on until nothing is due.
@@ -243,13 +246,15 @@ impl Conversation {
         };
         match (tag, verdict) {
             (b'E', _) if hidden_query => return Err(self.hidden_query_failed(i, body)),
-            (b'E', _) => {
+            (b'E', Verdict::Swallow) => {}
+            (b'E', Verdict::Pass) => {
                 let link = &self.links[i];
                 link.note_fault(Some(&link.inbox.filled()[body]));
                 self.statement_failed(i);
             }
             (b'C' | b'I' | b's', Verdict::Pass) => self.statement_done(i),
-            (b'Z', _) => self.server_ready(i),
+            // After the router's own queries the client's portals live on.
+            (b'Z', _) if !hidden_query => self.server_ready(i),
             _ => {}
         }
         Ok(verdict)
@@ -393,9 +398,9 @@ impl Conversation {
     }
 }
 
-/// The tag of the last message that waits, for the messages without a body.
-fn last_byte_sent(link: &Link) -> Option<u8> {
-    link.out.len().checked_sub(5).map(|at| link.out[at])
+/// Whether the last message that waits is a Sync, which has no body.
+fn ends_with_sync(link: &Link) -> bool {
+    link.out.ends_with(&[b'S', 0, 0, 0, 4])
 }
 
 impl Link {

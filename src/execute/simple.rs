@@ -101,6 +101,15 @@ impl Conversation {
 
     async fn run_single(&mut self, script: SharedScript, decision: Decision, total: usize) -> Result<(), Failure> {
         match decision {
+            // Whoever is told that DDL has passed must find it passed for everybody.
+            Decision::Forward { .. } if script.statements[0].effects.changes_catalog => {
+                let text: Rc<str> = self.query_text(total)?.into();
+                self.take_request();
+                self.run_in_router(&script, 0, &text, decision, true).await?;
+                self.refresh_catalog().await?;
+                self.ready();
+                Ok(())
+            }
             Decision::Forward { shard, access } => {
                 let shard = self.cursor_shard(&script.statements[0].command).or(shard);
                 let i = self.link(shard, access).await?;

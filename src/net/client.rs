@@ -57,7 +57,7 @@ async fn log_in(
     let Accepted { stream, buffer, user, database, parameters, .. } = accepted;
     served.stats.client_logins.add(1);
     let settings =
-        Rc::new(Settings::of_startup(parameters.iter().map(|(name, value)| (name.as_str(), value.as_str()))));
+        worker.intern(Settings::of_startup(parameters.iter().map(|(name, value)| (name.as_str(), value.as_str()))));
     let shards = u16::try_from(served.shards.len()).unwrap_or(u16::MAX);
     let statements_max = worker.limits().statements_per_client_max;
     let session = Session::new(user.into(), database.into(), settings, shards, statements_max);

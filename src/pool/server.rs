@@ -35,6 +35,8 @@ pub enum Due {
     /// ParseComplete of this statement.
     Parse(StatementId, Audience),
     Bind(Audience),
+    /// The error of a Bind that must fail, so that the transaction does too.
+    Spoil,
     DescribeStatement(Audience),
     DescribePortal(Audience),
     Execute(Audience),
@@ -61,6 +63,7 @@ impl Due {
             | Self::Close(audience)
             | Self::Sync(audience)
             | Self::Query(audience) => *audience,
+            Self::Spoil => Audience::Router,
             Self::Part | Self::Local(_) => Audience::Client,
         }
     }
@@ -190,7 +193,8 @@ impl ServerState {
     /// fails: that is told by [`ServerState::rows_pass`] before.
     fn error(&mut self) -> Verdict {
         let verdict = match self.due.front() {
-            Some(Due::Query(audience) | Due::Sync(audience)) => verdict(*audience),
+            Some(Due::Query(audience)) => verdict(*audience),
+            Some(Due::Spoil) => Verdict::Swallow,
             _ => Verdict::Pass,
         };
         while let Some(due) = self.due.front() {

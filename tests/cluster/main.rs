@@ -8,5 +8,6 @@
 mod support;
 
 mod demo;
+mod loading;
 mod placement;
 mod slt;

@@ -7,7 +7,7 @@ use std::net::{Shutdown, TcpStream};
 use std::time::Duration;
 
 /// No answer after this long is a failure of the test, not of patience.
-const READ_TIMEOUT: Duration = Duration::from_secs(30);
+const READ_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// One message from the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -253,6 +253,7 @@ impl Wire {
                 }
                 b'I' => answer.results.push(std::mem::take(&mut current)),
                 b'E' => {
+                    assert!(answer.error.is_none(), "a second error after {:?}", answer.error);
                     answer.error = Some(Fields::read(&message.body));
                     if !current.rows.is_empty() {
                         answer.results.push(std::mem::take(&mut current));
@@ -272,11 +273,16 @@ impl Wire {
     }
 
     fn send_copy(&mut self, data: &[u8]) {
-        for piece in data.chunks(1000) {
+        for piece in data.chunks(7000) {
             self.send(&message(b'd', piece));
         }
         self.send(&message(b'c', b""));
     }
+}
+
+/// The SQLSTATE in the body of an ErrorResponse.
+pub fn sqlstate(body: &[u8]) -> String {
+    Fields::read(body).sqlstate().to_owned()
 }
 
 fn lost(error: &io::Error) -> Fields {
