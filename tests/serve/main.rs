@@ -47,3 +47,46 @@ fn check_tells_all_problems_with_file_and_line() {
     let (code, _) = sluice(&["health", "--address", "127.0.0.1:1"]);
     assert_eq!(code, Some(1));
 }
+
+#[test]
+fn check_asks_the_servers_and_explain_plans_without_running() {
+    let cluster =
+        Cluster::start(ClusterOptions { shards: 2, settings: vec![prepared("0")], ..Default::default() }).unwrap();
+    cluster.primary(0).psql("CREATE TABLE loose (user_id bigint)").unwrap();
+    let file = std::env::temp_dir().join(format!("sluice-check-servers-{}.toml", std::process::id()));
+    let path = file.to_str().unwrap();
+    let config = cluster.database_config("app", "sharding_key = \"user_id\"\ntables.users.key = \"id\"");
+    std::fs::write(&file, format!("[auth]\nmethod = \"trust\"\n{config}")).unwrap();
+    let (code, text) = sluice(&["check", "--config", path]);
+    assert_eq!(code, Some(1), "{text}");
+    for problem in [
+        "database app: shard a, 127.0.0.1:",
+        "database app: shard b, 127.0.0.1:",
+        "max_prepared_transactions is 0",
+        "public.loose",
+    ] {
+        assert!(text.contains(problem), "{problem} is not in:\n{text}");
+    }
+
+    let schema = file.with_extension("sql");
+    std::fs::write(&schema, "CREATE TABLE users (id bigint PRIMARY KEY, name text);").unwrap();
+    let statement = "SELECT name FROM users WHERE id = 1";
+    let (code, offline) = sluice(&["explain", "--config", path, "--schema", schema.to_str().unwrap(), statement]);
+    assert!(code == Some(0) && offline.contains("Route: ") && offline.contains("\nShards: "), "{offline}");
+    for shard in 0..2 {
+        let sql = "DROP TABLE IF EXISTS loose; CREATE TABLE users (id bigint PRIMARY KEY, name text)";
+        cluster.primary(shard).psql(sql).unwrap();
+    }
+    let (code, online) = sluice(&["explain", "--config", path, statement]);
+    assert_eq!((code, online), (Some(0), offline));
+
+    cluster.primary(1).stop();
+    let (code, text) = sluice(&["check", "--config", path]);
+    assert!(code == Some(1) && text.contains("refused") && !text.contains("loose"), "{text}");
+    std::fs::remove_file(&file).unwrap();
+    std::fs::remove_file(&schema).unwrap();
+}
+
+fn prepared(max: &str) -> (String, String) {
+    ("max_prepared_transactions".to_owned(), max.to_owned())
+}
