@@ -15,6 +15,7 @@ use crate::protocol::frame::Header;
 use crate::protocol::frontend;
 use crate::protocol::reply;
 
+use super::links::Copying;
 use super::{Conversation, End, Failure};
 
 /// Data for one shard that is gathered before it is sent.
@@ -41,10 +42,9 @@ impl Conversation {
     pub(super) async fn copy_in(&mut self, i: usize) -> Result<(), Failure> {
         self.take_request();
         self.client.flush().await?;
-        let mut remaining = 0;
-        while self.links[i].copying_in {
-            if self.relay_copy(i, &mut remaining)? {
-                self.links[i].copying_in = false;
+        while self.links[i].copies_in() {
+            if self.relay_copy(i)? {
+                self.links[i].copy = Copying::No;
                 break;
             }
             match self.wake_copy(i).await {
@@ -79,19 +79,19 @@ impl Conversation {
     }
 
     /// Moves what the client has sent to the server's outbox; true after the copy's last message.
-    fn relay_copy(&mut self, i: usize, remaining: &mut usize) -> Result<bool, Failure> {
+    fn relay_copy(&mut self, i: usize) -> Result<bool, Failure> {
         let Self { client, links, .. } = self;
         let link = &mut links[i];
         while link.out.len() < SHARD_BYTES {
-            let n = (*remaining).min(client.inbox.len());
+            let n = client.copy_bytes.min(client.inbox.len());
             link.out.extend_from_slice(&client.inbox.filled()[..n]);
             client.inbox.consume(n);
-            *remaining -= n;
+            client.copy_bytes -= n;
             let Some(header) = Header::parse(client.inbox.filled()).map_err(super::client::invalid_length)? else {
                 return Ok(false);
             };
             match header.tag {
-                b'd' => *remaining = header.total,
+                b'd' => client.copy_bytes = header.total,
                 b'c' | b'f' if client.inbox.len() >= header.total => {
                     link.out.extend_from_slice(&client.inbox.filled()[..header.total]);
                     client.inbox.consume(header.total);
@@ -151,9 +151,9 @@ impl Conversation {
         if let Err(failure) = result {
             for id in &ids {
                 if let Some(i) = self.links.by_server(*id)
-                    && self.links[i].copying_in
+                    && self.links[i].copies_in()
                 {
-                    self.links[i].copying_in = false;
+                    self.links[i].copy = Copying::No;
                     frontend::copy_fail(&mut self.links[i].out, b"another shard has failed");
                 }
             }
@@ -166,7 +166,7 @@ impl Conversation {
         for id in &ids {
             let i = self.position(*id)?;
             frontend::copy_done(&mut self.links[i].out);
-            self.links[i].copying_in = false;
+            self.links[i].copy = Copying::No;
         }
         for id in &ids {
             let i = self.position(*id)?;
@@ -197,13 +197,13 @@ impl Conversation {
         self.client.flush().await?;
         let mut splitter = Splitter::new(copy, self.worker.limits().message_bytes_max);
         let mut parts = vec![Vec::new(); ids.len()];
-        let mut remaining = 0;
         loop {
-            match self.next_copy_message(&mut remaining).await? {
+            match self.next_copy_message().await? {
                 ClientCopy::Data(n) => {
                     let map = self.served.map.clone();
                     splitter.push(&self.client.inbox.filled()[..n], &map, &mut parts)?;
                     self.client.inbox.consume(n);
+                    self.client.copy_bytes -= n;
                     self.send_parts(ids, &mut parts, SHARD_BYTES).await?;
                 }
                 ClientCopy::End { tag, total } => {
@@ -226,7 +226,7 @@ impl Conversation {
             if let Some((tag, message)) = self.take_message(i)? {
                 match tag {
                     b'G' => {
-                        self.links[i].copying_in = true;
+                        self.links[i].copy = Copying::In;
                         return Ok(Some(message));
                     }
                     b'E' => {
@@ -260,18 +260,17 @@ impl Conversation {
     }
 
     /// Waits for the client's next piece of the copy.
-    async fn next_copy_message(&mut self, remaining: &mut usize) -> Result<ClientCopy, Failure> {
+    async fn next_copy_message(&mut self) -> Result<ClientCopy, Failure> {
         loop {
-            if *remaining > 0 && !self.client.inbox.is_empty() {
-                let n = (*remaining).min(self.client.inbox.len());
-                *remaining -= n;
+            let n = self.client.copy_bytes.min(self.client.inbox.len());
+            if n > 0 {
                 return Ok(ClientCopy::Data(n));
             }
             let parsed = Header::parse(self.client.inbox.filled()).map_err(super::client::invalid_length)?;
             match parsed {
                 Some(header) if header.tag == b'd' => {
                     self.client.inbox.consume(5);
-                    *remaining = header.total - 5;
+                    self.client.copy_bytes = header.total - 5;
                     continue;
                 }
                 Some(header) if self.client.inbox.len() >= header.total => match header.tag {
@@ -313,7 +312,7 @@ impl Conversation {
         loop {
             match self.take_message(i) {
                 Ok(Some((b'E', message))) => {
-                    self.links[i].copying_in = false;
+                    self.links[i].copy = Copying::No;
                     self.served.stats.errors.add(1);
                     self.client.out.extend_from_slice(&message);
                     return Failure::Told;

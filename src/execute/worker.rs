@@ -1,7 +1,7 @@
 //! What the clients of one worker share. Nothing here is shared between workers but by `Arc`.
 
 use std::cell::{Cell, Ref, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Instant;
@@ -33,6 +33,7 @@ pub struct Worker {
     pub buffers: Buffers,
     limits: RefCell<Limits>,
     statements: RefCell<StatementCache>,
+    settings: RefCell<HashSet<Rc<Settings>>>,
     /// The clients of this worker, by the number of the cancel key.
     pub clients: RefCell<HashMap<i32, Weak<Presence>>>,
     /// Raised for whatever needs a number of its own: transaction names, turns.
@@ -49,6 +50,7 @@ impl Worker {
             buffers: Buffers::default(),
             limits: RefCell::new(limits),
             statements: RefCell::default(),
+            settings: RefCell::default(),
             clients: RefCell::default(),
             counter: Cell::new(0),
             seed,
@@ -79,12 +81,33 @@ impl Worker {
         if settings == **session { session.clone() } else { Rc::new(settings) }
     }
 
+    /// Settings that many sessions have in common, held once: comparing them then costs nothing.
+    pub fn intern(&self, settings: Settings) -> Rc<Settings> {
+        let mut known = self.settings.borrow_mut();
+        if let Some(shared) = known.get(&settings) {
+            return shared.clone();
+        }
+        if known.len() >= STATEMENTS_MAX {
+            known.clear();
+        }
+        let shared = Rc::new(settings);
+        known.insert(shared.clone());
+        shared
+    }
+
+    /// How many plans are kept, and their bytes.
+    pub fn plans(&self) -> (usize, usize) {
+        let planners = self.planners.borrow();
+        let stats = planners.values().map(|planner| planner.borrow().stats());
+        stats.fold((0, 0), |(entries, bytes), stats| (entries + stats.entries, bytes + stats.bytes))
+    }
+
     /// The planner for a database; its plans hold for that one alone.
     pub fn planner(&self, database: &str) -> Rc<RefCell<Planner>> {
         if let Some(planner) = self.planners.borrow().get(database) {
             return planner.clone();
         }
-        let planner = Rc::new(RefCell::new(planner(&self.limits())));
+        let planner = Rc::new(RefCell::new(planner_within(&self.limits())));
         self.planners.borrow_mut().insert(database.into(), planner.clone());
         planner
     }
@@ -95,15 +118,11 @@ impl Worker {
 
     /// The configuration was read again: plans made for the old one are forgotten.
     pub fn set_limits(&self, limits: Limits) {
+        for planner in self.planners.borrow().values() {
+            planner.replace(planner_within(&limits));
+        }
         self.limits.replace(limits);
-        self.planners.borrow_mut().clear();
         self.statements.replace(StatementCache::default());
-    }
-
-    /// What the planners of all databases remember: entries and bytes.
-    pub fn plans(&self) -> (usize, usize) {
-        let stats = self.planners.borrow().values().map(|planner| planner.borrow().stats()).collect::<Vec<_>>();
-        (stats.iter().map(|s| s.entries).sum(), stats.iter().map(|s| s.bytes).sum())
     }
 
     /// The statement of a Parse: planned, with its id. The same text, types, settings and catalog
@@ -155,7 +174,7 @@ impl Worker {
     }
 }
 
-fn planner(limits: &Limits) -> Planner {
+fn planner_within(limits: &Limits) -> Planner {
     Planner::new(PlannerLimits {
         statement_bytes_max: limits.statement_bytes_max,
         cache_bytes_max: limits.plan_cache_bytes_max,

@@ -1,7 +1,4 @@
 //! What an operator does with a running router over real PostgreSQL.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
-mod support;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -9,9 +6,9 @@ use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use crate::support::{Cluster, ClusterOptions, Sluice};
 use pgsluice::config::Config;
 use pgsluice::router::Router;
-use support::{Cluster, ClusterOptions, Sluice};
 use tokio::runtime::Handle;
 use tokio_postgres::{Client, NoTls};
 

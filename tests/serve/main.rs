@@ -1,7 +1,10 @@
 //! The program as an operator starts it.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+#[path = "../support/mod.rs"]
 mod support;
+
+mod operate;
 
 use std::process::Command;
 
