@@ -284,12 +284,13 @@ impl Conversation {
         Ok((statement.clone(), portal, Some(decision)))
     }
 
-    /// Answers Parse messages that no Bind has sent to a server: one has to judge them.
+    /// Answers Parse messages that no Bind has sent to a server: one has to judge them, unless one has
+    /// done so before. A client that prepares without executing, in a block perhaps, then waits for no server.
     async fn answer_parses(&mut self) -> Result<(), Failure> {
         if self.unsent_parses.is_empty() {
             return Ok(());
         }
-        if self.unsent_parses.iter().all(|statement| answered_by_router(statement)) {
+        if self.unsent_parses.iter().all(|statement| statement.accepted.get() || answered_by_router(statement)) {
             for _ in std::mem::take(&mut self.unsent_parses) {
                 self.answer(backend::parse_complete);
             }

@@ -241,6 +241,11 @@ impl Conversation {
     fn judge(&mut self, i: usize, tag: u8, body: Range<usize>) -> Result<Verdict, Failure> {
         let link = &mut self.links[i];
         let hidden_query = link.server.state.hidden_query_runs();
+        if tag == b'1'
+            && let Some(id) = link.server.state.parses()
+        {
+            self.worker.accepted(id);
+        }
         let Ok(verdict) = link.server.state.reply(tag, &link.inbox.filled()[body.clone()]) else {
             return Err(self.out_of_step(i));
         };

@@ -143,6 +143,14 @@ impl ServerState {
         matches!(self.due.front(), Some(Due::Execute(_)))
     }
 
+    /// The statement whose ParseComplete comes next.
+    pub fn parses(&self) -> Option<StatementId> {
+        match self.due.front() {
+            Some(Due::Parse(id, _)) => Some(*id),
+            _ => None,
+        }
+    }
+
     /// Whether a query of the router's own is being answered.
     pub fn hidden_query_runs(&self) -> bool {
         matches!(self.due.front(), Some(Due::Query(Audience::Router)))
