@@ -344,7 +344,15 @@ impl Conversation {
                 }
                 Ok(())
             }
-            None => Err(no_portal(&name)),
+            None => {
+                let i = self.cursor_link(&name)?;
+                self.turn_to(i).await?;
+                let link = &mut self.links[i];
+                frontend::describe(&mut link.out, Kind::Portal, name.as_bytes());
+                link.server.state.expect(Due::DescribePortal(Audience::Client));
+                link.unsynced = true;
+                Ok(())
+            }
         }
     }
 
@@ -406,7 +414,17 @@ impl Conversation {
                 self.gather(&portal.gather, &portal.shards, &arguments, false).await
             }
             Some(Portal::Router(statement)) => self.execute_in_router(&statement).await,
-            None => Err(no_portal(&name)),
+            None => {
+                let i = self.cursor_link(&name)?;
+                self.turn_to(i).await?;
+                let Self { client, links, .. } = &mut *self;
+                let link = &mut links[i];
+                link.out.extend_from_slice(&client.inbox.filled()[..total]);
+                link.server.state.expect(Due::Execute(Audience::Client));
+                link.effects.push_back(Effect::None);
+                link.unsynced = true;
+                Ok(())
+            }
         }
     }
 
@@ -575,6 +593,12 @@ impl Conversation {
             }
         }
         Ok(())
+    }
+
+    /// The server that may hold a portal the session has not bound: DECLARE makes a portal too. Which
+    /// of several servers it is cannot be known.
+    fn cursor_link(&self, name: &str) -> Result<usize, Failure> {
+        if self.links.len() == 1 { Ok(0) } else { Err(no_portal(name)) }
     }
 
     /// The server that holds a portal.
