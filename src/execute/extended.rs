@@ -525,7 +525,10 @@ impl Conversation {
         self.unsent_parses.clear();
         self.pipeline = Pipeline::Running;
         let result = self.sync_links().await;
-        self.pipeline = Pipeline::Running;
+        // After COPY FROM STDIN the Sync that counts is still to come: the server passed over this one.
+        if self.links.iter().all(|link| !link.unsynced) {
+            self.pipeline = Pipeline::Running;
+        }
         self.served.stats.query_time.record(self.asked_at.elapsed());
         let result = match result {
             Ok(false) => self.refresh_catalog().await.map(|()| false),

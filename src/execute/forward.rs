@@ -229,7 +229,9 @@ impl Conversation {
             }
             at += header.total;
             if header.tag == b'G' && verdict == Verdict::Pass {
-                self.links[i].copying_in = true;
+                let link = &mut self.links[i];
+                link.copying_in = true;
+                link.unsynced |= link.server.state.begin_copy_in();
                 break Walked::CopyIn;
             }
         };

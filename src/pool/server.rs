@@ -156,6 +156,16 @@ impl ServerState {
         matches!(self.due.front(), Some(Due::Query(Audience::Router)))
     }
 
+    /// The server asks for COPY data, and passes over a Sync that was sent before the data; true if
+    /// there was one.
+    pub fn begin_copy_in(&mut self) -> bool {
+        let ignored = matches!(self.due.get(1), Some(Due::Sync(_)));
+        if ignored {
+            self.due.remove(1);
+        }
+        ignored
+    }
+
     /// Whether rows that come now are the client's.
     pub fn rows_pass(&self) -> bool {
         self.due.front().is_some_and(|due| due.audience() == Audience::Client)
