@@ -255,8 +255,10 @@ impl Conversation {
             (b'E', _) if hidden_query => return Err(self.hidden_query_failed(i, body)),
             (b'E', Verdict::Swallow) => {}
             (b'E', Verdict::Pass) => {
-                let link = &self.links[i];
-                link.note_fault(Some(&link.inbox.filled()[body]));
+                let link = &mut self.links[i];
+                let error = &link.inbox.filled()[body];
+                link.ended = is_fatal(error);
+                link.note_fault(Some(error));
                 self.statement_failed(i);
             }
             (b'C' | b'I' | b's', Verdict::Pass) => self.statement_done(i),
@@ -320,6 +322,10 @@ impl Conversation {
         let link = self.links.remove(i);
         link.note_fault(None);
         self.presence.leave(link.server.id.0);
+        if link.ended {
+            link.close();
+            return Failure::End(End::Told);
+        }
         let detail = format!("{error} while talking to the server of shard {}", self.served.shard(link.shard).name);
         link.close();
         let fields = ErrorFields::error("08006", "the server closed the connection unexpectedly").with_detail(detail);
@@ -403,6 +409,12 @@ impl Conversation {
         self.links[i].return_buffer(&self.worker);
         self.client.flush().await
     }
+}
+
+/// Whether a server closes the connection after this error; the field V is in no language.
+fn is_fatal(error: &[u8]) -> bool {
+    let severity = error.split(|byte| *byte == 0).find_map(|field| field.strip_prefix(b"V"));
+    matches!(severity, Some(b"FATAL" | b"PANIC"))
 }
 
 /// Whether the last message that waits is a Sync, which has no body.

@@ -43,6 +43,8 @@ pub(super) struct Link {
     pub(super) unsynced: bool,
     /// The client is to send COPY data.
     pub(super) copying_in: bool,
+    /// The server has said why it closes the connection.
+    pub(super) ended: bool,
     /// What the statements that are running mean for the session, in order.
     pub(super) effects: VecDeque<Effect>,
 }
@@ -289,6 +291,7 @@ impl Conversation {
             wrote: false,
             unsynced: false,
             copying_in: false,
+            ended: false,
             effects: VecDeque::new(),
         });
         Ok(self.links.len() - 1)
