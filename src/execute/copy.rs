@@ -15,7 +15,8 @@ use crate::protocol::frame::Header;
 use crate::protocol::frontend;
 use crate::protocol::reply;
 
-use super::links::Copying;
+use super::client::Client;
+use super::links::{Copying, Link};
 use super::{Conversation, End, Failure};
 
 /// Data for one shard that is gathered before it is sent.
@@ -36,14 +37,30 @@ enum Wake {
     Client(End),
 }
 
+/// Moves as much of a CopyData message as is there.
+fn relay_data(client: &mut Client, link: &mut Link) {
+    let n = client.copy_bytes.min(client.inbox.len());
+    link.out.extend_from_slice(&client.inbox.filled()[..n]);
+    client.inbox.consume(n);
+    client.copy_bytes -= n;
+}
+
 impl Conversation {
     /// The server asks for data: passes the client's CopyData on until CopyDone or CopyFail, or until
     /// the server has had enough.
     pub(super) async fn copy_in(&mut self, i: usize) -> Result<(), Failure> {
         self.take_request();
         self.client.flush().await?;
+        let mut interrupted = false;
         while self.links[i].copies_in() {
-            if self.relay_copy(i)? {
+            if interrupted {
+                // The server has had enough, but it still expects the end of the message it is reading.
+                let Self { client, links, .. } = &mut *self;
+                relay_data(client, &mut links[i]);
+                if client.copy_bytes == 0 {
+                    break;
+                }
+            } else if self.relay_copy(i)? {
                 self.links[i].copy = Copying::No;
                 break;
             }
@@ -55,9 +72,7 @@ impl Conversation {
             if !self.links[i].inbox.is_empty() {
                 // The server speaks in the middle of a copy: a notice, or the end of it.
                 let more = self.links[i].server.state.is_settled();
-                if more || self.server_interrupts(i) {
-                    break;
-                }
+                interrupted |= more || self.server_interrupts(i);
             }
         }
         Ok(())
@@ -83,10 +98,7 @@ impl Conversation {
         let Self { client, links, .. } = self;
         let link = &mut links[i];
         while link.out.len() < SHARD_BYTES {
-            let n = client.copy_bytes.min(client.inbox.len());
-            link.out.extend_from_slice(&client.inbox.filled()[..n]);
-            client.inbox.consume(n);
-            client.copy_bytes -= n;
+            relay_data(client, link);
             let Some(header) = Header::parse(client.inbox.filled()).map_err(super::client::invalid_length)? else {
                 return Ok(false);
             };
@@ -95,6 +107,10 @@ impl Conversation {
                 b'c' | b'f' if client.inbox.len() >= header.total => {
                     link.out.extend_from_slice(&client.inbox.filled()[..header.total]);
                     client.inbox.consume(header.total);
+                    if link.is_unsynced() {
+                        // The server keeps its answer back until it is asked for it.
+                        frontend::flush(&mut link.out);
+                    }
                     return Ok(true);
                 }
                 b'c' | b'f' => return Ok(false),

@@ -288,12 +288,13 @@ impl Conversation {
         Ok((statement.clone(), portal, Some(decision)))
     }
 
-    /// Answers Parse messages that no Bind has sent to a server: one has to judge them.
+    /// Answers Parse messages that no Bind has sent to a server: one has to judge them, unless one has
+    /// done so before. A client that prepares without executing, in a block perhaps, then waits for no server.
     async fn answer_parses(&mut self) -> Result<(), Failure> {
         if self.unsent_parses.is_empty() {
             return Ok(());
         }
-        if self.unsent_parses.iter().all(|statement| answered_by_router(statement)) {
+        if self.unsent_parses.iter().all(|statement| statement.accepted.get() || answered_by_router(statement)) {
             for _ in std::mem::take(&mut self.unsent_parses) {
                 self.answer(backend::parse_complete);
             }
@@ -347,7 +348,15 @@ impl Conversation {
                 }
                 Ok(())
             }
-            None => Err(no_portal(&name)),
+            None => {
+                let i = self.cursor_link(&name)?;
+                self.turn_to(i).await?;
+                let link = &mut self.links[i];
+                frontend::describe(&mut link.out, Kind::Portal, name.as_bytes());
+                link.server.state.expect(Due::DescribePortal(Audience::Client));
+                link.sent = Sent::Unsynced;
+                Ok(())
+            }
         }
     }
 
@@ -409,7 +418,17 @@ impl Conversation {
                 self.gather(&portal.gather, &portal.shards, &arguments, false).await
             }
             Some(Portal::Router(statement)) => self.execute_in_router(&statement).await,
-            None => Err(no_portal(&name)),
+            None => {
+                let i = self.cursor_link(&name)?;
+                self.turn_to(i).await?;
+                let Self { client, links, .. } = &mut *self;
+                let link = &mut links[i];
+                link.out.extend_from_slice(&client.inbox.filled()[..total]);
+                link.server.state.expect(Due::Execute(Audience::Client));
+                link.effects.push_back(Effect::None);
+                link.sent = Sent::Unsynced;
+                Ok(())
+            }
         }
     }
 
@@ -510,7 +529,10 @@ impl Conversation {
         self.unsent_parses.clear();
         self.pipeline = Pipeline::Running;
         let result = self.sync_links().await;
-        self.pipeline = Pipeline::Running;
+        // After COPY FROM STDIN the Sync that counts is still to come: the server passed over this one.
+        if self.links.iter().all(|link| !link.is_unsynced()) {
+            self.pipeline = Pipeline::Running;
+        }
         self.served.stats.query_time.record(self.asked_at.elapsed());
         let result = match result {
             Ok(false) => self.refresh_catalog().await.map(|()| false),
@@ -590,6 +612,12 @@ impl Conversation {
             }
         }
         Ok(())
+    }
+
+    /// The server that may hold a portal the session has not bound: DECLARE makes a portal too. Which
+    /// of several servers it is cannot be known.
+    fn cursor_link(&self, name: &str) -> Result<usize, Failure> {
+        if self.links.len() == 1 { Ok(0) } else { Err(no_portal(name)) }
     }
 
     /// The server that holds a portal.

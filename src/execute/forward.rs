@@ -16,7 +16,7 @@ use crate::protocol::frame::Header;
 use crate::protocol::frontend;
 
 use super::client::write_all;
-use super::links::{Copying, Effect, Link};
+use super::links::{Copying, Effect, Life, Link, Sent};
 use super::worker::Worker;
 use super::{Conversation, End, Failure};
 
@@ -229,7 +229,11 @@ impl Conversation {
             }
             at += header.total;
             if header.tag == b'G' && verdict == Verdict::Pass {
-                self.links[i].copy = Copying::In;
+                let link = &mut self.links[i];
+                link.copy = Copying::In;
+                if link.server.state.begin_copy_in() {
+                    link.sent = Sent::Unsynced;
+                }
                 break Walked::CopyIn;
             }
         };
@@ -241,6 +245,11 @@ impl Conversation {
     fn judge(&mut self, i: usize, tag: u8, body: Range<usize>) -> Result<Verdict, Failure> {
         let link = &mut self.links[i];
         let hidden_query = link.server.state.hidden_query_runs();
+        if tag == b'1'
+            && let Some(id) = link.server.state.parses()
+        {
+            self.worker.accepted(id);
+        }
         let Ok(verdict) = link.server.state.reply(tag, &link.inbox.filled()[body.clone()]) else {
             return Err(self.out_of_step(i));
         };
@@ -248,8 +257,12 @@ impl Conversation {
             (b'E', _) if hidden_query => return Err(self.hidden_query_failed(i, body)),
             (b'E', Verdict::Swallow) => {}
             (b'E', Verdict::Pass) => {
-                let link = &self.links[i];
-                link.note_fault(Some(&link.inbox.filled()[body]));
+                let link = &mut self.links[i];
+                let error = &link.inbox.filled()[body];
+                if is_fatal(error) {
+                    link.life = Life::Ending;
+                }
+                link.note_fault(Some(error));
                 self.statement_failed(i);
             }
             (b'C' | b'I' | b's', Verdict::Pass) => self.statement_done(i),
@@ -314,6 +327,10 @@ impl Conversation {
         let link = self.links.remove(i);
         link.note_fault(None);
         self.presence.leave(link.server.id.0);
+        if link.is_ending() {
+            link.close();
+            return Failure::End(End::Told);
+        }
         let detail = format!("{error} while talking to the server of shard {}", self.served.shard(link.shard).name);
         link.close();
         let fields = ErrorFields::error("08006", "the server closed the connection unexpectedly").with_detail(detail);
@@ -397,6 +414,12 @@ impl Conversation {
         self.links[i].return_buffer(&self.worker);
         self.client.flush().await
     }
+}
+
+/// Whether a server closes the connection after this error; the field V is in no language.
+fn is_fatal(error: &[u8]) -> bool {
+    let severity = error.split(|byte| *byte == 0).find_map(|field| field.strip_prefix(b"V"));
+    matches!(severity, Some(b"FATAL" | b"PANIC"))
 }
 
 /// Whether the last message that waits is a Sync, which has no body.

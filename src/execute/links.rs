@@ -40,6 +40,7 @@ pub(super) struct Link {
     pub(super) wrote: bool,
     pub(super) sent: Sent,
     pub(super) copy: Copying,
+    pub(super) life: Life,
     /// What the statements that are running mean for the session, in order.
     pub(super) effects: VecDeque<Effect>,
 }
@@ -67,6 +68,14 @@ impl Place {
 pub(super) enum Sent {
     Synced,
     Unsynced,
+}
+
+/// Whether the server will go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Life {
+    Well,
+    /// It has said why it closes the connection.
+    Ending,
 }
 
 /// Whether the client is to send COPY data.
@@ -184,6 +193,10 @@ const RECOVERY_TIME_MAX: Duration = Duration::from_secs(10);
 impl Link {
     pub(super) fn is_replica(&self) -> bool {
         self.place.replica
+    }
+
+    pub(super) fn is_ending(&self) -> bool {
+        self.life == Life::Ending
     }
 
     pub(super) fn is_unsynced(&self) -> bool {
@@ -311,6 +324,7 @@ impl Conversation {
             wrote: false,
             sent: Sent::Synced,
             copy: Copying::No,
+            life: Life::Well,
             effects: VecDeque::new(),
         });
         Ok(self.links.len() - 1)

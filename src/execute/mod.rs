@@ -55,6 +55,8 @@ pub enum End {
     ClientGone(io::Error),
     /// The client must be told, and the connection closed.
     Fatal(ErrorFields),
+    /// A server's last words have been passed on; nothing follows them.
+    Told,
 }
 
 /// Why a statement has no answer.
@@ -148,6 +150,8 @@ impl Conversation {
         };
         if let End::Fatal(fields) = &end {
             backend::error_response(&mut self.client.out, fields);
+        }
+        if matches!(end, End::Fatal(_) | End::Told) {
             // The client may be gone already; there is nobody else to tell.
             let _ = self.client.flush().await;
         }

@@ -145,9 +145,17 @@ impl Worker {
             param_types: param_types.into(),
             catalog_version: catalog.version,
             script,
+            accepted: Cell::new(false),
         });
         self.statements.borrow_mut().insert(statement.clone());
         Ok(statement)
+    }
+
+    /// A server has answered a Parse of the statement with ParseComplete.
+    pub(super) fn accepted(&self, id: StatementId) {
+        if let Some(statement) = self.statements.borrow_mut().get(id) {
+            statement.accepted.set(true);
+        }
     }
 
     pub(super) fn statement_id(

@@ -29,6 +29,7 @@ pub async fn serve(accepted: Box<Accepted>, id: u64, served: Rc<Served>, worker:
     worker.clients.borrow_mut().remove(&key.number());
     match end {
         End::ClientLeft => debug!(user, "client left"),
+        End::Told => info!(user, "client closed with its server"),
         End::ClientGone(error) => info!(user, %error, "client gone"),
         End::Fatal(fields) => info!(user, sqlstate = %fields.sqlstate, reason = %fields.message, "client closed"),
     }

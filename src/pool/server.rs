@@ -143,9 +143,27 @@ impl ServerState {
         matches!(self.due.front(), Some(Due::Execute(_)))
     }
 
+    /// The statement whose ParseComplete comes next.
+    pub fn parses(&self) -> Option<StatementId> {
+        match self.due.front() {
+            Some(Due::Parse(id, _)) => Some(*id),
+            _ => None,
+        }
+    }
+
     /// Whether a query of the router's own is being answered.
     pub fn hidden_query_runs(&self) -> bool {
         matches!(self.due.front(), Some(Due::Query(Audience::Router)))
+    }
+
+    /// The server asks for COPY data, and passes over a Sync that was sent before the data; true if
+    /// there was one.
+    pub fn begin_copy_in(&mut self) -> bool {
+        let ignored = matches!(self.due.get(1), Some(Due::Sync(_)));
+        if ignored {
+            self.due.remove(1);
+        }
+        ignored
     }
 
     /// Whether rows that come now are the client's.
