@@ -15,6 +15,7 @@ use crate::protocol::frame::Header;
 use crate::protocol::frontend;
 use crate::protocol::reply;
 
+use super::links::Copying;
 use super::{Conversation, End, Failure};
 
 /// Data for one shard that is gathered before it is sent.
@@ -41,9 +42,9 @@ impl Conversation {
     pub(super) async fn copy_in(&mut self, i: usize) -> Result<(), Failure> {
         self.take_request();
         self.client.flush().await?;
-        while self.links[i].copying_in {
+        while self.links[i].copies_in() {
             if self.relay_copy(i)? {
-                self.links[i].copying_in = false;
+                self.links[i].copy = Copying::No;
                 break;
             }
             match self.wake_copy(i).await {
@@ -150,9 +151,9 @@ impl Conversation {
         if let Err(failure) = result {
             for id in &ids {
                 if let Some(i) = self.links.by_server(*id)
-                    && self.links[i].copying_in
+                    && self.links[i].copies_in()
                 {
-                    self.links[i].copying_in = false;
+                    self.links[i].copy = Copying::No;
                     frontend::copy_fail(&mut self.links[i].out, b"another shard has failed");
                 }
             }
@@ -165,7 +166,7 @@ impl Conversation {
         for id in &ids {
             let i = self.position(*id)?;
             frontend::copy_done(&mut self.links[i].out);
-            self.links[i].copying_in = false;
+            self.links[i].copy = Copying::No;
         }
         for id in &ids {
             let i = self.position(*id)?;
@@ -225,7 +226,7 @@ impl Conversation {
             if let Some((tag, message)) = self.take_message(i)? {
                 match tag {
                     b'G' => {
-                        self.links[i].copying_in = true;
+                        self.links[i].copy = Copying::In;
                         return Ok(Some(message));
                     }
                     b'E' => {
@@ -311,7 +312,7 @@ impl Conversation {
         loop {
             match self.take_message(i) {
                 Ok(Some((b'E', message))) => {
-                    self.links[i].copying_in = false;
+                    self.links[i].copy = Copying::No;
                     self.served.stats.errors.add(1);
                     self.client.out.extend_from_slice(&message);
                     return Failure::Told;

@@ -16,7 +16,7 @@ use crate::protocol::frame::Header;
 use crate::protocol::frontend;
 
 use super::client::write_all;
-use super::links::{Effect, Link};
+use super::links::{Copying, Effect, Link};
 use super::worker::Worker;
 use super::{Conversation, End, Failure};
 
@@ -75,7 +75,7 @@ impl Conversation {
     /// the pipeline has failed: whatever was to follow must not run.
     pub(super) async fn settle(&mut self, i: usize) -> Result<(), Failure> {
         let link = &mut self.links[i];
-        if link.unsynced && !ends_with_sync(link) {
+        if link.is_unsynced() && !ends_with_sync(link) {
             frontend::flush(&mut link.out);
         }
         let before = self.pipeline;
@@ -229,7 +229,7 @@ impl Conversation {
             }
             at += header.total;
             if header.tag == b'G' && verdict == Verdict::Pass {
-                self.links[i].copying_in = true;
+                self.links[i].copy = Copying::In;
                 break Walked::CopyIn;
             }
         };
@@ -264,16 +264,17 @@ impl Conversation {
         self.served.stats.errors.add(1);
         let link = &mut self.links[i];
         link.effects.clear();
-        link.copying_in = false;
-        if link.unsynced {
+        link.copy = Copying::No;
+        if link.is_unsynced() {
             self.pipeline = super::Pipeline::Skipping;
+            self.break_implicit_transactions(Some(i));
         }
         self.session.transaction.fail();
     }
 
     fn statement_done(&mut self, i: usize) {
         let link = &mut self.links[i];
-        link.copying_in = false;
+        link.copy = Copying::No;
         match link.effects.pop_front() {
             None | Some(Effect::None) => {}
             Some(Effect::Statement { script, index, text }) => {
@@ -286,7 +287,7 @@ impl Conversation {
     /// ReadyForQuery: the server alone tells where the block stands, unless others carry it too.
     fn server_ready(&mut self, i: usize) {
         let status = self.links[i].server.state.status();
-        self.links[i].copying_in = false;
+        self.links[i].copy = Copying::No;
         if self.links.len() == 1 {
             self.follow(status);
         } else if status == TransactionStatus::Failed {

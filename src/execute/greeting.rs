@@ -13,7 +13,7 @@ use crate::session::settings::Settings;
 use super::{Conversation, End, Failure};
 
 /// Parameters by name, in the order a server reported them.
-pub type Greeting = Rc<[(String, String)]>;
+pub(super) type Greeting = Rc<[(String, String)]>;
 
 impl Conversation {
     /// Bytes on their way to the client.

@@ -140,7 +140,7 @@ impl Conversation {
     }
 
     /// Talks until one side has had enough. The servers held are given back whatever happens.
-    pub async fn run(mut self) -> End {
+    pub async fn run(mut self: Box<Self>) -> End {
         let end = loop {
             if let Err(end) = self.turn().await {
                 break end;

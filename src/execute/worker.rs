@@ -95,12 +95,19 @@ impl Worker {
         shared
     }
 
+    /// How many plans are kept, and their bytes.
+    pub fn plans(&self) -> (usize, usize) {
+        let planners = self.planners.borrow();
+        let stats = planners.values().map(|planner| planner.borrow().stats());
+        stats.fold((0, 0), |(entries, bytes), stats| (entries + stats.entries, bytes + stats.bytes))
+    }
+
     /// The planner for a database; its plans hold for that one alone.
     pub fn planner(&self, database: &str) -> Rc<RefCell<Planner>> {
         if let Some(planner) = self.planners.borrow().get(database) {
             return planner.clone();
         }
-        let planner = Rc::new(RefCell::new(planner(&self.limits())));
+        let planner = Rc::new(RefCell::new(planner_within(&self.limits())));
         self.planners.borrow_mut().insert(database.into(), planner.clone());
         planner
     }
@@ -111,17 +118,11 @@ impl Worker {
 
     /// The configuration was read again: plans made for the old one are forgotten.
     pub fn set_limits(&self, limits: Limits) {
-        for known in self.planners.borrow().values() {
-            known.replace(planner(&limits));
+        for planner in self.planners.borrow().values() {
+            planner.replace(planner_within(&limits));
         }
         self.limits.replace(limits);
         self.statements.replace(StatementCache::default());
-    }
-
-    /// What the planners of all databases remember: entries and bytes.
-    pub fn plans(&self) -> (usize, usize) {
-        let stats = self.planners.borrow().values().map(|planner| planner.borrow().stats()).collect::<Vec<_>>();
-        (stats.iter().map(|s| s.entries).sum(), stats.iter().map(|s| s.bytes).sum())
     }
 
     /// The statement of a Parse: planned, with its id. The same text, types, settings and catalog
@@ -173,7 +174,7 @@ impl Worker {
     }
 }
 
-fn planner(limits: &Limits) -> Planner {
+fn planner_within(limits: &Limits) -> Planner {
     Planner::new(PlannerLimits {
         statement_bytes_max: limits.statement_bytes_max,
         cache_bytes_max: limits.plan_cache_bytes_max,

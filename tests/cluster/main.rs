@@ -8,6 +8,9 @@
 mod support;
 
 mod demo;
+mod faults;
+mod hostile;
 mod loading;
 mod placement;
+mod routing;
 mod slt;

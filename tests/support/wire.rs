@@ -161,6 +161,11 @@ impl Wire {
         Self { stream, inbox: Vec::new(), pid: 0, secret: Vec::new(), parameters: HashMap::new() }
     }
 
+    /// An answer that takes longer counts as none.
+    pub fn set_patience(&mut self, patience: Duration) {
+        self.stream.set_read_timeout(Some(patience)).unwrap();
+    }
+
     /// Sends bytes as they are. A server that has hung up shows when its answer is read.
     pub fn send(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).ok();
@@ -195,9 +200,12 @@ impl Wire {
     fn fill(&mut self, least: usize) -> io::Result<()> {
         let mut chunk = vec![0; 64 << 10];
         while self.inbox.len() < least {
-            match self.stream.read(&mut chunk)? {
-                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-                count => self.inbox.extend_from_slice(&chunk[..count]),
+            match self.stream.read(&mut chunk) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(count) => self.inbox.extend_from_slice(&chunk[..count]),
+                // With a timeout set, a process that was stopped and woken sees this.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
             }
         }
         Ok(())
