@@ -22,7 +22,7 @@ mod explain;
 mod extended;
 mod forward;
 mod gather;
-mod greeting;
+pub mod greeting;
 mod links;
 pub mod presence;
 mod simple;
@@ -143,11 +143,15 @@ impl Conversation {
 
     /// Talks until one side has had enough. The servers held are given back whatever happens.
     pub async fn run(mut self: Box<Self>) -> End {
-        let end = loop {
+        loop {
             if let Err(end) = self.turn().await {
-                break end;
+                return self.part(end).await;
             }
-        };
+        }
+    }
+
+    /// Tells the client why, if that can be told, and lets go of everything.
+    pub async fn part(mut self: Box<Self>, end: End) -> End {
         if let End::Fatal(fields) = &end {
             backend::error_response(&mut self.client.out, fields);
         }

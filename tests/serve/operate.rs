@@ -139,6 +139,10 @@ async fn the_console_shows_what_is_there() {
 
     let route = admin(port, "EXPLAIN ROUTE SELECT * FROM users WHERE id = 1");
     assert!(route.contains("Route: shard of literal 1") && route.contains("\nShards: "), "{route}");
+    let url = format!("postgres://app:app@127.0.0.1:{port}/app?options=-cwork_mem%3Dnonsense");
+    let refused = background().spawn(async move { tokio_postgres::connect(&url, NoTls).await.map(drop) });
+    let refused = refused.await.unwrap().unwrap_err();
+    assert_eq!(refused.code().map(|code| code.code()), Some("22023"), "a login that fails says why: {refused}");
     let refused = psql(port, "app", "sluice", "SHOW POOLS").unwrap_err();
     assert!(refused.contains("may not use the console"), "{refused}");
     let refused = psql(port, "watcher", "sluice", "PAUSE").unwrap_err();
