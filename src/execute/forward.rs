@@ -334,7 +334,12 @@ impl Conversation {
         let detail = format!("{error} while talking to the server of shard {}", self.served.shard(link.shard).name);
         link.close();
         let fields = ErrorFields::error("08006", "the server closed the connection unexpectedly").with_detail(detail);
-        if half_sent || pinned {
+        if half_sent {
+            // The client waits for the rest of a row: an error would be read as that.
+            let what = format!("a server failed in the middle of a message: {error}");
+            return Failure::End(End::ClientGone(io::Error::other(what)));
+        }
+        if pinned {
             let fields = ErrorFields { severity: crate::protocol::Severity::Fatal, ..fields };
             return Failure::End(End::Fatal(fields));
         }

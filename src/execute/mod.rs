@@ -143,15 +143,16 @@ impl Conversation {
 
     /// Talks until one side has had enough. The servers held are given back whatever happens.
     pub async fn run(mut self: Box<Self>) -> End {
-        loop {
+        let end = loop {
             if let Err(end) = self.turn().await {
-                return self.part(end).await;
+                break end;
             }
-        }
+        };
+        self.end(end).await
     }
 
-    /// Tells the client why, if that can be told, and lets go of everything.
-    pub async fn part(mut self: Box<Self>, end: End) -> End {
+    /// Tells the client why, and gives back what is held.
+    pub async fn end(mut self, end: End) -> End {
         if let End::Fatal(fields) = &end {
             backend::error_response(&mut self.client.out, fields);
         }

@@ -79,7 +79,7 @@ async fn log_in(
     let mut conversation = Conversation::new(client, session, served, worker.clone(), presence.clone());
     let greeting = match conversation.greeting().await {
         Ok(greeting) => greeting,
-        Err(end) => return Err(Box::new(conversation).part(end).await),
+        Err(end) => return Err(conversation.end(end).await),
     };
     let out = conversation.out();
     for (name, value) in greeting.iter() {
