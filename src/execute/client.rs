@@ -26,6 +26,9 @@ pub struct Client {
     pub(super) out: BytesMut,
     /// Bytes at the front of the inbox that belong to the request being answered.
     pub(super) request_bytes: usize,
+    /// Bytes of the CopyData message under way that nobody has taken yet; a copy that has failed
+    /// leaves them to be passed over.
+    pub(super) copy_bytes: usize,
     worker: Rc<Worker>,
 }
 
@@ -39,11 +42,14 @@ impl Client {
         if !leftover.is_empty() {
             inbox.extend(leftover);
         }
-        Self { stream, inbox, out: BytesMut::new(), request_bytes: 0, worker }
+        Self { stream, inbox, out: BytesMut::new(), request_bytes: 0, copy_bytes: 0, worker }
     }
 
     /// The header of the next message if all of it is there.
-    pub(super) fn next_message(&self, bytes_max: usize) -> Result<Option<Header>, End> {
+    pub(super) fn next_message(&mut self, bytes_max: usize) -> Result<Option<Header>, End> {
+        let left_over = self.copy_bytes.min(self.inbox.len());
+        self.inbox.consume(left_over);
+        self.copy_bytes -= left_over;
         let Some(header) = Header::parse(self.inbox.filled()).map_err(invalid_length)? else { return Ok(None) };
         if self.inbox.len() >= header.total {
             return Ok(Some(header));
@@ -151,12 +157,6 @@ impl Client {
         write_all(&mut self.stream, &self.out).await.map_err(End::ClientGone)?;
         self.out.clear();
         Ok(())
-    }
-
-    /// Writes `bytes` after all that waits.
-    pub(super) async fn write(&mut self, bytes: &[u8]) -> Result<(), End> {
-        self.flush().await?;
-        write_all(&mut self.stream, bytes).await.map_err(End::ClientGone)
     }
 }
 

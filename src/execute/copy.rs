@@ -15,6 +15,8 @@ use crate::protocol::frame::Header;
 use crate::protocol::frontend;
 use crate::protocol::reply;
 
+use super::client::Client;
+use super::links::{Copying, Link};
 use super::{Conversation, End, Failure};
 
 /// Data for one shard that is gathered before it is sent.
@@ -35,6 +37,17 @@ enum Wake {
     Client(End),
 }
 
+/// Moves as much of a CopyData message as is there.
+fn relay_data(client: &mut Client, link: &mut Link) {
+    let n = client.copy_bytes.min(client.inbox.len());
+    link.out.extend_from_slice(&client.inbox.filled()[..n]);
+    client.inbox.consume(n);
+    client.copy_bytes -= n;
+    if n > 0 {
+        link.copy = if client.copy_bytes == 0 { Copying::In } else { Copying::Within };
+    }
+}
+
 impl Conversation {
     /// The server asks for data: passes the client's CopyData on until CopyDone or CopyFail, or until
     /// the server has had enough.
@@ -45,20 +58,18 @@ impl Conversation {
             let message = "messages of another kind came in the place of COPY data";
             return Err(End::Fatal(ErrorFields::fatal("08P01", message)).into());
         }
-        let link = &mut self.links[i];
-        if link.server.state.sync_passed_over() {
-            link.unsynced = true;
-            self.sync_passed_over = true;
-        }
         self.client.flush().await?;
         let mut interrupted = false;
-        while self.links[i].copying_in {
-            if self.relay_copy(i, interrupted)? {
-                self.links[i].copying_in = false;
-                break;
-            }
-            // A message that has begun is brought to its end: both sides count its bytes.
-            if interrupted && self.links[i].copy_lacks == 0 {
+        while self.links[i].copies_in() {
+            if interrupted {
+                // The server has had enough, but it still expects the end of the message it is reading.
+                let Self { client, links, .. } = &mut *self;
+                relay_data(client, &mut links[i]);
+                if client.copy_bytes == 0 {
+                    break;
+                }
+            } else if self.relay_copy(i)? {
+                self.links[i].copy = Copying::No;
                 break;
             }
             match self.wake_copy(i).await {
@@ -68,10 +79,8 @@ impl Conversation {
             }
             if !self.links[i].inbox.is_empty() {
                 // The server speaks in the middle of a copy: a notice, or the end of it.
-                interrupted = self.links[i].server.state.is_settled() || self.server_interrupts(i);
-                if interrupted && self.links[i].copy_lacks == 0 {
-                    break;
-                }
+                let more = self.links[i].server.state.is_settled();
+                interrupted |= more || self.server_interrupts(i);
             }
         }
         Ok(())
@@ -92,29 +101,22 @@ impl Conversation {
         false
     }
 
-    /// Moves what the client has sent to the server's outbox, or only what the message that has begun
-    /// still lacks; true after the copy's last message.
-    fn relay_copy(&mut self, i: usize, interrupted: bool) -> Result<bool, Failure> {
+    /// Moves what the client has sent to the server's outbox; true after the copy's last message.
+    fn relay_copy(&mut self, i: usize) -> Result<bool, Failure> {
         let Self { client, links, .. } = self;
         let link = &mut links[i];
         while link.out.len() < SHARD_BYTES {
-            let n = link.copy_lacks.min(client.inbox.len());
-            link.out.extend_from_slice(&client.inbox.filled()[..n]);
-            client.inbox.consume(n);
-            link.copy_lacks -= n;
-            if interrupted {
-                return Ok(false);
-            }
+            relay_data(client, link);
             let Some(header) = Header::parse(client.inbox.filled()).map_err(super::client::invalid_length)? else {
                 return Ok(false);
             };
             match header.tag {
-                b'd' => link.copy_lacks = header.total,
+                b'd' => client.copy_bytes = header.total,
                 b'c' | b'f' if client.inbox.len() >= header.total => {
                     link.out.extend_from_slice(&client.inbox.filled()[..header.total]);
                     client.inbox.consume(header.total);
-                    if link.unsynced {
-                        // A Flush or Sync sent before was passed over: the answer would not come.
+                    if link.is_unsynced() {
+                        // The server keeps its answer back until it is asked for it.
                         frontend::flush(&mut link.out);
                     }
                     return Ok(true);
@@ -173,9 +175,9 @@ impl Conversation {
         if let Err(failure) = result {
             for id in &ids {
                 if let Some(i) = self.links.by_server(*id)
-                    && self.links[i].copying_in
+                    && self.links[i].copies_in()
                 {
-                    self.links[i].copying_in = false;
+                    self.links[i].copy = Copying::No;
                     frontend::copy_fail(&mut self.links[i].out, b"another shard has failed");
                 }
             }
@@ -188,7 +190,7 @@ impl Conversation {
         for id in &ids {
             let i = self.position(*id)?;
             frontend::copy_done(&mut self.links[i].out);
-            self.links[i].copying_in = false;
+            self.links[i].copy = Copying::No;
         }
         for id in &ids {
             let i = self.position(*id)?;
@@ -219,37 +221,14 @@ impl Conversation {
         self.client.flush().await?;
         let mut splitter = Splitter::new(copy, self.worker.limits().message_bytes_max);
         let mut parts = vec![Vec::new(); ids.len()];
-        let mut remaining = 0;
-        let result = self.split_copy(ids, &mut splitter, &mut parts, &mut remaining).await;
-        if let Err(Failure::Error(_) | Failure::Told) = result {
-            // The message that has begun ends before another can be read.
-            while remaining > 0 {
-                match self.next_copy_message(&mut remaining).await? {
-                    ClientCopy::Data(n) => self.client.inbox.consume(n),
-                    ClientCopy::End { .. } => break,
-                }
-            }
-        }
-        result
-    }
-
-    /// Gives each shard its rows until the client is done. `remaining` is what the message that was
-    /// begun last still lacks.
-    async fn split_copy(
-        &mut self,
-        ids: &[u64],
-        splitter: &mut Splitter,
-        parts: &mut [Vec<u8>],
-        remaining: &mut usize,
-    ) -> Result<(), Failure> {
         loop {
-            match self.next_copy_message(remaining).await? {
+            match self.next_copy_message().await? {
                 ClientCopy::Data(n) => {
                     let map = self.served.map.clone();
-                    let pushed = splitter.push(&self.client.inbox.filled()[..n], &map, parts);
+                    splitter.push(&self.client.inbox.filled()[..n], &map, &mut parts)?;
                     self.client.inbox.consume(n);
-                    pushed?;
-                    self.send_parts(ids, parts, SHARD_BYTES).await?;
+                    self.client.copy_bytes -= n;
+                    self.send_parts(ids, &mut parts, SHARD_BYTES).await?;
                 }
                 ClientCopy::End { tag, total } => {
                     let failed = (tag == b'f').then(|| copy_failed(&self.client.inbox.filled()[5..total]));
@@ -257,8 +236,8 @@ impl Conversation {
                     if let Some(fields) = failed {
                         return Err(fields.into());
                     }
-                    splitter.finish(&self.served.map.clone(), parts)?;
-                    return self.send_parts(ids, parts, 1).await;
+                    splitter.finish(&self.served.map.clone(), &mut parts)?;
+                    return self.send_parts(ids, &mut parts, 1).await;
                 }
             }
         }
@@ -271,7 +250,7 @@ impl Conversation {
             if let Some((tag, message)) = self.take_message(i)? {
                 match tag {
                     b'G' => {
-                        self.links[i].copying_in = true;
+                        self.links[i].copy = Copying::In;
                         return Ok(Some(message));
                     }
                     b'E' => {
@@ -305,18 +284,17 @@ impl Conversation {
     }
 
     /// Waits for the client's next piece of the copy.
-    async fn next_copy_message(&mut self, remaining: &mut usize) -> Result<ClientCopy, Failure> {
+    async fn next_copy_message(&mut self) -> Result<ClientCopy, Failure> {
         loop {
-            if *remaining > 0 && !self.client.inbox.is_empty() {
-                let n = (*remaining).min(self.client.inbox.len());
-                *remaining -= n;
+            let n = self.client.copy_bytes.min(self.client.inbox.len());
+            if n > 0 {
                 return Ok(ClientCopy::Data(n));
             }
             let parsed = Header::parse(self.client.inbox.filled()).map_err(super::client::invalid_length)?;
             match parsed {
                 Some(header) if header.tag == b'd' => {
                     self.client.inbox.consume(5);
-                    *remaining = header.total - 5;
+                    self.client.copy_bytes = header.total - 5;
                     continue;
                 }
                 Some(header) if self.client.inbox.len() >= header.total => match header.tag {
@@ -358,7 +336,7 @@ impl Conversation {
         loop {
             match self.take_message(i) {
                 Ok(Some((b'E', message))) => {
-                    self.links[i].copying_in = false;
+                    self.links[i].copy = Copying::No;
                     self.served.stats.errors.add(1);
                     self.client.out.extend_from_slice(&message);
                     return Failure::Told;

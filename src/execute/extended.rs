@@ -20,7 +20,7 @@ use crate::session::statements::{GatherPortal, NotTaken, Portal, PreparedStateme
 
 use super::decide::{Decision, decide, is_transaction_control, uses_literals};
 use super::gather::Arguments;
-use super::links::{Effect, Link};
+use super::links::{Effect, Link, Sent};
 use super::simple::{effect_of, not_utf8};
 use super::worker::Served;
 use super::{Conversation, End, Failure, Pipeline};
@@ -108,14 +108,14 @@ impl Conversation {
         if !self.session.transaction.is_idle() {
             return;
         }
-        self.links.iter_mut().filter(|link| link.unsynced).for_each(Link::spoil);
+        self.links.iter_mut().filter(|link| link.is_unsynced()).for_each(Link::spoil);
     }
 
     /// Whether the pipeline's transaction may end: what one server has done is committed only when
     /// it is known that no other has failed.
     async fn settle_before_sync(&mut self) -> Result<(), Failure> {
         self.answer_parses().await?;
-        if self.links.iter().filter(|link| link.unsynced).count() > 1 {
+        if self.links.iter().filter(|link| link.is_unsynced()).count() > 1 {
             self.settle_all().await?;
         }
         Ok(())
@@ -216,7 +216,7 @@ impl Conversation {
             &statement.param_types,
         );
         link.server.state.expect(Due::Parse(statement.id, audience));
-        link.unsynced = true;
+        link.sent = Sent::Unsynced;
         self.served.stats.server_parses.add(1);
         true
     }
@@ -268,7 +268,7 @@ impl Conversation {
                 frontend::bind_renamed(&mut link.out, body, None, Some(statement.id.name().as_bytes()))
                     .map_err(ErrorFields::from)?;
                 link.server.state.expect(Due::Bind(Audience::Client));
-                link.unsynced = true;
+                link.sent = Sent::Unsynced;
                 let server = link.server.id.0;
                 self.session.statements.bind(&portal, Portal::OnServer { server, statement });
             }
@@ -313,12 +313,13 @@ impl Conversation {
         Ok((statement.clone(), portal, Some(decision)))
     }
 
-    /// Answers Parse messages that no Bind has sent to a server: one has to judge them.
+    /// Answers Parse messages that no Bind has sent to a server: one has to judge them, unless one has
+    /// done so before. A client that prepares without executing, in a block perhaps, then waits for no server.
     async fn answer_parses(&mut self) -> Result<(), Failure> {
         if self.unsent_parses.is_empty() {
             return Ok(());
         }
-        if self.unsent_parses.iter().all(|statement| answered_by_router(statement)) {
+        if self.unsent_parses.iter().all(|statement| statement.accepted.get() || answered_by_router(statement)) {
             for _ in std::mem::take(&mut self.unsent_parses) {
                 self.answer(backend::parse_complete);
             }
@@ -353,7 +354,7 @@ impl Conversation {
                 let link = &mut self.links[i];
                 frontend::describe(&mut link.out, Kind::Portal, name.as_bytes());
                 link.server.state.expect(Due::DescribePortal(Audience::Client));
-                link.unsynced = true;
+                link.sent = Sent::Unsynced;
                 Ok(())
             }
             Some(Portal::Gather(portal)) => {
@@ -372,7 +373,15 @@ impl Conversation {
                 }
                 Ok(())
             }
-            None => Err(no_portal(&name)),
+            None => {
+                let i = self.cursor_link(&name)?;
+                self.turn_to(i).await?;
+                let link = &mut self.links[i];
+                frontend::describe(&mut link.out, Kind::Portal, name.as_bytes());
+                link.server.state.expect(Due::DescribePortal(Audience::Client));
+                link.sent = Sent::Unsynced;
+                Ok(())
+            }
         }
     }
 
@@ -394,7 +403,7 @@ impl Conversation {
         let link = &mut self.links[i];
         frontend::describe(&mut link.out, Kind::Statement, statement.id.name().as_bytes());
         link.server.state.expect(Due::DescribeStatement(Audience::Client));
-        link.unsynced = true;
+        link.sent = Sent::Unsynced;
         Ok(())
     }
 
@@ -421,7 +430,7 @@ impl Conversation {
                 link.out.extend_from_slice(&client.inbox.filled()[..total]);
                 link.server.state.expect(Due::Execute(Audience::Client));
                 link.effects.push_back(effect);
-                link.unsynced = true;
+                link.sent = Sent::Unsynced;
                 Ok(())
             }
             Some(Portal::Gather(portal)) => {
@@ -435,7 +444,17 @@ impl Conversation {
                 self.gather(&portal.gather, &portal.shards, &arguments, false).await
             }
             Some(Portal::Router(statement)) => self.execute_in_router(&statement).await,
-            None => Err(no_portal(&name)),
+            None => {
+                let i = self.cursor_link(&name)?;
+                self.turn_to(i).await?;
+                let Self { client, links, .. } = &mut *self;
+                let link = &mut links[i];
+                link.out.extend_from_slice(&client.inbox.filled()[..total]);
+                link.server.state.expect(Due::Execute(Audience::Client));
+                link.effects.push_back(Effect::None);
+                link.sent = Sent::Unsynced;
+                Ok(())
+            }
         }
     }
 
@@ -462,7 +481,7 @@ impl Conversation {
     async fn close_implicit_transactions(&mut self) -> Result<(), Failure> {
         self.refuse_after_write()?;
         for i in 0..self.links.len() {
-            if self.links[i].unsynced {
+            if self.links[i].is_unsynced() {
                 self.sync_link(i, Audience::Router);
                 self.pump(i).await?;
             }
@@ -471,11 +490,9 @@ impl Conversation {
     }
 
     fn refuse_after_write(&self) -> Result<(), Failure> {
-        if self.session.transaction.is_idle() && self.links.iter().any(|link| link.unsynced && link.wrote) {
+        if self.session.transaction.is_idle() && self.links.iter().any(|link| link.is_unsynced() && link.wrote) {
             let message = "a pipeline that has written on one shard cannot go on over several, or with SET";
-            return Err(ErrorFields::error("0A000", message)
-                .with_hint("Send Sync between the statements.")
-                .into());
+            return Err(ErrorFields::error("0A000", message).with_hint("Send Sync between the statements.").into());
         }
         Ok(())
     }
@@ -496,7 +513,7 @@ impl Conversation {
                 let link = &mut self.links[i];
                 frontend::close(&mut link.out, Kind::Portal, name.as_bytes());
                 link.server.state.expect(Due::Close(Audience::Client));
-                link.unsynced = true;
+                link.sent = Sent::Unsynced;
                 return Ok(());
             }
         } else {
@@ -580,11 +597,12 @@ impl Conversation {
     /// ReadyForQuery has gone to the client.
     async fn sync_links(&mut self) -> Result<bool, Failure> {
         for i in 0..self.links.len() {
-            if !self.links[i].unsynced && !self.links[i].server.state.is_settled() {
+            if !self.links[i].is_unsynced() && !self.links[i].server.state.is_settled() {
                 self.pump(i).await?;
             }
         }
-        let unsynced: Vec<u64> = self.links.iter().filter(|link| link.unsynced).map(|link| link.server.id.0).collect();
+        let unsynced: Vec<u64> =
+            self.links.iter().filter(|link| link.is_unsynced()).map(|link| link.server.id.0).collect();
         let failed = self.session.transaction.is_failed();
         if let [id] = unsynced.as_slice()
             && self.links.len() == 1
@@ -609,8 +627,7 @@ impl Conversation {
         let link = &mut self.links[i];
         frontend::sync(&mut link.out);
         link.server.state.expect(Due::Sync(audience));
-        link.unsynced = false;
-        link.skips = false;
+        link.sent = Sent::Synced;
     }
 
     /// A Query after extended messages without Sync: PostgreSQL ends their transaction with it.
@@ -623,13 +640,19 @@ impl Conversation {
             self.break_implicit_transactions();
         }
         for i in 0..self.links.len() {
-            if self.links[i].unsynced {
+            if self.links[i].is_unsynced() {
                 self.sync_link(i, Audience::Router);
                 self.pump(i).await?;
             }
         }
         self.pipeline = Pipeline::Running;
         settled
+    }
+
+    /// The server that may hold a portal the session has not bound: DECLARE makes a portal too. Which
+    /// of several servers it is cannot be known.
+    fn cursor_link(&self, name: &str) -> Result<usize, Failure> {
+        if self.links.len() == 1 { Ok(0) } else { Err(no_portal(name)) }
     }
 
     /// The server that holds a portal.

@@ -16,7 +16,7 @@ use crate::protocol::frame::Header;
 use crate::protocol::frontend;
 
 use super::client::write_all;
-use super::links::{Effect, Link};
+use super::links::{Copying, Effect, Life, Link, Sent};
 use super::worker::Worker;
 use super::{Conversation, End, Failure};
 
@@ -75,7 +75,7 @@ impl Conversation {
     /// the pipeline has failed: whatever was to follow must not run.
     pub(super) async fn settle(&mut self, i: usize) -> Result<(), Failure> {
         let link = &mut self.links[i];
-        if link.unsynced && !ends_with_sync(link) {
+        if link.is_unsynced() && !ends_with_sync(link) {
             frontend::flush(&mut link.out);
         }
         let before = self.pipeline;
@@ -229,7 +229,12 @@ impl Conversation {
             }
             at += header.total;
             if header.tag == b'G' && verdict == Verdict::Pass {
-                self.links[i].copying_in = true;
+                let link = &mut self.links[i];
+                link.copy = Copying::In;
+                if link.server.state.begin_copy_in() {
+                    link.sent = Sent::Unsynced;
+                    self.sync_passed_over = true;
+                }
                 break Walked::CopyIn;
             }
         };
@@ -241,6 +246,11 @@ impl Conversation {
     fn judge(&mut self, i: usize, tag: u8, body: Range<usize>) -> Result<Verdict, Failure> {
         let link = &mut self.links[i];
         let hidden_query = link.server.state.hidden_query_runs();
+        if tag == b'1'
+            && let Some(id) = link.server.state.parses()
+        {
+            self.worker.accepted(id);
+        }
         let Ok(verdict) = link.server.state.reply(tag, &link.inbox.filled()[body.clone()]) else {
             return Err(self.out_of_step(i));
         };
@@ -248,8 +258,12 @@ impl Conversation {
             (b'E', _) if hidden_query => return Err(self.hidden_query_failed(i, body)),
             (b'E', Verdict::Swallow) => {}
             (b'E', Verdict::Pass) => {
-                let link = &self.links[i];
-                link.note_fault(Some(&link.inbox.filled()[body]));
+                let link = &mut self.links[i];
+                let error = &link.inbox.filled()[body];
+                if is_fatal(error) {
+                    link.life = Life::Ending;
+                }
+                link.note_fault(Some(error));
                 self.statement_failed(i);
             }
             (b'C' | b'I' | b's', Verdict::Pass) => self.statement_done(i),
@@ -264,9 +278,9 @@ impl Conversation {
         self.served.stats.errors.add(1);
         let link = &mut self.links[i];
         link.effects.clear();
-        link.copying_in = false;
-        if link.unsynced {
-            link.skips = true;
+        link.copy = Copying::No;
+        if link.is_unsynced() {
+            link.sent = Sent::Failed;
             self.pipeline = super::Pipeline::Skipping;
         }
         self.session.transaction.fail();
@@ -274,7 +288,7 @@ impl Conversation {
 
     fn statement_done(&mut self, i: usize) {
         let link = &mut self.links[i];
-        link.copying_in = false;
+        link.copy = Copying::No;
         match link.effects.pop_front() {
             None | Some(Effect::None) => {}
             Some(Effect::Statement { script, index, text }) => {
@@ -287,7 +301,7 @@ impl Conversation {
     /// ReadyForQuery: the server alone tells where the block stands, unless others carry it too.
     fn server_ready(&mut self, i: usize) {
         let status = self.links[i].server.state.status();
-        self.links[i].copying_in = false;
+        self.links[i].copy = Copying::No;
         if self.links.len() == 1 {
             self.follow(status);
         } else if status == TransactionStatus::Failed {
@@ -318,10 +332,19 @@ impl Conversation {
             // What the block did there is lost: no savepoint brings it back.
             self.session.transaction.forget_savepoints();
         }
+        if link.is_ending() {
+            link.close();
+            return Failure::End(End::Told);
+        }
         let detail = format!("{error} while talking to the server of shard {}", self.served.shard(link.shard).name);
         link.close();
         let fields = ErrorFields::error("08006", "the server closed the connection unexpectedly").with_detail(detail);
-        if half_sent || pinned {
+        if half_sent {
+            // The client waits for the rest of a row: an error would be read as that.
+            let what = format!("a server failed in the middle of a message: {error}");
+            return Failure::End(End::ClientGone(io::Error::other(what)));
+        }
+        if pinned {
             let fields = ErrorFields { severity: crate::protocol::Severity::Fatal, ..fields };
             return Failure::End(End::Fatal(fields));
         }
@@ -401,6 +424,12 @@ impl Conversation {
         self.links[i].return_buffer(&self.worker);
         self.client.flush().await
     }
+}
+
+/// Whether a server closes the connection after this error; the field V is in no language.
+fn is_fatal(error: &[u8]) -> bool {
+    let severity = error.split(|byte| *byte == 0).find_map(|field| field.strip_prefix(b"V"));
+    matches!(severity, Some(b"FATAL" | b"PANIC"))
 }
 
 /// Whether the last message that waits is a Sync, which has no body.

@@ -27,7 +27,6 @@ use super::{Conversation, Failure};
 pub(super) struct Link {
     pub(super) server: Box<Server>,
     pub(super) shard: ShardId,
-    pub(super) replica: bool,
     place: Place,
     /// Messages on their way to the server.
     pub(super) out: BytesMut,
@@ -39,14 +38,9 @@ pub(super) struct Link {
     pub(super) joined: bool,
     /// A statement of this transaction may have changed rows here.
     pub(super) wrote: bool,
-    /// Messages of the extended protocol have been sent since the last Sync.
-    pub(super) unsynced: bool,
-    /// It has failed since the last Sync, and passes over everything up to the next.
-    pub(super) skips: bool,
-    /// The client is to send COPY data.
-    pub(super) copying_in: bool,
-    /// Bytes that the CopyData message on its way to the server still lacks.
-    pub(super) copy_lacks: usize,
+    pub(super) sent: Sent,
+    pub(super) copy: Copying,
+    pub(super) life: Life,
     /// What the statements that are running mean for the session, in order.
     pub(super) effects: VecDeque<Effect>,
 }
@@ -67,6 +61,32 @@ impl Place {
     fn pool(&self) -> &Rc<Pool> {
         &self.served.shard(self.shard).instances[self.instance].0
     }
+}
+
+/// Whether messages of the extended protocol have been sent since the last Sync.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sent {
+    Synced,
+    Unsynced,
+    /// And one of them has failed: the server passes over everything up to the next Sync.
+    Failed,
+}
+
+/// Whether the server will go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Life {
+    Well,
+    /// It has said why it closes the connection.
+    Ending,
+}
+
+/// Whether the client is to send COPY data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Copying {
+    No,
+    In,
+    /// A CopyData message is on its way to the server in part: what is sent now is read as its rest.
+    Within,
 }
 
 /// What a statement means for the session once it has succeeded.
@@ -118,7 +138,7 @@ impl Links {
 
     /// A server of `shard` that may run a statement; a replica only when that is allowed.
     pub(super) fn find(&self, shard: ShardId, replica_ok: bool) -> Option<usize> {
-        self.all.iter().position(|link| link.shard == shard && (replica_ok || !link.replica))
+        self.all.iter().position(|link| link.shard == shard && (replica_ok || !link.is_replica()))
     }
 
     /// Whether the transaction has written on a shard: only its primary shows that.
@@ -133,7 +153,7 @@ impl Links {
 
     /// Whether nothing is due on any server and none is in a transaction.
     pub(super) fn all_clean(&self) -> bool {
-        self.all.iter().all(|link| link.server.state.is_clean() && !link.unsynced)
+        self.all.iter().all(|link| link.server.state.is_clean() && !link.is_unsynced())
     }
 
     /// Tells the session on which shards its transaction has written.
@@ -166,7 +186,7 @@ impl Links {
             if soiled || link.place.served.mode == PoolMode::Session {
                 link.server.state.taint();
             }
-            if link.server.state.is_clean() && !link.unsynced && !link.server.state.is_tainted() {
+            if link.server.state.is_clean() && !link.is_unsynced() && !link.server.state.is_tainted() {
                 link.release(worker);
             } else {
                 let worker = worker.clone();
@@ -180,11 +200,27 @@ impl Links {
 const RECOVERY_TIME_MAX: Duration = Duration::from_secs(10);
 
 impl Link {
+    pub(super) fn is_replica(&self) -> bool {
+        self.place.replica
+    }
+
+    pub(super) fn is_ending(&self) -> bool {
+        self.life == Life::Ending
+    }
+
+    pub(super) fn is_unsynced(&self) -> bool {
+        self.sent != Sent::Synced
+    }
+
+    pub(super) fn copies_in(&self) -> bool {
+        self.copy != Copying::No
+    }
+
     /// A replica that has failed, or whose recovery stands in the way of reads, gets no more of them
     /// for a while. `body` is that of its ErrorResponse; without one it has gone.
     pub(super) fn note_fault(&self, body: Option<&[u8]>) {
         let fault = body.map_or(Some(Fault::Unreachable), Fault::of_replica);
-        if let (true, Some(fault)) = (self.replica, fault) {
+        if let (true, Some(fault)) = (self.is_replica(), fault) {
             self.place.health().take_out(fault, Instant::now());
         }
     }
@@ -212,20 +248,20 @@ impl Link {
     }
 
     async fn come_to_rest(&mut self) -> Result<(), Failure> {
-        if self.copy_lacks > 0 {
+        if self.copy == Copying::Within {
             // Whatever is sent now would be taken for data.
             return Err(Failure::End(super::End::ClientLeft));
         }
-        if self.copying_in {
+        if self.copies_in() {
             frontend::copy_fail(&mut self.out, b"the client has gone");
         }
-        if self.unsynced {
-            // Without the client's Sync its pipeline must not be committed.
+        if self.is_unsynced() {
+            // What the client has not ended with Sync must not be kept.
             self.spoil();
             frontend::sync(&mut self.out);
             self.server.state.expect(Due::Sync(Audience::Router));
         }
-        if !self.server.state.is_settled() && !self.copying_in {
+        if !self.server.state.is_settled() && !self.copies_in() {
             self.server.cancel().await;
         }
         self.drain().await?;
@@ -246,9 +282,10 @@ impl Link {
 
     /// Makes the transaction of an unfinished pipeline fail, so that the next Sync rolls it back.
     pub(super) fn spoil(&mut self) {
-        if std::mem::replace(&mut self.skips, true) {
+        if self.sent == Sent::Failed {
             return;
         }
+        self.sent = Sent::Failed;
         // Binding what does not exist fails the transaction without running anything.
         frontend::bind_nothing(&mut self.out, b"sluice_rollback");
         self.server.state.expect(Due::Spoil);
@@ -273,7 +310,7 @@ impl Conversation {
     /// not held yet, with whatever must run first already on its way.
     pub(super) async fn link(&mut self, shard: Option<ShardId>, access: Access) -> Result<usize, Failure> {
         let i = match shard {
-            None if !self.links.is_empty() && (access == Access::Read || !self.links[0].replica) => 0,
+            None if !self.links.is_empty() && (access == Access::Read || !self.links[0].is_replica()) => 0,
             _ => self.link_on(shard.unwrap_or(Served::HOME), access).await?,
         };
         self.bring_into_step(i).await?;
@@ -302,17 +339,15 @@ impl Conversation {
         self.links.all.push(Link {
             server,
             shard,
-            replica: place.replica,
             place,
             out: BytesMut::new(),
             inbox: Buffer::default(),
             passing: 0,
             joined: false,
             wrote: false,
-            unsynced: false,
-            skips: false,
-            copying_in: false,
-            copy_lacks: 0,
+            sent: Sent::Synced,
+            copy: Copying::No,
+            life: Life::Well,
             effects: VecDeque::new(),
         });
         Ok(self.links.len() - 1)
@@ -389,7 +424,7 @@ impl Conversation {
         if self.links[i].is_in_step(&self.session) {
             return Ok(());
         }
-        if !self.links[i].server.state.is_settled() || self.links[i].unsynced {
+        if !self.links[i].server.state.is_settled() || self.links[i].is_unsynced() {
             self.settle(i).await?;
         }
         let link = &mut self.links.all[i];

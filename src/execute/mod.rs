@@ -22,7 +22,7 @@ mod explain;
 mod extended;
 mod forward;
 mod gather;
-mod greeting;
+pub mod greeting;
 mod links;
 pub mod presence;
 mod simple;
@@ -55,6 +55,8 @@ pub enum End {
     ClientGone(io::Error),
     /// The client must be told, and the connection closed.
     Fatal(ErrorFields),
+    /// A server's last words have been passed on; nothing follows them.
+    Told,
 }
 
 /// Why a statement has no answer.
@@ -143,14 +145,21 @@ impl Conversation {
     }
 
     /// Talks until one side has had enough. The servers held are given back whatever happens.
-    pub async fn run(mut self) -> End {
+    pub async fn run(mut self: Box<Self>) -> End {
         let end = loop {
             if let Err(end) = self.turn().await {
                 break end;
             }
         };
+        self.end(end).await
+    }
+
+    /// Tells the client why, and gives back what is held.
+    pub async fn end(mut self, end: End) -> End {
         if let End::Fatal(fields) = &end {
             backend::error_response(&mut self.client.out, fields);
+        }
+        if matches!(end, End::Fatal(_) | End::Told) {
             // The client may be gone already; there is nobody else to tell.
             let _ = self.client.flush().await;
         }

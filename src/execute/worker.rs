@@ -1,7 +1,7 @@
 //! What the clients of one worker share. Nothing here is shared between workers but by `Arc`.
 
 use std::cell::{Cell, Ref, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Instant;
@@ -13,7 +13,7 @@ use pgsluice_sharding::sql::{Limits as PlannerLimits, Planner};
 use pgsluice_sharding::{Refusal, ShardId, ShardMap};
 use xxhash_rust::xxh3;
 
-use super::greeting::Greeting;
+use super::greeting::{Greeting, Greetings};
 use super::presence::Presence;
 use crate::catalog::CatalogReader;
 use crate::config::{Limits, PoolMode};
@@ -33,6 +33,7 @@ pub struct Worker {
     pub buffers: Buffers,
     limits: RefCell<Limits>,
     statements: RefCell<StatementCache>,
+    settings: RefCell<HashSet<Rc<Settings>>>,
     /// The clients of this worker, by the number of the cancel key.
     pub clients: RefCell<HashMap<i32, Weak<Presence>>>,
     /// Raised for whatever needs a number of its own: transaction names, turns.
@@ -49,6 +50,7 @@ impl Worker {
             buffers: Buffers::default(),
             limits: RefCell::new(limits),
             statements: RefCell::default(),
+            settings: RefCell::default(),
             clients: RefCell::default(),
             counter: Cell::new(0),
             seed,
@@ -79,6 +81,20 @@ impl Worker {
         if settings == **session { session.clone() } else { Rc::new(settings) }
     }
 
+    /// Settings that many sessions have in common, held once: comparing them then costs nothing.
+    pub fn intern(&self, settings: Settings) -> Rc<Settings> {
+        let mut known = self.settings.borrow_mut();
+        if let Some(shared) = known.get(&settings) {
+            return shared.clone();
+        }
+        if known.len() >= STATEMENTS_MAX {
+            known.clear();
+        }
+        let shared = Rc::new(settings);
+        known.insert(shared.clone());
+        shared
+    }
+
     /// The planner for a database; its plans hold for that one alone.
     pub fn planner(&self, database: &str) -> Rc<RefCell<Planner>> {
         if let Some(planner) = self.planners.borrow().get(database) {
@@ -95,8 +111,10 @@ impl Worker {
 
     /// The configuration was read again: plans made for the old one are forgotten.
     pub fn set_limits(&self, limits: Limits) {
+        for known in self.planners.borrow().values() {
+            known.replace(planner(&limits));
+        }
         self.limits.replace(limits);
-        self.planners.borrow_mut().clear();
         self.statements.replace(StatementCache::default());
     }
 
@@ -127,9 +145,17 @@ impl Worker {
             param_types: param_types.into(),
             catalog_version: catalog.version,
             script,
+            accepted: Cell::new(false),
         });
         self.statements.borrow_mut().insert(statement.clone());
         Ok(statement)
+    }
+
+    /// A server has answered a Parse of the statement with ParseComplete.
+    pub(super) fn accepted(&self, id: StatementId) {
+        if let Some(statement) = self.statements.borrow_mut().get(id) {
+            statement.accepted.set(true);
+        }
     }
 
     pub(super) fn statement_id(
@@ -206,6 +232,8 @@ pub struct Served {
     pub descriptions: RefCell<HashMap<StatementId, Rc<Description>>>,
     /// What servers report after startup settings were applied: ParameterStatus messages.
     pub greetings: RefCell<HashMap<Rc<Settings>, Greeting>>,
+    /// The same of all workers.
+    pub all_greetings: Arc<Greetings>,
     /// What has taken this one's place when the configuration was read again.
     pub successor: RefCell<Option<Rc<Self>>>,
 }

@@ -18,23 +18,37 @@ use crate::session::Session;
 use crate::session::settings::Settings;
 
 /// Serves a client that has proved who it is, over the database it asked for.
-pub async fn serve(accepted: Accepted, id: u64, served: Rc<Served>, worker: Rc<Worker>, keys: &CancelKeys) {
+pub async fn serve(accepted: Box<Accepted>, id: u64, served: Rc<Served>, worker: Rc<Worker>, keys: &CancelKeys) {
     let user = accepted.user.clone();
     let key = keys.enter(worker.index, accepted.minor);
     let presence = Presence::new(id, key.pid(), Origin::of(&accepted.stream), served.clone());
     let presence = Rc::new(presence);
     worker.clients.borrow_mut().insert(key.number(), Rc::downgrade(&presence));
-    let end = match Box::pin(log_in(accepted, served, &worker, &presence, &key)).await {
-        Ok(conversation) => conversation.run().await,
-        Err(end) => end,
-    };
+    let end = converse(accepted, served, &worker, &presence, &key).await;
     keys.leave(&key);
     worker.clients.borrow_mut().remove(&key.number());
     match end {
         End::ClientLeft => debug!(user, "client left"),
+        End::Told => info!(user, "client closed with its server"),
         End::ClientGone(error) => info!(user, %error, "client gone"),
         End::Fatal(fields) => info!(user, sqlstate = %fields.sqlstate, reason = %fields.message, "client closed"),
     }
+}
+
+/// The login, and then everything else; what the login needed is let go of in between.
+async fn converse(
+    accepted: Box<Accepted>,
+    served: Rc<Served>,
+    worker: &Rc<Worker>,
+    presence: &Rc<Presence>,
+    key: &CancelKey,
+) -> End {
+    let logged_in = Box::pin(log_in(accepted, served, worker, presence, key)).await;
+    let conversation = match logged_in {
+        Ok(conversation) => conversation,
+        Err(end) => return end,
+    };
+    conversation.run().await
 }
 
 /// Tells a client why it is not served, and closes.
@@ -48,22 +62,25 @@ pub async fn refuse(mut stream: Stream, fields: &ErrorFields) {
 
 /// From AuthenticationOk to the first ReadyForQuery.
 async fn log_in(
-    accepted: Accepted,
+    accepted: Box<Accepted>,
     served: Rc<Served>,
     worker: &Rc<Worker>,
     presence: &Rc<Presence>,
     key: &CancelKey,
-) -> Result<Conversation, End> {
-    let Accepted { stream, buffer, user, database, parameters, .. } = accepted;
+) -> Result<Box<Conversation>, End> {
+    let Accepted { stream, buffer, user, database, parameters, .. } = *accepted;
     served.stats.client_logins.add(1);
     let settings =
-        Rc::new(Settings::of_startup(parameters.iter().map(|(name, value)| (name.as_str(), value.as_str()))));
+        worker.intern(Settings::of_startup(parameters.iter().map(|(name, value)| (name.as_str(), value.as_str()))));
     let shards = u16::try_from(served.shards.len()).unwrap_or(u16::MAX);
     let statements_max = worker.limits().statements_per_client_max;
     let session = Session::new(user.into(), database.into(), settings, shards, statements_max);
     let client = Client::new(stream, &buffer, worker.clone());
     let mut conversation = Conversation::new(client, session, served, worker.clone(), presence.clone());
-    let greeting = conversation.greeting().await?;
+    let greeting = match conversation.greeting().await {
+        Ok(greeting) => greeting,
+        Err(end) => return Err(conversation.end(end).await),
+    };
     let out = conversation.out();
     for (name, value) in greeting.iter() {
         backend::parameter_status(out, name, value);
@@ -72,5 +89,5 @@ async fn log_in(
     backend::parameter_status(out, "application_name", application.map_or("", |(_, name)| name));
     backend::backend_key_data(out, key.pid(), key.secret());
     backend::ready_for_query(out, TransactionStatus::Idle);
-    Ok(conversation)
+    Ok(Box::new(conversation))
 }

@@ -127,18 +127,6 @@ impl ServerState {
         self.due.iter().skip(1).all(|due| matches!(due, Due::Sync(_)))
     }
 
-    /// A server that has begun to copy passes over the Sync behind the Execute, if there is one; true
-    /// if there was.
-    pub fn sync_passed_over(&mut self) -> bool {
-        match self.due.iter().position(|due| matches!(due, Due::Sync(_))) {
-            Some(at) if self.executes() => {
-                self.due.remove(at);
-                true
-            }
-            _ => false,
-        }
-    }
-
     /// The reply that the router owes next, if it is its turn.
     pub fn take_local(&mut self) -> Option<Bytes> {
         match self.due.front() {
@@ -160,9 +148,27 @@ impl ServerState {
         matches!(self.due.front(), Some(Due::Execute(_)))
     }
 
+    /// The statement whose ParseComplete comes next.
+    pub fn parses(&self) -> Option<StatementId> {
+        match self.due.front() {
+            Some(Due::Parse(id, _)) => Some(*id),
+            _ => None,
+        }
+    }
+
     /// Whether a query of the router's own is being answered.
     pub fn hidden_query_runs(&self) -> bool {
         matches!(self.due.front(), Some(Due::Query(Audience::Router)))
+    }
+
+    /// The server asks for COPY data, and passes over a Sync that was sent before the data; true if
+    /// there was one.
+    pub fn begin_copy_in(&mut self) -> bool {
+        let ignored = matches!(self.due.get(1), Some(Due::Sync(_)));
+        if ignored {
+            self.due.remove(1);
+        }
+        ignored
     }
 
     /// Whether rows that come now are the client's.

@@ -142,38 +142,39 @@ impl Host {
                 drop(stream);
             }
             Ok(First::Client(accepted)) if CONSOLE_NAMES.contains(&accepted.database.as_str()) => {
-                self.serve_console(accepted).await;
+                Box::pin(self.serve_console(accepted)).await;
             }
-            Ok(First::Client(accepted)) => self.serve(accepted).await,
+            // A task of its own is as small as what it does; this one still holds what a login needs.
+            Ok(First::Client(accepted)) => drop(tokio::task::spawn_local(self.serve(Box::new(accepted)))),
             Err(Refused::Io(error)) => tracing::debug!(%error, ?peer, "connection lost before the login"),
             Err(refused) => tracing::info!(?peer, reason = %refused, "connection refused"),
         }
     }
 
-    async fn serve(&self, accepted: startup::Accepted) {
+    async fn serve(self: Rc<Self>, accepted: Box<startup::Accepted>) {
         let max = self.shared.config().listen.clients_max;
         let Some(_place) = self.shared.clients.take(max) else {
             let fields =
                 ErrorFields::fatal("53300", "sorry, too many clients already").with_hint("Raise listen.clients_max.");
-            return client::refuse(accepted.stream, &fields).await;
+            return Box::pin(client::refuse(accepted.stream, &fields)).await;
         };
         if self.shared.stage() != Stage::Running {
             let fields = ErrorFields::fatal("57P03", "the router is shutting down");
-            return client::refuse(accepted.stream, &fields).await;
+            return Box::pin(client::refuse(accepted.stream, &fields)).await;
         }
         match self.served(&accepted.user, &accepted.database) {
             Ok(served) => {
                 let id = self.shared.next_client.fetch_add(1, Relaxed);
                 client::serve(accepted, id, served, self.worker.clone(), &self.shared.keys).await;
             }
-            Err(fields) => client::refuse(accepted.stream, &fields).await,
+            Err(fields) => Box::pin(client::refuse(accepted.stream, &fields)).await,
         }
     }
 
     async fn serve_console(&self, accepted: startup::Accepted) {
         let Some(_place) = self.shared.consoles.take(CONSOLES_MAX) else {
             let fields = ErrorFields::fatal("53300", "sorry, too many clients of the console already");
-            return client::refuse(accepted.stream, &fields).await;
+            return Box::pin(client::refuse(accepted.stream, &fields)).await;
         };
         let key = self.shared.keys.enter(self.worker.index, accepted.minor);
         let operator = Operate(self.shared.clone());
@@ -215,6 +216,7 @@ impl Host {
             stats: self.shared.stats.register(self.worker.index, database, user),
             descriptions: RefCell::default(),
             greetings: RefCell::default(),
+            all_greetings: state.greetings.clone(),
             successor: RefCell::default(),
         })
     }

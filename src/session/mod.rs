@@ -16,7 +16,7 @@ use std::time::Instant;
 use pgsluice_sharding::ShardId;
 use pgsluice_sharding::sql::{Command, Pin, SetValue};
 
-use settings::Settings;
+use settings::{Settings, quote_literal};
 use statements::Statements;
 use transaction::Transaction;
 
@@ -56,7 +56,9 @@ impl SettingChange {
             }
             Command::Set { local: false, name, value: SetValue::Default } => vec![Self::Reset(name.clone())],
             Command::SetSessionCharacteristics(settings) => {
-                settings.iter().map(|(name, value)| Self::Set { name: name.clone(), value: value.clone() }).collect()
+                let set =
+                    |(name, value): &(String, String)| Self::Set { name: name.clone(), value: quote_literal(value) };
+                settings.iter().map(set).collect()
             }
             Command::Reset(name) => vec![Self::Reset(name.clone())],
             Command::ResetAll => vec![Self::ResetAll],

@@ -1,5 +1,6 @@
 //! Prepared statements and portals by the client's names.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::rc::Rc;
 
@@ -20,6 +21,8 @@ pub struct PreparedStatement {
     /// Made for this catalog version; planned again when the catalog has changed.
     pub catalog_version: u64,
     pub script: SharedScript,
+    /// Some server has accepted it: another Parse of it needs no server.
+    pub accepted: Cell<bool>,
 }
 
 /// A bound statement.

@@ -8,6 +8,10 @@
 mod support;
 
 mod demo;
+mod faults;
+mod hostile;
+mod loading;
 mod placement;
 mod regressions;
+mod routing;
 mod slt;

@@ -104,21 +104,6 @@ fn an_error_of_the_router_in_a_pipeline_fails_the_block() {
 }
 
 #[test]
-fn no_savepoint_brings_back_what_was_lost_with_a_server() {
-    let two = Two::new("savepoint");
-    let [a, _] = two.keys();
-    let mut client = two.router.client();
-    client.query("BEGIN");
-    client.query(&format!("INSERT INTO rt VALUES ({a}, 1)"));
-    client.query("SAVEPOINT s");
-    client.send(&query(&format!("SELECT pg_terminate_backend(pg_backend_pid()) FROM rt WHERE user_id = {a}")));
-    while client.message().unwrap().tag != b'Z' {}
-    assert_eq!(client.query("ROLLBACK TO s").sqlstate(), "3B001");
-    assert_eq!(client.query("COMMIT").tag(), "ROLLBACK");
-    assert_eq!(two.rows(), ["", ""]);
-}
-
-#[test]
 fn copy_data_is_never_read_as_messages() {
     let two = Two::new("copydata");
     let mut client = two.router.client();
