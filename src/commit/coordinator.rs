@@ -75,7 +75,7 @@ impl Coordinator {
     }
 
     /// The next thing to do; after `Finished` there is nothing more.
-    pub fn next(&mut self) -> Option<Action> {
+    pub fn poll_action(&mut self) -> Option<Action> {
         self.actions.pop_front()
     }
 
@@ -172,7 +172,7 @@ mod tests {
     fn run(participants: usize, fate: impl Fn(usize, usize) -> Event) -> (Vec<String>, Outcome) {
         let mut coordinator = Coordinator::new(participants, "g");
         let mut log = Vec::new();
-        while let Some(action) = coordinator.next() {
+        while let Some(action) = coordinator.poll_action() {
             match action {
                 Action::Run { participant, sql } => {
                     let event = fate(log.len(), participant);

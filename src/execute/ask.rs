@@ -10,6 +10,7 @@ use crate::pool::server::{Audience, Due};
 use crate::protocol::error::ErrorFields;
 use crate::protocol::frame::Header;
 
+use super::links::Sent;
 use super::{Conversation, End, Failure};
 
 /// Most bytes of an answer that are kept.
@@ -86,14 +87,14 @@ impl Conversation {
     /// Runs a simple query on server `i` and reads the answer. Notices and parameter changes go to
     /// the client, as if it had asked.
     pub(super) async fn ask(&mut self, i: usize, sql: &str) -> Result<Answer, Failure> {
-        if self.links[i].unsynced || !self.links[i].server.state.is_settled() {
+        if self.links[i].is_unsynced() || !self.links[i].server.state.is_settled() {
             self.settle(i).await?;
         }
         let link = &mut self.links[i];
         crate::protocol::frontend::query(&mut link.out, sql.as_bytes());
         link.server.state.expect(Due::Query(Audience::Client));
         // A Query ends a pipeline as Sync does.
-        link.unsynced = false;
+        link.sent = Sent::Synced;
         self.read_answer(i).await
     }
 

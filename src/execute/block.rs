@@ -169,7 +169,7 @@ impl Conversation {
             writers.iter().map(|i| (self.links[*i].server.id.0, self.links[*i].shard)).collect();
         let mut coordinator = Coordinator::new(participants.len(), &self.worker.new_gid());
         let mut failure = None;
-        while let Some(action) = coordinator.next() {
+        while let Some(action) = coordinator.poll_action() {
             match action {
                 Action::Run { participant, sql } => {
                     let (server, shard) = participants[participant];

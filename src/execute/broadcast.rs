@@ -1,6 +1,6 @@
 //! The same statement on every shard, in one atomic step.
 
-use pgsluice_sharding::sql::{Access, TransactionOptions};
+use pgsluice_sharding::sql::{Access, Effects, TransactionOptions};
 
 use crate::protocol::error::ErrorFields;
 
@@ -9,12 +9,7 @@ use super::{Conversation, Failure};
 impl Conversation {
     /// Runs `text` on every shard. The first shard goes first, so that two clients which do the same
     /// wait for each other there and never cross.
-    pub(super) async fn broadcast(
-        &mut self,
-        text: &str,
-        transactional: bool,
-        changes_catalog: bool,
-    ) -> Result<(), Failure> {
+    pub(super) async fn broadcast(&mut self, text: &str, transactional: bool, effects: Effects) -> Result<(), Failure> {
         let tag = if transactional {
             self.in_own_block(async |this: &mut Self| this.run_on_all(text).await).await?
         } else if self.session.transaction.is_idle() {
@@ -23,7 +18,7 @@ impl Conversation {
             let word = text.split_whitespace().next().unwrap_or_default().to_ascii_uppercase();
             return Err(ErrorFields::error("25001", format!("{word} cannot run inside a transaction block")).into());
         };
-        if changes_catalog {
+        if effects.changes_catalog {
             self.catalog_changed = true;
             self.refresh_catalog().await?;
         }

@@ -158,12 +158,6 @@ impl Client {
         self.out.clear();
         Ok(())
     }
-
-    /// Writes `bytes` after all that waits.
-    pub(super) async fn write(&mut self, bytes: &[u8]) -> Result<(), End> {
-        self.flush().await?;
-        write_all(&mut self.stream, bytes).await.map_err(End::ClientGone)
-    }
 }
 
 /// A length that no message has: the stream cannot be followed any further.

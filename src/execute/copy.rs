@@ -16,7 +16,7 @@ use crate::protocol::frontend;
 use crate::protocol::reply;
 
 use super::client::Client;
-use super::links::Link;
+use super::links::{Copying, Link};
 use super::{Conversation, End, Failure};
 
 /// Data for one shard that is gathered before it is sent.
@@ -52,7 +52,7 @@ impl Conversation {
         self.take_request();
         self.client.flush().await?;
         let mut interrupted = false;
-        while self.links[i].copying_in {
+        while self.links[i].copies_in() {
             if interrupted {
                 // The server has had enough, but it still expects the end of the message it is reading.
                 let Self { client, links, .. } = &mut *self;
@@ -61,7 +61,7 @@ impl Conversation {
                     break;
                 }
             } else if self.relay_copy(i)? {
-                self.links[i].copying_in = false;
+                self.links[i].copy = Copying::No;
                 break;
             }
             match self.wake_copy(i).await {
@@ -107,7 +107,7 @@ impl Conversation {
                 b'c' | b'f' if client.inbox.len() >= header.total => {
                     link.out.extend_from_slice(&client.inbox.filled()[..header.total]);
                     client.inbox.consume(header.total);
-                    if link.unsynced {
+                    if link.is_unsynced() {
                         // The server keeps its answer back until it is asked for it.
                         frontend::flush(&mut link.out);
                     }
@@ -167,9 +167,9 @@ impl Conversation {
         if let Err(failure) = result {
             for id in &ids {
                 if let Some(i) = self.links.by_server(*id)
-                    && self.links[i].copying_in
+                    && self.links[i].copies_in()
                 {
-                    self.links[i].copying_in = false;
+                    self.links[i].copy = Copying::No;
                     frontend::copy_fail(&mut self.links[i].out, b"another shard has failed");
                 }
             }
@@ -182,7 +182,7 @@ impl Conversation {
         for id in &ids {
             let i = self.position(*id)?;
             frontend::copy_done(&mut self.links[i].out);
-            self.links[i].copying_in = false;
+            self.links[i].copy = Copying::No;
         }
         for id in &ids {
             let i = self.position(*id)?;
@@ -242,7 +242,7 @@ impl Conversation {
             if let Some((tag, message)) = self.take_message(i)? {
                 match tag {
                     b'G' => {
-                        self.links[i].copying_in = true;
+                        self.links[i].copy = Copying::In;
                         return Ok(Some(message));
                     }
                     b'E' => {
@@ -328,7 +328,7 @@ impl Conversation {
         loop {
             match self.take_message(i) {
                 Ok(Some((b'E', message))) => {
-                    self.links[i].copying_in = false;
+                    self.links[i].copy = Copying::No;
                     self.served.stats.errors.add(1);
                     self.client.out.extend_from_slice(&message);
                     return Failure::Told;

@@ -47,7 +47,7 @@ impl Conversation {
             let sql = format!("{}{}", &text[explain.prefix.clone()], parts.sql);
             let answer = self.ask(i, &sql).await?;
             let link = &self.links[i];
-            let role = if link.replica { "replica" } else { "primary" };
+            let role = if link.is_replica() { "replica" } else { "primary" };
             lines.push(format!("Shard {} ({role})", self.served.shard(*shard).name));
             for row in answer.rows() {
                 if let Some(Ok(Some(cell))) = reply::data_row(row).ok().and_then(|mut cells| cells.next()) {

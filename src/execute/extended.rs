@@ -20,7 +20,7 @@ use crate::session::statements::{GatherPortal, NotTaken, Portal, PreparedStateme
 
 use super::decide::{Decision, decide, is_transaction_control, uses_literals};
 use super::gather::Arguments;
-use super::links::Effect;
+use super::links::{Effect, Sent};
 use super::simple::{effect_of, not_utf8};
 use super::worker::Served;
 use super::{Conversation, End, Failure, Pipeline};
@@ -63,6 +63,7 @@ impl Conversation {
                 // An earlier statement's server is gone: that error comes first, and is the only one.
                 self.report(&fields);
                 self.pipeline = Pipeline::Skipping;
+                self.break_implicit_transactions(None);
                 return Ok(());
             }
             Err(Failure::End(end)) => return Err(end),
@@ -74,18 +75,21 @@ impl Conversation {
             }
             self.pipeline = Pipeline::Skipping;
             self.unsent_parses.clear();
-            self.break_implicit_transactions();
+            self.break_implicit_transactions(None);
         }
         Ok(())
     }
 
     /// A pipeline outside of a block is one transaction: servers that have run a part of it must not
-    /// commit that part at the Sync.
-    fn break_implicit_transactions(&mut self) {
+    /// commit that part at the Sync. Server `failed` has rolled back by itself.
+    pub(super) fn break_implicit_transactions(&mut self, failed: Option<usize>) {
         if !self.session.transaction.is_idle() {
             return;
         }
-        for link in self.links.iter_mut().filter(|link| link.unsynced) {
+        for (i, link) in self.links.iter_mut().enumerate() {
+            if !link.is_unsynced() || failed == Some(i) {
+                continue;
+            }
             // Binding what does not exist fails the transaction without running anything.
             frontend::bind_nothing(&mut link.out, b"sluice_rollback");
             link.server.state.expect(Due::Spoil);
@@ -187,7 +191,7 @@ impl Conversation {
             &statement.param_types,
         );
         link.server.state.expect(Due::Parse(statement.id, audience));
-        link.unsynced = true;
+        link.sent = Sent::Unsynced;
         self.served.stats.server_parses.add(1);
         true
     }
@@ -239,7 +243,7 @@ impl Conversation {
                 frontend::bind_renamed(&mut link.out, body, None, Some(statement.id.name().as_bytes()))
                     .map_err(ErrorFields::from)?;
                 link.server.state.expect(Due::Bind(Audience::Client));
-                link.unsynced = true;
+                link.sent = Sent::Unsynced;
                 let server = link.server.id.0;
                 self.session.statements.bind(&portal, Portal::OnServer { server, statement });
             }
@@ -325,7 +329,7 @@ impl Conversation {
                 let link = &mut self.links[i];
                 frontend::describe(&mut link.out, Kind::Portal, name.as_bytes());
                 link.server.state.expect(Due::DescribePortal(Audience::Client));
-                link.unsynced = true;
+                link.sent = Sent::Unsynced;
                 Ok(())
             }
             Some(Portal::Gather(portal)) => {
@@ -350,7 +354,7 @@ impl Conversation {
                 let link = &mut self.links[i];
                 frontend::describe(&mut link.out, Kind::Portal, name.as_bytes());
                 link.server.state.expect(Due::DescribePortal(Audience::Client));
-                link.unsynced = true;
+                link.sent = Sent::Unsynced;
                 Ok(())
             }
         }
@@ -374,7 +378,7 @@ impl Conversation {
         let link = &mut self.links[i];
         frontend::describe(&mut link.out, Kind::Statement, statement.id.name().as_bytes());
         link.server.state.expect(Due::DescribeStatement(Audience::Client));
-        link.unsynced = true;
+        link.sent = Sent::Unsynced;
         Ok(())
     }
 
@@ -401,7 +405,7 @@ impl Conversation {
                 link.out.extend_from_slice(&client.inbox.filled()[..total]);
                 link.server.state.expect(Due::Execute(Audience::Client));
                 link.effects.push_back(effect);
-                link.unsynced = true;
+                link.sent = Sent::Unsynced;
                 Ok(())
             }
             Some(Portal::Gather(portal)) => {
@@ -422,7 +426,7 @@ impl Conversation {
                 link.out.extend_from_slice(&client.inbox.filled()[..total]);
                 link.server.state.expect(Due::Execute(Audience::Client));
                 link.effects.push_back(Effect::None);
-                link.unsynced = true;
+                link.sent = Sent::Unsynced;
                 Ok(())
             }
         }
@@ -447,13 +451,13 @@ impl Conversation {
     /// A statement over all shards is a transaction of its own: nothing of an unfinished pipeline
     /// may be part of it.
     async fn close_implicit_transactions(&mut self) -> Result<(), Failure> {
-        if self.session.transaction.is_idle() && self.links.iter().any(|link| link.unsynced && link.wrote) {
+        if self.session.transaction.is_idle() && self.links.iter().any(|link| link.is_unsynced() && link.wrote) {
             return Err(ErrorFields::error("0A000", "a pipeline cannot write on one shard and then on all")
                 .with_hint("Send Sync between the statements.")
                 .into());
         }
         for i in 0..self.links.len() {
-            if self.links[i].unsynced {
+            if self.links[i].is_unsynced() {
                 self.sync_link(i, Audience::Router);
                 self.pump(i).await?;
             }
@@ -477,7 +481,7 @@ impl Conversation {
                 let link = &mut self.links[i];
                 frontend::close(&mut link.out, Kind::Portal, name.as_bytes());
                 link.server.state.expect(Due::Close(Audience::Client));
-                link.unsynced = true;
+                link.sent = Sent::Unsynced;
                 return Ok(());
             }
         } else {
@@ -526,7 +530,7 @@ impl Conversation {
         self.pipeline = Pipeline::Running;
         let result = self.sync_links().await;
         // After COPY FROM STDIN the Sync that counts is still to come: the server passed over this one.
-        if self.links.iter().all(|link| !link.unsynced) {
+        if self.links.iter().all(|link| !link.is_unsynced()) {
             self.pipeline = Pipeline::Running;
         }
         self.served.stats.query_time.record(self.asked_at.elapsed());
@@ -553,11 +557,23 @@ impl Conversation {
     /// ReadyForQuery has gone to the client.
     async fn sync_links(&mut self) -> Result<bool, Failure> {
         for i in 0..self.links.len() {
-            if !self.links[i].unsynced && !self.links[i].server.state.is_settled() {
+            if !self.links[i].is_unsynced() && !self.links[i].server.state.is_settled() {
                 self.pump(i).await?;
             }
         }
-        let unsynced: Vec<u64> = self.links.iter().filter(|link| link.unsynced).map(|link| link.server.id.0).collect();
+        // One that fails takes the others with it: all must have answered before the first commits.
+        if self.links.iter().filter(|link| link.is_unsynced()).count() > 1 {
+            match self.settle_all().await {
+                Ok(()) | Err(Failure::Told) => {}
+                Err(Failure::Error(fields)) => {
+                    self.report(&fields);
+                    self.break_implicit_transactions(None);
+                }
+                Err(end) => return Err(end),
+            }
+        }
+        let unsynced: Vec<u64> =
+            self.links.iter().filter(|link| link.is_unsynced()).map(|link| link.server.id.0).collect();
         let failed = self.session.transaction.is_failed();
         if let [id] = unsynced.as_slice()
             && self.links.len() == 1
@@ -582,7 +598,7 @@ impl Conversation {
         let link = &mut self.links[i];
         frontend::sync(&mut link.out);
         link.server.state.expect(Due::Sync(audience));
-        link.unsynced = false;
+        link.sent = Sent::Synced;
     }
 
     /// A Query after extended messages without Sync: PostgreSQL ends their transaction with it.
@@ -590,7 +606,7 @@ impl Conversation {
         self.pipeline = Pipeline::Running;
         self.answer_parses().await?;
         for i in 0..self.links.len() {
-            if self.links[i].unsynced {
+            if self.links[i].is_unsynced() {
                 self.sync_link(i, Audience::Router);
                 self.pump(i).await?;
             }

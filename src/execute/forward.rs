@@ -16,7 +16,7 @@ use crate::protocol::frame::Header;
 use crate::protocol::frontend;
 
 use super::client::write_all;
-use super::links::{Effect, Link};
+use super::links::{Copying, Effect, Life, Link, Sent};
 use super::worker::Worker;
 use super::{Conversation, End, Failure};
 
@@ -75,7 +75,7 @@ impl Conversation {
     /// the pipeline has failed: whatever was to follow must not run.
     pub(super) async fn settle(&mut self, i: usize) -> Result<(), Failure> {
         let link = &mut self.links[i];
-        if link.unsynced && !ends_with_sync(link) {
+        if link.is_unsynced() && !ends_with_sync(link) {
             frontend::flush(&mut link.out);
         }
         let before = self.pipeline;
@@ -230,8 +230,10 @@ impl Conversation {
             at += header.total;
             if header.tag == b'G' && verdict == Verdict::Pass {
                 let link = &mut self.links[i];
-                link.copying_in = true;
-                link.unsynced |= link.server.state.begin_copy_in();
+                link.copy = Copying::In;
+                if link.server.state.begin_copy_in() {
+                    link.sent = Sent::Unsynced;
+                }
                 break Walked::CopyIn;
             }
         };
@@ -257,7 +259,9 @@ impl Conversation {
             (b'E', Verdict::Pass) => {
                 let link = &mut self.links[i];
                 let error = &link.inbox.filled()[body];
-                link.ended = is_fatal(error);
+                if is_fatal(error) {
+                    link.life = Life::Ending;
+                }
                 link.note_fault(Some(error));
                 self.statement_failed(i);
             }
@@ -273,16 +277,17 @@ impl Conversation {
         self.served.stats.errors.add(1);
         let link = &mut self.links[i];
         link.effects.clear();
-        link.copying_in = false;
-        if link.unsynced {
+        link.copy = Copying::No;
+        if link.is_unsynced() {
             self.pipeline = super::Pipeline::Skipping;
+            self.break_implicit_transactions(Some(i));
         }
         self.session.transaction.fail();
     }
 
     fn statement_done(&mut self, i: usize) {
         let link = &mut self.links[i];
-        link.copying_in = false;
+        link.copy = Copying::No;
         match link.effects.pop_front() {
             None | Some(Effect::None) => {}
             Some(Effect::Statement { script, index, text }) => {
@@ -295,7 +300,7 @@ impl Conversation {
     /// ReadyForQuery: the server alone tells where the block stands, unless others carry it too.
     fn server_ready(&mut self, i: usize) {
         let status = self.links[i].server.state.status();
-        self.links[i].copying_in = false;
+        self.links[i].copy = Copying::No;
         if self.links.len() == 1 {
             self.follow(status);
         } else if status == TransactionStatus::Failed {
@@ -322,14 +327,19 @@ impl Conversation {
         let link = self.links.remove(i);
         link.note_fault(None);
         self.presence.leave(link.server.id.0);
-        if link.ended {
+        if link.is_ending() {
             link.close();
             return Failure::End(End::Told);
         }
         let detail = format!("{error} while talking to the server of shard {}", self.served.shard(link.shard).name);
         link.close();
         let fields = ErrorFields::error("08006", "the server closed the connection unexpectedly").with_detail(detail);
-        if half_sent || pinned {
+        if half_sent {
+            // The client waits for the rest of a row: an error would be read as that.
+            let what = format!("a server failed in the middle of a message: {error}");
+            return Failure::End(End::ClientGone(io::Error::other(what)));
+        }
+        if pinned {
             let fields = ErrorFields { severity: crate::protocol::Severity::Fatal, ..fields };
             return Failure::End(End::Fatal(fields));
         }

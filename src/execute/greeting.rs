@@ -1,6 +1,8 @@
 //! What a client is told at its login: the parameters of a server under the client's own settings.
 
+use std::collections::HashMap;
 use std::rc::Rc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::BytesMut;
 use pgsluice_sharding::sql::Access;
@@ -13,7 +15,33 @@ use crate::session::settings::Settings;
 use super::{Conversation, End, Failure};
 
 /// Parameters by name, in the order a server reported them.
-pub type Greeting = Rc<[(String, String)]>;
+pub type Greeting = Arc<[(String, String)]>;
+
+/// Kept at most; when there are more, all are forgotten.
+const GREETINGS_MAX: usize = 1000;
+
+/// What all workers know of the greetings of one database: a worker that greets for the first time
+/// needs no server, so clients can log in while there is none.
+#[derive(Debug, Default)]
+pub struct Greetings(Mutex<HashMap<(Box<str>, Settings), Greeting>>);
+
+impl Greetings {
+    fn get(&self, user: &str, settings: &Settings) -> Option<Greeting> {
+        self.known().get(&(user.into(), settings.clone())).cloned()
+    }
+
+    fn insert(&self, user: &str, settings: Settings, greeting: Greeting) {
+        let mut known = self.known();
+        if known.len() >= GREETINGS_MAX {
+            known.clear();
+        }
+        known.insert((user.into(), settings), greeting);
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashMap<(Box<str>, Settings), Greeting>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 impl Conversation {
     /// Bytes on their way to the client.
@@ -31,6 +59,10 @@ impl Conversation {
         if let Some(known) = self.served.greetings.borrow().get(&settings) {
             return Ok(known.clone());
         }
+        if let Some(known) = self.served.all_greetings.get(&self.served.user, &settings) {
+            self.remember_greeting(settings, &known);
+            return Ok(known);
+        }
         let greeting: Greeting = match self.ask_greeting(&settings).await {
             Ok(greeting) => greeting.into(),
             Err(Failure::Error(fields)) => return Err(End::Fatal(fatal(fields))),
@@ -39,8 +71,17 @@ impl Conversation {
         };
         self.client.out.clear();
         self.release_if_done();
-        self.served.greetings.borrow_mut().insert(Rc::new(settings), greeting.clone());
+        self.served.all_greetings.insert(&self.served.user, settings.clone(), greeting.clone());
+        self.remember_greeting(settings, &greeting);
         Ok(greeting)
+    }
+
+    fn remember_greeting(&self, settings: Settings, greeting: &Greeting) {
+        let mut known = self.served.greetings.borrow_mut();
+        if known.len() >= GREETINGS_MAX {
+            known.clear();
+        }
+        known.insert(Rc::new(settings), greeting.clone());
     }
 
     /// The error that a server has just given, as the end of the login.

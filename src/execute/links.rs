@@ -27,7 +27,6 @@ use super::{Conversation, Failure};
 pub(super) struct Link {
     pub(super) server: Box<Server>,
     pub(super) shard: ShardId,
-    pub(super) replica: bool,
     place: Place,
     /// Messages on their way to the server.
     pub(super) out: BytesMut,
@@ -39,12 +38,9 @@ pub(super) struct Link {
     pub(super) joined: bool,
     /// A statement of this transaction may have changed rows here.
     pub(super) wrote: bool,
-    /// Messages of the extended protocol have been sent since the last Sync.
-    pub(super) unsynced: bool,
-    /// The client is to send COPY data.
-    pub(super) copying_in: bool,
-    /// The server has said why it closes the connection.
-    pub(super) ended: bool,
+    pub(super) sent: Sent,
+    pub(super) copy: Copying,
+    pub(super) life: Life,
     /// What the statements that are running mean for the session, in order.
     pub(super) effects: VecDeque<Effect>,
 }
@@ -65,6 +61,28 @@ impl Place {
     fn pool(&self) -> &Rc<Pool> {
         &self.served.shard(self.shard).instances[self.instance].0
     }
+}
+
+/// Whether messages of the extended protocol have been sent since the last Sync.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sent {
+    Synced,
+    Unsynced,
+}
+
+/// Whether the server will go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Life {
+    Well,
+    /// It has said why it closes the connection.
+    Ending,
+}
+
+/// Whether the client is to send COPY data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Copying {
+    No,
+    In,
 }
 
 /// What a statement means for the session once it has succeeded.
@@ -116,7 +134,7 @@ impl Links {
 
     /// A server of `shard` that may run a statement; a replica only when that is allowed.
     pub(super) fn find(&self, shard: ShardId, replica_ok: bool) -> Option<usize> {
-        self.all.iter().position(|link| link.shard == shard && (replica_ok || !link.replica))
+        self.all.iter().position(|link| link.shard == shard && (replica_ok || !link.is_replica()))
     }
 
     /// The link whose server has this id.
@@ -126,7 +144,7 @@ impl Links {
 
     /// Whether nothing is due on any server and none is in a transaction.
     pub(super) fn all_clean(&self) -> bool {
-        self.all.iter().all(|link| link.server.state.is_clean() && !link.unsynced)
+        self.all.iter().all(|link| link.server.state.is_clean() && !link.is_unsynced())
     }
 
     /// Tells the session on which shards its transaction has written.
@@ -159,7 +177,7 @@ impl Links {
             if soiled || link.place.served.mode == PoolMode::Session {
                 link.server.state.taint();
             }
-            if link.server.state.is_clean() && !link.unsynced && !link.server.state.is_tainted() {
+            if link.server.state.is_clean() && !link.is_unsynced() && !link.server.state.is_tainted() {
                 link.release(worker);
             } else {
                 let worker = worker.clone();
@@ -173,11 +191,27 @@ impl Links {
 const RECOVERY_TIME_MAX: Duration = Duration::from_secs(10);
 
 impl Link {
+    pub(super) fn is_replica(&self) -> bool {
+        self.place.replica
+    }
+
+    pub(super) fn is_ending(&self) -> bool {
+        self.life == Life::Ending
+    }
+
+    pub(super) fn is_unsynced(&self) -> bool {
+        self.sent == Sent::Unsynced
+    }
+
+    pub(super) fn copies_in(&self) -> bool {
+        self.copy == Copying::In
+    }
+
     /// A replica that has failed, or whose recovery stands in the way of reads, gets no more of them
     /// for a while. `body` is that of its ErrorResponse; without one it has gone.
     pub(super) fn note_fault(&self, body: Option<&[u8]>) {
         let fault = body.map_or(Some(Fault::Unreachable), Fault::of_replica);
-        if let (true, Some(fault)) = (self.replica, fault) {
+        if let (true, Some(fault)) = (self.is_replica(), fault) {
             self.place.health().take_out(fault, Instant::now());
         }
     }
@@ -205,17 +239,17 @@ impl Link {
     }
 
     async fn come_to_rest(&mut self) -> Result<(), Failure> {
-        if self.copying_in {
+        if self.copies_in() {
             frontend::copy_fail(&mut self.out, b"the client has gone");
         }
-        if self.unsynced {
+        if self.is_unsynced() {
             // What the client has not ended with Sync must not be kept.
             frontend::bind_nothing(&mut self.out, b"sluice_rollback");
             self.server.state.expect(Due::Spoil);
             frontend::sync(&mut self.out);
             self.server.state.expect(Due::Sync(Audience::Router));
         }
-        if !self.server.state.is_settled() && !self.copying_in {
+        if !self.server.state.is_settled() && !self.copies_in() {
             self.server.cancel().await;
         }
         self.drain().await?;
@@ -253,7 +287,7 @@ impl Conversation {
     /// not held yet, with whatever must run first already on its way.
     pub(super) async fn link(&mut self, shard: Option<ShardId>, access: Access) -> Result<usize, Failure> {
         let i = match shard {
-            None if !self.links.is_empty() && (access == Access::Read || !self.links[0].replica) => 0,
+            None if !self.links.is_empty() && (access == Access::Read || !self.links[0].is_replica()) => 0,
             _ => self.link_on(shard.unwrap_or(Served::HOME), access).await?,
         };
         self.bring_into_step(i).await?;
@@ -282,16 +316,15 @@ impl Conversation {
         self.links.all.push(Link {
             server,
             shard,
-            replica: place.replica,
             place,
             out: BytesMut::new(),
             inbox: Buffer::default(),
             passing: 0,
             joined: false,
             wrote: false,
-            unsynced: false,
-            copying_in: false,
-            ended: false,
+            sent: Sent::Synced,
+            copy: Copying::No,
+            life: Life::Well,
             effects: VecDeque::new(),
         });
         Ok(self.links.len() - 1)
@@ -368,7 +401,7 @@ impl Conversation {
         if self.links[i].is_in_step(&self.session) {
             return Ok(());
         }
-        if !self.links[i].server.state.is_settled() || self.links[i].unsynced {
+        if !self.links[i].server.state.is_settled() || self.links[i].is_unsynced() {
             self.settle(i).await?;
         }
         let link = &mut self.links.all[i];

@@ -22,7 +22,7 @@ mod explain;
 mod extended;
 mod forward;
 mod gather;
-mod greeting;
+pub mod greeting;
 mod links;
 pub mod presence;
 mod simple;
@@ -148,6 +148,11 @@ impl Conversation {
                 break end;
             }
         };
+        self.end(end).await
+    }
+
+    /// Tells the client why, and gives back what is held.
+    pub async fn end(mut self, end: End) -> End {
         if let End::Fatal(fields) = &end {
             backend::error_response(&mut self.client.out, fields);
         }

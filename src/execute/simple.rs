@@ -160,9 +160,7 @@ impl Conversation {
                 let arguments = Arguments::none(own_text);
                 self.gather(&gather, &shards, &arguments, describe).await
             }
-            Decision::Broadcast { transactional } => {
-                self.broadcast(own_text, transactional, statement.effects.changes_catalog).await
-            }
+            Decision::Broadcast { transactional } => self.broadcast(own_text, transactional, statement.effects).await,
             Decision::CopySplit(copy) => self.copy_split(&copy, own_text).await,
             Decision::Explain => self.explain(&statement.command, text, describe).await,
             Decision::Forward { shard, access } => {

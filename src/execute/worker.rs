@@ -13,7 +13,7 @@ use pgsluice_sharding::sql::{Limits as PlannerLimits, Planner};
 use pgsluice_sharding::{Refusal, ShardId, ShardMap};
 use xxhash_rust::xxh3;
 
-use super::greeting::Greeting;
+use super::greeting::{Greeting, Greetings};
 use super::presence::Presence;
 use crate::catalog::CatalogReader;
 use crate::config::{Limits, PoolMode};
@@ -111,8 +111,10 @@ impl Worker {
 
     /// The configuration was read again: plans made for the old one are forgotten.
     pub fn set_limits(&self, limits: Limits) {
+        for known in self.planners.borrow().values() {
+            known.replace(planner(&limits));
+        }
         self.limits.replace(limits);
-        self.planners.borrow_mut().clear();
         self.statements.replace(StatementCache::default());
     }
 
@@ -230,6 +232,8 @@ pub struct Served {
     pub descriptions: RefCell<HashMap<StatementId, Rc<Description>>>,
     /// What servers report after startup settings were applied: ParameterStatus messages.
     pub greetings: RefCell<HashMap<Rc<Settings>, Greeting>>,
+    /// The same of all workers.
+    pub all_greetings: Arc<Greetings>,
     /// What has taken this one's place when the configuration was read again.
     pub successor: RefCell<Option<Rc<Self>>>,
 }

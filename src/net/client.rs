@@ -77,7 +77,10 @@ async fn log_in(
     let session = Session::new(user.into(), database.into(), settings, shards, statements_max);
     let client = Client::new(stream, &buffer, worker.clone());
     let mut conversation = Conversation::new(client, session, served, worker.clone(), presence.clone());
-    let greeting = conversation.greeting().await?;
+    let greeting = match conversation.greeting().await {
+        Ok(greeting) => greeting,
+        Err(end) => return Err(conversation.end(end).await),
+    };
     let out = conversation.out();
     for (name, value) in greeting.iter() {
         backend::parameter_status(out, name, value);

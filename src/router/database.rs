@@ -11,6 +11,7 @@ use super::Shared;
 use crate::catalog::{CatalogWatch, Shard as CatalogShard};
 use crate::config::{self, Config, Host, Instance};
 use crate::control;
+use crate::execute::greeting::Greetings;
 use crate::pool::health::{Health, InstanceHealth};
 use crate::prober::{Probe, ProbeResult, ShardProber};
 
@@ -25,6 +26,7 @@ pub(super) struct Database {
     pub(super) config: config::Database,
     pub(super) map: Arc<ShardMap>,
     pub(super) catalog: Arc<CatalogWatch>,
+    pub(super) greetings: Arc<Greetings>,
     /// By position in the configuration.
     pub(super) shards: Vec<Arc<Mutex<ShardHealth>>>,
     /// Lives as long as the catalog, over reloads.
@@ -94,7 +96,9 @@ impl Database {
             .collect();
         let probing = database.shards.iter().zip(&shards).enumerate();
         let probing = probing.map(|(n, (shard, health))| probe(n, shard, config, shared, health)).collect();
-        Self { config: database.clone(), map, catalog, shards, watching, _probing: probing }
+        // What servers say of themselves may change with the settings.
+        let greetings = Arc::default();
+        Self { config: database.clone(), map, catalog, greetings, shards, watching, _probing: probing }
     }
 
     /// What is known of a shard at this moment.

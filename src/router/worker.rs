@@ -216,6 +216,7 @@ impl Host {
             stats: self.shared.stats.register(self.worker.index, database, user),
             descriptions: RefCell::default(),
             greetings: RefCell::default(),
+            all_greetings: state.greetings.clone(),
             successor: RefCell::default(),
         })
     }

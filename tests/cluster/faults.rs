@@ -21,8 +21,7 @@ fn router(cluster: &Cluster) -> Running {
 /// Asks with new clients until the answer is this one.
 fn wait_for_answer(router: &Running, sql: &str, expected: &str) {
     wait_for(&format!("{sql} to answer {expected}"), || {
-        let mut client =
-            Wire::try_connect(router.port, &[("user", "app"), ("database", "app")]).ok()?;
+        let mut client = Wire::try_connect(router.port, &[("user", "app"), ("database", "app")]).ok()?;
         client.set_patience(Duration::from_secs(3));
         let answer = client.query(sql);
         (answer.error.is_none() && answer.text() == expected).then_some(())
@@ -37,15 +36,19 @@ fn a_server_killed_in_the_middle_of_a_result_is_an_error_and_nothing_else() {
     let mut client = router.client();
     client.query("CREATE TABLE users (id bigint PRIMARY KEY, name text)");
     client.query("INSERT INTO users VALUES (1, 'kept')");
-    client.send(&wire::query("SELECT repeat('x', 1000) FROM generate_series(1, 100000000)"));
+    let early = router.client();
+    client.send(&wire::query("SELECT repeat('x', 1000), generate_series(1, 100000000)"));
     assert_eq!(client.message().unwrap().tag, b'T');
     assert_eq!(client.message().unwrap().tag, b'D');
     cluster.primary(0).kill();
     let answer = client.answer(b"");
-    assert!(answer.sqlstate().starts_with("08") || answer.sqlstate().starts_with("57P"), "{:?}", answer.error);
-    let mut other = router.client();
+    // Between two rows there is room for an error; inside one, only the end of the connection is no lie.
+    assert!(["08006", "57P01", "57P02", wire::LOST].contains(&answer.sqlstate()), "{:?}", answer.error);
+    let whole = vec![b'x'; 1000];
+    assert!(answer.results.iter().flat_map(|result| &result.rows).all(|row| row[0].as_deref() == Some(&whole[..])));
+    let mut other = early;
     let refused = other.query("SELECT name FROM users WHERE id = 1");
-    assert!(refused.error.is_some(), "there is no server");
+    assert!(!["", wire::LOST].contains(&refused.sqlstate()), "there is no server: {:?}", refused.error);
     cluster.primary(0).start().unwrap();
     wait_for_answer(&router, "SELECT name FROM users WHERE id = 1", "kept");
     assert_eq!(other.text("SELECT name FROM users WHERE id = 1"), "kept", "a client outlives its server");
@@ -86,7 +89,6 @@ fn one_shard_down_leaves_the_other_serving() {
     let by_id = |id: &str| format!("SELECT name FROM users WHERE id = {id}");
     for _ in 0..5 {
         assert_eq!(client.text(&by_id(&here)), format!("user {here}"));
-        assert_eq!(client.query("INSERT INTO users VALUES (0, 'again')").sqlstate().is_empty(), false);
     }
     assert!(client.query(&by_id(&there)).error.is_some());
     assert!(client.query("SELECT count(*) FROM users").error.is_some(), "half an answer is none");

@@ -134,6 +134,21 @@ fn only_who_knows_the_password_gets_in() {
 }
 
 #[test]
+fn a_startup_that_postgres_would_refuse_is_refused_and_holds_nothing() {
+    let narrow = Narrow::new("options", "2s");
+    for _ in 0..4 {
+        let parameters = [("user", "app"), ("database", "app"), ("options", "-c nothing_known=1")];
+        let refused = Wire::try_connect(narrow.router.port, &parameters).err().unwrap();
+        assert_eq!((refused.sqlstate(), refused.field(b'S')), ("42704", "FATAL"));
+        assert_serves(&narrow.router);
+    }
+    let parameters = [("user", "app"), ("database", "app"), ("options", "-c statement_timeout=78s")];
+    let mut client = Wire::try_connect(narrow.router.port, &parameters).unwrap();
+    assert_eq!(client.text("SHOW statement_timeout"), "78s");
+    assert_eq!(narrow.router.client().text("SHOW statement_timeout"), "0");
+}
+
+#[test]
 fn a_client_that_dies_inside_a_transaction_locks_nothing() {
     let narrow = Narrow::new("dead", "10s");
     narrow.router.client().query("INSERT INTO users VALUES (1, 'before')");
@@ -329,6 +344,9 @@ fn talk(port: u16, number: u64) {
         let answer = client.answer(b"");
         assert_eq!(answer.sqlstate(), if chance == 4 { "22012" } else { "" });
         let rows: Vec<_> = answer.results.iter().flat_map(|result| &result.rows).flatten().collect();
-        assert!(!rows.is_empty() && rows.iter().all(|value| value.as_deref() == Some(tag.as_bytes())), "{tag}: {rows:?}");
+        assert!(
+            !rows.is_empty() && rows.iter().all(|value| value.as_deref() == Some(tag.as_bytes())),
+            "{tag}: {rows:?}"
+        );
     }
 }

@@ -12,4 +12,5 @@ mod faults;
 mod hostile;
 mod loading;
 mod placement;
+mod routing;
 mod slt;

@@ -9,6 +9,9 @@ use std::time::Duration;
 /// No answer after this long is a failure of the test, not of patience.
 const READ_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// Stands for the SQLSTATE of a connection that was closed without a word.
+pub const LOST: &str = "lost";
+
 /// One message from the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
@@ -200,9 +203,12 @@ impl Wire {
     fn fill(&mut self, least: usize) -> io::Result<()> {
         let mut chunk = vec![0; 64 << 10];
         while self.inbox.len() < least {
-            match self.stream.read(&mut chunk)? {
-                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-                count => self.inbox.extend_from_slice(&chunk[..count]),
+            match self.stream.read(&mut chunk) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(count) => self.inbox.extend_from_slice(&chunk[..count]),
+                // With a timeout set, a process that was stopped and woken sees this.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
             }
         }
         Ok(())
@@ -236,8 +242,8 @@ impl Wire {
         self.answer(&[])
     }
 
-    /// Reads up to ReadyForQuery; whoever asks for COPY data gets it. A lost connection becomes an
-    /// error of class 08 with status 0.
+    /// Reads up to ReadyForQuery; whoever asks for COPY data gets it. A lost connection becomes the
+    /// error `LOST` with status 0.
     pub fn answer(&mut self, copy: &[u8]) -> Answer {
         let mut answer = Answer::default();
         let mut current = Result::default();
@@ -246,6 +252,7 @@ impl Wire {
                 Ok(message) => message,
                 Err(error) => {
                     answer.error.get_or_insert(lost(&error));
+                    answer.results.push(current);
                     return answer;
                 }
             };
@@ -293,7 +300,7 @@ pub fn sqlstate(body: &[u8]) -> String {
 fn lost(error: &io::Error) -> Fields {
     let mut fields = HashMap::new();
     fields.insert(b'S', "LOST".to_owned());
-    fields.insert(b'C', "08006".to_owned());
+    fields.insert(b'C', LOST.to_owned());
     fields.insert(b'M', error.to_string());
     Fields(fields)
 }

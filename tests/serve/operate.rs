@@ -1,7 +1,4 @@
 //! What an operator does with a running router over real PostgreSQL.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
-mod support;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -9,9 +6,9 @@ use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use crate::support::{Cluster, ClusterOptions, Sluice};
 use pgsluice::config::Config;
 use pgsluice::router::Router;
-use support::{Cluster, ClusterOptions, Sluice};
 use tokio::runtime::Handle;
 use tokio_postgres::{Client, NoTls};
 
@@ -142,6 +139,10 @@ async fn the_console_shows_what_is_there() {
 
     let route = admin(port, "EXPLAIN ROUTE SELECT * FROM users WHERE id = 1");
     assert!(route.contains("Route: shard of literal 1") && route.contains("\nShards: "), "{route}");
+    let url = format!("postgres://app:app@127.0.0.1:{port}/app?options=-cwork_mem%3Dnonsense");
+    let refused = background().spawn(async move { tokio_postgres::connect(&url, NoTls).await.map(drop) });
+    let refused = refused.await.unwrap().unwrap_err();
+    assert_eq!(refused.code().map(|code| code.code()), Some("22023"), "a login that fails says why: {refused}");
     let refused = psql(port, "app", "sluice", "SHOW POOLS").unwrap_err();
     assert!(refused.contains("may not use the console"), "{refused}");
     let refused = psql(port, "watcher", "sluice", "PAUSE").unwrap_err();

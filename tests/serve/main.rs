@@ -1,0 +1,92 @@
+//! The program as an operator starts it.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod operate;
+
+use std::process::Command;
+
+use support::{Cluster, ClusterOptions, Sluice};
+
+fn sluice(arguments: &[&str]) -> (Option<i32>, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_sluice")).args(arguments).output().unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8(text).unwrap())
+}
+
+#[test]
+fn a_router_starts_and_stops() {
+    let cluster = Cluster::start(ClusterOptions::default()).unwrap();
+    let mut sluice = Sluice::start(&cluster.database_config("app", ""));
+    assert!(sluice.psql("nowhere", "SELECT 1").unwrap_err().contains("nowhere"));
+    sluice.reload(&format!("{}\n[pool]\nsize = 7\n", cluster.database_config("app", "")));
+    sluice.wait_for_log("pool.size: 20 -> 7");
+    sluice.reload("[pool]\nsise = 7\n");
+    sluice.wait_for_log("did you mean `size`?");
+    sluice.signal("TERM");
+    assert!(sluice.wait().success());
+}
+
+#[test]
+fn check_tells_all_problems_with_file_and_line() {
+    let file = std::env::temp_dir().join(format!("sluice-check-{}.toml", std::process::id()));
+    std::fs::write(&file, "[pool]\nsise = 3\nmode = \"x\"\n").unwrap();
+    let (code, text) = sluice(&["check", "--config", file.to_str().unwrap()]);
+    std::fs::remove_file(&file).unwrap();
+    assert_eq!(code, Some(1));
+    for problem in [":2: unknown key `pool.sise`, did you mean `size`?", ":3: pool.mode", "no [[database]]"] {
+        assert!(text.contains(problem), "{problem} is not in:\n{text}");
+    }
+    let (code, text) = sluice(&["check", "--offline", "--database-url", "postgres://app:s3cret@localhost/app"]);
+    assert_eq!(code, Some(0), "{text}");
+    let (code, text) = sluice(&["serve", "--database-url", "mysql://app:s3cret@localhost/app"]);
+    assert_eq!(code, Some(1));
+    assert!(!text.contains("s3cret"), "{text}");
+    let (code, _) = sluice(&["health", "--address", "127.0.0.1:1"]);
+    assert_eq!(code, Some(1));
+}
+
+#[test]
+fn check_asks_the_servers_and_explain_plans_without_running() {
+    let cluster =
+        Cluster::start(ClusterOptions { shards: 2, settings: vec![prepared("0")], ..Default::default() }).unwrap();
+    cluster.primary(0).psql("CREATE TABLE loose (user_id bigint)").unwrap();
+    let file = std::env::temp_dir().join(format!("sluice-check-servers-{}.toml", std::process::id()));
+    let path = file.to_str().unwrap();
+    let config = cluster.database_config("app", "sharding_key = \"user_id\"\ntables.users.key = \"id\"");
+    std::fs::write(&file, format!("[auth]\nmethod = \"trust\"\n{config}")).unwrap();
+    let (code, text) = sluice(&["check", "--config", path]);
+    assert_eq!(code, Some(1), "{text}");
+    for problem in [
+        "database app: shard a, 127.0.0.1:",
+        "database app: shard b, 127.0.0.1:",
+        "max_prepared_transactions is 0",
+        "public.loose",
+    ] {
+        assert!(text.contains(problem), "{problem} is not in:\n{text}");
+    }
+
+    let schema = file.with_extension("sql");
+    std::fs::write(&schema, "CREATE TABLE users (id bigint PRIMARY KEY, name text);").unwrap();
+    let statement = "SELECT name FROM users WHERE id = 1";
+    let (code, offline) = sluice(&["explain", "--config", path, "--schema", schema.to_str().unwrap(), statement]);
+    assert!(code == Some(0) && offline.contains("Route: ") && offline.contains("\nShards: "), "{offline}");
+    for shard in 0..2 {
+        let sql = "DROP TABLE IF EXISTS loose; CREATE TABLE users (id bigint PRIMARY KEY, name text)";
+        cluster.primary(shard).psql(sql).unwrap();
+    }
+    let (code, online) = sluice(&["explain", "--config", path, statement]);
+    assert_eq!((code, online), (Some(0), offline));
+
+    cluster.primary(1).stop();
+    let (code, text) = sluice(&["check", "--config", path]);
+    assert!(code == Some(1) && text.contains("refused") && !text.contains("loose"), "{text}");
+    std::fs::remove_file(&file).unwrap();
+    std::fs::remove_file(&schema).unwrap();
+}
+
+fn prepared(max: &str) -> (String, String) {
+    ("max_prepared_transactions".to_owned(), max.to_owned())
+}
