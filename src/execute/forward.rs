@@ -365,6 +365,12 @@ impl Conversation {
 
     /// Waits for the client or for a server that has something to say unasked.
     pub(super) async fn wait_with_links(&mut self) -> Result<(), End> {
+        // A notification may have come in one piece with the last answer.
+        for i in 0..self.links.len() {
+            if !self.links[i].inbox.is_empty() {
+                self.deliver_unasked(i).await?;
+            }
+        }
         loop {
             let woken = {
                 let Self { client, links, .. } = &mut *self;
@@ -403,6 +409,11 @@ impl Conversation {
             self.links.remove(i).close_half_read();
             return Err(End::Fatal(ErrorFields::fatal("08006", "the server closed the connection unexpectedly")));
         }
+        self.deliver_unasked(i).await
+    }
+
+    /// Passes on the whole messages that wait in a server's buffer though nothing was due.
+    async fn deliver_unasked(&mut self, i: usize) -> Result<(), End> {
         while let Ok(Some(header)) = Header::parse(self.links[i].inbox.filled()) {
             let link = &mut self.links[i];
             if link.inbox.len() < header.total {
