@@ -40,14 +40,14 @@ impl Conversation {
             b'D' => self.describe(header.total).await,
             b'E' => self.execute(header.total).await,
             b'C' => self.close(header.total).await,
-            b'F' => self.function_call(header.total).await,
+            b'F' => Box::pin(self.function_call(header.total)).await,
             b'H' => self.flush().await,
             _ => return self.sync().await,
         };
         match result {
             Ok(()) => {}
-            Err(Failure::Error(fields)) => self.fail_pipeline(Some(&fields)).await?,
-            Err(Failure::Told) => self.fail_pipeline(None).await?,
+            Err(Failure::Error(fields)) => Box::pin(self.fail_pipeline(Some(&fields))).await?,
+            Err(Failure::Told) => Box::pin(self.fail_pipeline(None)).await?,
             Err(Failure::End(end)) => return Err(end),
         }
         self.take_request();
@@ -334,7 +334,7 @@ impl Conversation {
             }
             Some(Portal::Gather(portal)) => {
                 self.settle_all().await?;
-                self.describe_gather(&portal).await
+                Box::pin(self.describe_gather(&portal)).await
             }
             Some(Portal::Router(statement)) => {
                 let explains = matches!(
@@ -415,9 +415,9 @@ impl Conversation {
                 self.settle_all().await?;
                 self.served.stats.gathered.add(1);
                 let arguments = Arguments::of_portal(&portal);
-                self.gather(&portal.gather, &portal.shards, &arguments, false).await
+                Box::pin(self.gather(&portal.gather, &portal.shards, &arguments, false)).await
             }
-            Some(Portal::Router(statement)) => self.execute_in_router(&statement).await,
+            Some(Portal::Router(statement)) => Box::pin(self.execute_in_router(&statement)).await,
             None => {
                 let i = self.cursor_link(&name)?;
                 self.turn_to(i).await?;
@@ -517,14 +517,8 @@ impl Conversation {
     /// Sync: the pipeline's transaction ends, errors are forgotten, ReadyForQuery follows.
     async fn sync(&mut self) -> Result<(), End> {
         self.take_request();
-        if self.pipeline == Pipeline::Running
-            && let Err(failure) = self.answer_parses().await
-        {
-            match failure {
-                Failure::Error(fields) => self.fail_pipeline(Some(&fields)).await?,
-                Failure::Told => self.fail_pipeline(None).await?,
-                Failure::End(end) => return Err(end),
-            }
+        if self.pipeline == Pipeline::Running && !self.unsent_parses.is_empty() {
+            Box::pin(self.answer_last_parses()).await?;
         }
         self.unsent_parses.clear();
         self.pipeline = Pipeline::Running;
@@ -553,17 +547,27 @@ impl Conversation {
         Ok(())
     }
 
+    /// Answers the Parse messages that nothing but a Sync follows.
+    async fn answer_last_parses(&mut self) -> Result<(), End> {
+        match self.answer_parses().await {
+            Ok(()) => Ok(()),
+            Err(Failure::Error(fields)) => self.fail_pipeline(Some(&fields)).await,
+            Err(Failure::Told) => self.fail_pipeline(None).await,
+            Err(Failure::End(end)) => Err(end),
+        }
+    }
+
     /// Syncs every server that has run a part of the pipeline; true when the one server's
     /// ReadyForQuery has gone to the client.
     async fn sync_links(&mut self) -> Result<bool, Failure> {
         for i in 0..self.links.len() {
             if !self.links[i].is_unsynced() && !self.links[i].server.state.is_settled() {
-                self.pump(i).await?;
+                Box::pin(self.pump(i)).await?;
             }
         }
         // One that fails takes the others with it: all must have answered before the first commits.
         if self.links.iter().filter(|link| link.is_unsynced()).count() > 1 {
-            match self.settle_all().await {
+            match Box::pin(self.settle_all()).await {
                 Ok(()) | Err(Failure::Told) => {}
                 Err(Failure::Error(fields)) => {
                     self.report(&fields);
@@ -572,23 +576,18 @@ impl Conversation {
                 Err(end) => return Err(end),
             }
         }
-        let unsynced: Vec<u64> =
-            self.links.iter().filter(|link| link.is_unsynced()).map(|link| link.server.id.0).collect();
         let failed = self.session.transaction.is_failed();
-        if let [id] = unsynced.as_slice()
-            && self.links.len() == 1
-            && !failed
-            && !self.catalog_changed
-            && let Some(i) = self.links.by_server(*id)
-        {
-            self.sync_link(i, Audience::Client);
-            self.pump(i).await?;
+        if self.links.len() == 1 && self.links[0].is_unsynced() && !failed && !self.catalog_changed {
+            self.sync_link(0, Audience::Client);
+            self.pump(0).await?;
             return Ok(true);
         }
+        let unsynced = self.links.iter().filter(|link| link.is_unsynced()).map(|link| link.server.id.0);
+        let unsynced: Vec<u64> = unsynced.collect();
         for id in unsynced {
             if let Some(i) = self.links.by_server(id) {
                 self.sync_link(i, Audience::Router);
-                self.pump(i).await?;
+                Box::pin(self.pump(i)).await?;
             }
         }
         Ok(false)

@@ -90,7 +90,7 @@ impl Conversation {
             match self.pass_on(i).await? {
                 Walked::Settled => break,
                 Walked::Owed => {}
-                Walked::CopyIn => self.copy_in(i).await?,
+                Walked::CopyIn => Box::pin(self.copy_in(i)).await?,
                 Walked::Dry => match self.wake(i).await {
                     Wake::Server => {}
                     Wake::ServerGone(error) => return Err(self.server_gone(i, &error)),
