@@ -1,13 +1,14 @@
 # make demo    a local cluster with sample data behind a router
 # make test    everything CI runs, after installing what is missing
 # make check   formatting and lints
-# make bench   benchmarks
+# make bench   benchmarks, the last of them beside PostgreSQL and PgBouncer
+# make soak    TPC-B over two shards for a minute
 
 CARGO ?= cargo
 # Further words for `cargo test`, such as a test's name.
 TEST ?=
 
-.PHONY: demo test check bench build setup drivers
+.PHONY: demo test check bench soak build setup drivers
 
 demo: setup
 	$(CARGO) run --quiet -- demo $(DEMO)
@@ -20,7 +21,10 @@ check:
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 
 bench: setup
-	$(CARGO) bench --workspace $(BENCH)
+	ulimit -n 20000 2>/dev/null; $(CARGO) bench --workspace $(BENCH)
+
+soak: setup
+	$(CARGO) bench --bench pgbench -- soak
 
 build: setup
 	$(CARGO) build --release

@@ -17,10 +17,10 @@ use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 const PROBE: &str = "\
 SELECT pg_catalog.pg_is_in_recovery(), \
   CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() \
-    ELSE pg_catalog.pg_current_wal_lsn() END, \
+    ELSE pg_catalog.pg_current_wal_insert_lsn() END, \
   pg_catalog.current_setting('max_prepared_transactions'), \
   CASE WHEN NOT pg_catalog.pg_is_in_recovery() \
-    THEN pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()) END";
+    THEN pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()) END";
 
 /// A position in the write-ahead log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

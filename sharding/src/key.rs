@@ -102,7 +102,8 @@ fn integer(bytes: &[u8], input: Input<'_>, column: Width) -> Result<Option<Key>,
     };
     let value = match input.format {
         Format::Text => int::parse(bytes, width)?,
-        Format::Binary if bytes.len() == width_bytes(width) => int::from_binary(bytes)?,
+        // A parameter without a declared type may stand in a cast: `$1::int4` makes it four bytes.
+        Format::Binary if input.type_oid == 0 || bytes.len() == width_bytes(width) => int::from_binary(bytes)?,
         Format::Binary => return Err(bad_binary(width.name())),
     };
     Ok(Some(Key::Int(value)))

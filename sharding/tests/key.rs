@@ -84,7 +84,9 @@ fn binary_integers_of_any_declared_width() {
     assert_eq!(key(&(-7_i16).to_be_bytes(), 21).unwrap(), Some(Key::Int(-7)));
     // Wider than the column: no row can have it, and the server says so in its own way.
     assert_eq!(key(&(1_i64 << 40).to_be_bytes(), 20).unwrap(), Some(Key::Int(1 << 40)));
-    assert_eq!(key(&7_i64.to_be_bytes(), 0).unwrap_err().sqlstate, "08P01");
+    // An open type may be that of a cast; a declared one has its width.
+    assert_eq!(key(&7_i64.to_be_bytes(), 0).unwrap(), Some(Key::Int(7)));
+    assert_eq!(key(&7_i64.to_be_bytes(), 23).unwrap_err().sqlstate, "08P01");
     assert_eq!(key(&u32::MAX.to_be_bytes(), 26).unwrap(), Some(Key::Int(4_294_967_295)));
 }
 

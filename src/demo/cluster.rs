@@ -219,7 +219,7 @@ impl Shard {
     }
 
     fn wait_for_replicas(&self) -> Result<()> {
-        let written = self.primary.psql_in("postgres", "SELECT pg_current_wal_lsn()")?;
+        let written = self.primary.psql_in("postgres", "SELECT pg_current_wal_insert_lsn()")?;
         let question = format!("SELECT coalesce(pg_last_wal_replay_lsn() >= '{written}', false)");
         let deadline = Instant::now() + REPLAY_TIMEOUT;
         for replica in &self.replicas {

@@ -46,14 +46,14 @@ impl Conversation {
             b'D' => self.describe(header.total).await,
             b'E' => self.execute(header.total).await,
             b'C' => self.close(header.total).await,
-            b'F' => self.function_call(header.total).await,
+            b'F' => Box::pin(self.function_call(header.total)).await,
             b'H' => self.flush().await,
             _ => return self.sync().await,
         };
         match result {
             Ok(()) => {}
-            Err(Failure::Error(fields)) => self.fail_pipeline(Some(&fields)).await?,
-            Err(Failure::Told) => self.fail_pipeline(None).await?,
+            Err(Failure::Error(fields)) => Box::pin(self.fail_pipeline(Some(&fields))).await?,
+            Err(Failure::Told) => Box::pin(self.fail_pipeline(None)).await?,
             Err(Failure::End(end)) => return Err(end),
         }
         self.take_request();
@@ -115,10 +115,14 @@ impl Conversation {
     /// it is known that no other has failed.
     async fn settle_before_sync(&mut self) -> Result<(), Failure> {
         self.answer_parses().await?;
-        if self.links.iter().filter(|link| link.is_unsynced()).count() > 1 {
+        if self.several_unsynced() {
             self.settle_all().await?;
         }
         Ok(())
+    }
+
+    fn several_unsynced(&self) -> bool {
+        self.links.len() > 1 && self.links.iter().filter(|link| link.is_unsynced()).count() > 1
     }
 
     /// Brings every server's replies to an end.
@@ -359,7 +363,7 @@ impl Conversation {
             }
             Some(Portal::Gather(portal)) => {
                 self.settle_all().await?;
-                self.describe_gather(&portal).await
+                Box::pin(self.describe_gather(&portal)).await
             }
             Some(Portal::Router(statement)) => {
                 let explains = matches!(
@@ -441,9 +445,9 @@ impl Conversation {
                 self.refuse_after_write()?;
                 self.served.stats.gathered.add(1);
                 let arguments = Arguments::of_portal(&portal);
-                self.gather(&portal.gather, &portal.shards, &arguments, false).await
+                Box::pin(self.gather(&portal.gather, &portal.shards, &arguments, false)).await
             }
-            Some(Portal::Router(statement)) => self.execute_in_router(&statement).await,
+            Some(Portal::Router(statement)) => Box::pin(self.execute_in_router(&statement)).await,
             None => {
                 let i = self.cursor_link(&name)?;
                 self.turn_to(i).await?;
@@ -549,14 +553,9 @@ impl Conversation {
     /// Sync: the pipeline's transaction ends, errors are forgotten, ReadyForQuery follows.
     async fn sync(&mut self) -> Result<(), End> {
         self.take_request();
-        if self.pipeline == Pipeline::Running
-            && let Err(failure) = self.settle_before_sync().await
-        {
-            match failure {
-                Failure::Error(fields) => self.fail_pipeline(Some(&fields)).await?,
-                Failure::Told => self.fail_pipeline(None).await?,
-                Failure::End(end) => return Err(end),
-            }
+        let is_settled = self.unsent_parses.is_empty() && !self.several_unsynced();
+        if self.pipeline == Pipeline::Running && !is_settled {
+            Box::pin(self.settle_or_fail()).await?;
         }
         self.unsent_parses.clear();
         if self.pipeline == Pipeline::Skipping {
@@ -593,31 +592,35 @@ impl Conversation {
         Ok(())
     }
 
+    async fn settle_or_fail(&mut self) -> Result<(), End> {
+        match self.settle_before_sync().await {
+            Ok(()) => Ok(()),
+            Err(Failure::Error(fields)) => self.fail_pipeline(Some(&fields)).await,
+            Err(Failure::Told) => self.fail_pipeline(None).await,
+            Err(Failure::End(end)) => Err(end),
+        }
+    }
+
     /// Syncs every server that has run a part of the pipeline; true when the one server's
     /// ReadyForQuery has gone to the client.
     async fn sync_links(&mut self) -> Result<bool, Failure> {
         for i in 0..self.links.len() {
             if !self.links[i].is_unsynced() && !self.links[i].server.state.is_settled() {
-                self.pump(i).await?;
+                Box::pin(self.pump(i)).await?;
             }
         }
-        let unsynced: Vec<u64> =
-            self.links.iter().filter(|link| link.is_unsynced()).map(|link| link.server.id.0).collect();
         let failed = self.session.transaction.is_failed();
-        if let [id] = unsynced.as_slice()
-            && self.links.len() == 1
-            && !failed
-            && !self.catalog_changed
-            && let Some(i) = self.links.by_server(*id)
-        {
-            self.sync_link(i, Audience::Client);
-            self.pump(i).await?;
+        if self.links.len() == 1 && self.links[0].is_unsynced() && !failed && !self.catalog_changed {
+            self.sync_link(0, Audience::Client);
+            self.pump(0).await?;
             return Ok(true);
         }
+        let unsynced = self.links.iter().filter(|link| link.is_unsynced()).map(|link| link.server.id.0);
+        let unsynced: Vec<u64> = unsynced.collect();
         for id in unsynced {
             if let Some(i) = self.links.by_server(id) {
                 self.sync_link(i, Audience::Router);
-                self.pump(i).await?;
+                Box::pin(self.pump(i)).await?;
             }
         }
         Ok(false)

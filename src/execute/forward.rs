@@ -90,7 +90,7 @@ impl Conversation {
             match self.pass_on(i).await? {
                 Walked::Settled => break,
                 Walked::Owed => {}
-                Walked::CopyIn => self.copy_in(i).await?,
+                Walked::CopyIn => Box::pin(self.copy_in(i)).await?,
                 Walked::Dry => match self.wake(i).await {
                     Wake::Server => {}
                     Wake::ServerGone(error) => return Err(self.server_gone(i, &error)),
@@ -370,6 +370,12 @@ impl Conversation {
 
     /// Waits for the client or for a server that has something to say unasked.
     pub(super) async fn wait_with_links(&mut self) -> Result<(), End> {
+        // A notification may have come in one piece with the last answer.
+        for i in 0..self.links.len() {
+            if !self.links[i].inbox.is_empty() {
+                self.deliver_unasked(i).await?;
+            }
+        }
         loop {
             let woken = {
                 let Self { client, links, .. } = &mut *self;
@@ -408,6 +414,11 @@ impl Conversation {
             self.links.remove(i).close_half_read();
             return Err(End::Fatal(ErrorFields::fatal("08006", "the server closed the connection unexpectedly")));
         }
+        self.deliver_unasked(i).await
+    }
+
+    /// Passes on the whole messages that wait in a server's buffer though nothing was due.
+    async fn deliver_unasked(&mut self, i: usize) -> Result<(), End> {
         while let Ok(Some(header)) = Header::parse(self.links[i].inbox.filled()) {
             let link = &mut self.links[i];
             if link.inbox.len() < header.total {

@@ -325,7 +325,7 @@ impl Conversation {
         self.check_snapshot(shard)?;
         let (place, server) = match self.take_server(shard, replica_ok).await {
             // A replica that lets nobody in is out of use; the next choice falls on another instance.
-            Err(Failure::Error(_)) if replica_ok => self.take_server(shard, false).await?,
+            Err(Failure::Error(_)) if replica_ok => Box::pin(self.take_server(shard, false)).await?,
             taken => taken?,
         };
         self.presence.enter(Held { cancel: server.cancel_handle(), shard, instance: place.instance });
@@ -425,7 +425,7 @@ impl Conversation {
             return Ok(());
         }
         if !self.links[i].server.state.is_settled() || self.links[i].is_unsynced() {
-            self.settle(i).await?;
+            Box::pin(self.settle(i)).await?;
         }
         let link = &mut self.links.all[i];
         let wanted = match self.session.transaction.block() {
@@ -448,6 +448,6 @@ impl Conversation {
             link.server.state.set_settings(self.session.settings().clone());
         }
         // Whom a statement runs as is never left to chance: it must have succeeded before.
-        if identity { self.settle(i).await } else { Ok(()) }
+        if identity { Box::pin(self.settle(i)).await } else { Ok(()) }
     }
 }

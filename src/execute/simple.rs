@@ -69,7 +69,7 @@ impl Conversation {
                 Ok(())
             }
             (1, Some(decision)) => self.run_single(script, decision, total).await,
-            _ => self.run_script(script, total).await,
+            _ => Box::pin(self.run_script(script, total)).await,
         }
     }
 
@@ -105,7 +105,7 @@ impl Conversation {
             Decision::Forward { .. } if script.statements[0].effects.changes_catalog => {
                 let text: Rc<str> = self.query_text(total)?.into();
                 self.take_request();
-                self.run_in_router(&script, 0, &text, decision, true).await?;
+                Box::pin(self.run_in_router(&script, 0, &text, decision, true)).await?;
                 self.refresh_catalog().await?;
                 self.ready();
                 Ok(())
@@ -127,7 +127,7 @@ impl Conversation {
             other => {
                 let text: Rc<str> = self.query_text(total)?.into();
                 self.take_request();
-                self.run_in_router(&script, 0, &text, other, true).await?;
+                Box::pin(self.run_in_router(&script, 0, &text, other, true)).await?;
                 self.ready();
                 Ok(())
             }

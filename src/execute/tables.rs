@@ -39,9 +39,9 @@ impl Conversation {
         }
         if self.session.transaction.is_idle() {
             self.catalog_changed = false;
-            self.read_shared_catalog().await;
+            Box::pin(self.read_shared_catalog()).await;
         } else if self.served.shards.len() > 1 && !self.session.transaction.is_failed() {
-            self.read_own_catalog().await?;
+            Box::pin(self.read_own_catalog()).await?;
         }
         Ok(())
     }
@@ -54,7 +54,7 @@ impl Conversation {
             return false;
         }
         let before = self.served.catalog.borrow().watch().version();
-        self.read_shared_catalog().await;
+        Box::pin(self.read_shared_catalog()).await;
         self.served.catalog.borrow().watch().version() != before
     }
 

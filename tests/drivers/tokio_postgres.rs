@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::fmt::Write;
 use std::pin::pin;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::future::join_all;
@@ -68,7 +68,6 @@ pub(crate) fn transcript(url: &str, part: Part) -> String {
                 pipelining(url, &mut page).await;
                 transactions(url, &mut page).await;
                 copy(url, &mut page).await;
-                cancelling(url, &mut page).await;
                 messages(url, &mut page).await;
             }
             Part::Keyed => keyed(url, &mut page).await,
@@ -200,27 +199,6 @@ async fn copy_in(c: &Client, sql: &str, parts: Vec<Bytes>) -> Result<u64, tokio_
         sink.feed(part).await?;
     }
     sink.finish().await
-}
-
-async fn cancelling(url: &str, page: &mut Page) {
-    page.0.push_str("cancelling\n");
-    let c = connect(url).await;
-    let watcher = connect(url).await;
-    for n in 0..5 {
-        let text = format!("SELECT pg_sleep(60 + {n})");
-        let running = "SELECT FROM pg_stat_activity WHERE state = 'active' AND query = $1";
-        let stop = async {
-            while watcher.query(running, &[&text]).await.unwrap().is_empty() {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-            c.cancel_token().cancel_query(NoTls).await.unwrap();
-        };
-        let (result, ()) = tokio::join!(c.simple_query(&text), stop);
-        page.failure("cancelled", result.map(|messages| messages.len()));
-        page.show("then", c.query_one("SELECT 'fine'", &[]).await.unwrap().get::<_, &str>(0));
-    }
-    c.cancel_token().cancel_query(NoTls).await.unwrap();
-    page.show("nothing to cancel", watcher.query_one("SELECT 'fine'", &[]).await.unwrap().get::<_, &str>(0));
 }
 
 async fn messages(url: &str, page: &mut Page) {

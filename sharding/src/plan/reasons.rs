@@ -34,7 +34,7 @@ pub(crate) fn insert_unknown_key(table: &str, key: &str) -> Refusal {
 pub(crate) fn changes_key(key: &str) -> Refusal {
     no(
         format!("changing sharding key \"{key}\" would move the row to another shard"),
-        "Insert the row under its new key and delete the old one, in one transaction.",
+        "Insert the row under its new key, then delete the old one; the two cannot be one transaction yet.",
     )
 }
 
@@ -88,7 +88,7 @@ pub(crate) fn write_without_key(verb: &str, table: &str) -> Refusal {
 }
 
 pub(crate) fn write_many(verb: &str) -> Refusal {
-    no(format!("{verb} concerns rows on several shards"), "Run one statement for each key, in one transaction.")
+    no(format!("{verb} concerns rows on several shards"), "Run one statement for each key.")
 }
 
 pub(crate) fn read_many(why: &Refusal) -> Refusal {
