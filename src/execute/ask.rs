@@ -173,16 +173,18 @@ impl Conversation {
     }
 
     /// Runs one statement of a text on server `i`; its rows and tag pass to the client, ReadyForQuery
-    /// does not. True when it succeeded.
+    /// does not.
     ///
     /// # Errors
     /// `Told` when the server refused the statement.
-    pub(super) async fn ask_passing(&mut self, i: usize, sql: &str) -> Result<bool, Failure> {
+    pub(super) async fn ask_passing(&mut self, i: usize, sql: &str) -> Result<(), Failure> {
         self.links[i].effects.clear();
         crate::protocol::frontend::query(&mut self.links[i].out, sql.as_bytes());
         self.links[i].server.state.expect(Due::Part);
-        let errors = self.served.stats.errors.get();
+        let server = self.links[i].server.id.0;
+        let errors = self.links[i].errors;
         self.pump(i).await?;
-        if self.served.stats.errors.get() == errors { Ok(true) } else { Err(Failure::Told) }
+        let failed = self.links.by_server(server).is_none_or(|i| self.links[i].errors != errors);
+        if failed { Err(Failure::Told) } else { Ok(()) }
     }
 }

@@ -4,7 +4,7 @@
 use std::rc::Rc;
 
 use pgsluice_sharding::ShardId;
-use pgsluice_sharding::sql::{Access, Command, Effects, Pin, SetValue};
+use pgsluice_sharding::sql::{Access, Command, Effects, Pin, SetValue, TransactionOptions};
 
 use crate::commit::coordinator::{Action, Coordinator, Event, Outcome};
 use crate::commit::recover::finish_prepared;
@@ -13,14 +13,14 @@ use crate::protocol::backend;
 use crate::protocol::error::{ErrorFields, Severity};
 use crate::session::SettingChange;
 
-use super::{Conversation, Failure};
+use super::{CatalogChange, Conversation, Failure};
 
 impl Conversation {
     /// A command about the session itself; answers with its command tag.
     pub(super) async fn session_command(&mut self, command: &Command, text: &str) -> Result<(), Failure> {
         self.refuse_if_failed(command)?;
         match command {
-            Command::Begin(options) => self.begin(text, options.clone()),
+            Command::Begin(options) => self.begin(text, options).await,
             Command::Commit { chain } => self.commit(*chain).await,
             Command::Rollback { chain } => self.rollback(*chain).await,
             Command::Savepoint(name) => {
@@ -45,14 +45,17 @@ impl Conversation {
         }
     }
 
-    fn begin(&mut self, text: &str, options: pgsluice_sharding::sql::TransactionOptions) -> Result<(), Failure> {
+    async fn begin(&mut self, text: &str, options: &TransactionOptions) -> Result<(), Failure> {
         if self.served.mode == PoolMode::Statement {
             return Err(ErrorFields::error("0A000", "transaction blocks are not allowed in statement pooling mode")
                 .with_hint("Connect to a database whose pool mode is transaction.")
                 .into());
         }
-        if self.session.transaction.is_idle() {
-            self.session.transaction.begin(text, options, self.session.settings().clone());
+        let in_text = self.session.transaction.ends_with_text();
+        if in_text && self.links.iter().any(|link| link.joined) {
+            self.begin_amid_text(options).await?;
+        } else if in_text || self.session.transaction.is_idle() {
+            self.session.transaction.begin(text, options.clone(), self.session.settings().clone());
             self.transaction_began.get_or_insert(self.asked_at);
         } else {
             self.warn("25001", "there is already a transaction in progress");
@@ -62,8 +65,20 @@ impl Conversation {
         Ok(())
     }
 
+    /// The servers are in a transaction already; whether its modes may still change is theirs to say.
+    async fn begin_amid_text(&mut self, options: &TransactionOptions) -> Result<(), Failure> {
+        if let Some(modes) = options.modes() {
+            let text = format!("SET TRANSACTION {modes}");
+            self.tell_all(&text).await?;
+            self.session.transaction.remember(&text);
+            self.session.transaction.set_options(options);
+        }
+        self.session.transaction.outlive_text();
+        Ok(())
+    }
+
     fn in_block(&self, what: &str) -> Result<(), Failure> {
-        if self.session.transaction.is_idle() {
+        if self.session.transaction.is_idle() || self.session.transaction.ends_with_text() {
             let message = format!("{what} can only be used in transaction blocks");
             return Err(ErrorFields::error("25P01", message).into());
         }
@@ -91,6 +106,9 @@ impl Conversation {
         self.in_block("ROLLBACK TO SAVEPOINT")?;
         self.known_savepoint(name)?;
         self.tell_all(text).await?;
+        if self.catalog_change == CatalogChange::Own {
+            self.catalog_change = CatalogChange::Unread;
+        }
         if let Some(settings) = self.session.transaction.rollback_to(name) {
             for link in self.links.iter_mut().filter(|link| link.joined) {
                 link.server.state.set_settings(settings.clone());
@@ -102,11 +120,7 @@ impl Conversation {
     }
 
     async fn commit(&mut self, chain: bool) -> Result<(), Failure> {
-        if self.session.transaction.is_idle() {
-            if chain {
-                return self.in_block("COMMIT AND CHAIN");
-            }
-            self.warn("25P01", "there is no transaction in progress");
+        if !self.ends_a_block("COMMIT AND CHAIN", chain)? {
             self.complete("COMMIT");
             return Ok(());
         }
@@ -114,21 +128,42 @@ impl Conversation {
             return self.rollback(chain).await;
         }
         let begin = self.chain_text(chain);
+        let committed = self.commit_block().await?;
+        self.complete(if committed { "COMMIT" } else { "ROLLBACK" });
+        self.chain(begin);
+        Ok(())
+    }
+
+    /// Whether there is a transaction that COMMIT or ROLLBACK ends; the client is warned when it has
+    /// begun none.
+    fn ends_a_block(&mut self, what: &str, chain: bool) -> Result<bool, Failure> {
+        let in_text = self.session.transaction.ends_with_text();
+        if in_text || self.session.transaction.is_idle() {
+            if chain {
+                self.in_block(what)?;
+            }
+            self.warn("25P01", "there is no transaction in progress");
+        }
+        Ok(!self.session.transaction.is_idle())
+    }
+
+    /// Commits the block; false when the one server answered with ROLLBACK. The block is over in any
+    /// case.
+    pub(super) async fn commit_block(&mut self) -> Result<bool, Failure> {
         let result = self.commit_links().await;
         let before = self.session.transaction.end();
         self.session.statements.close_portals();
-        match result {
-            Ok(committed) => {
-                self.settle_settings(committed, before);
-                self.complete(if committed { "COMMIT" } else { "ROLLBACK" });
-                self.chain(begin);
-                Ok(())
-            }
-            Err(failure) => {
-                self.settle_settings(false, before);
-                Err(failure)
-            }
-        }
+        self.settle_settings(matches!(result, Ok(true)), before);
+        result
+    }
+
+    /// Rolls the block back; it is over.
+    pub(super) async fn roll_back_block(&mut self) -> Result<(), Failure> {
+        self.roll_back_links().await?;
+        let before = self.session.transaction.end();
+        self.session.statements.close_portals();
+        self.settle_settings(false, before);
+        Ok(())
     }
 
     /// Commits on every server of the block; false when the one server answered with ROLLBACK.
@@ -223,19 +258,12 @@ impl Conversation {
     }
 
     async fn rollback(&mut self, chain: bool) -> Result<(), Failure> {
-        if self.session.transaction.is_idle() {
-            if chain {
-                return self.in_block("ROLLBACK AND CHAIN");
-            }
-            self.warn("25P01", "there is no transaction in progress");
+        if !self.ends_a_block("ROLLBACK AND CHAIN", chain)? {
             self.complete("ROLLBACK");
             return Ok(());
         }
         let begin = self.chain_text(chain);
-        self.roll_back_links().await?;
-        let before = self.session.transaction.end();
-        self.session.statements.close_portals();
-        self.settle_settings(false, before);
+        self.roll_back_block().await?;
         self.complete("ROLLBACK");
         self.chain(begin);
         Ok(())
@@ -270,14 +298,14 @@ impl Conversation {
     }
 
     /// What a chained block begins with.
-    fn chain_text(&self, chain: bool) -> Option<(String, pgsluice_sharding::sql::TransactionOptions)> {
+    fn chain_text(&self, chain: bool) -> Option<(String, TransactionOptions)> {
         if !chain {
             return None;
         }
         self.session.transaction.block().map(|block| block.characteristics())
     }
 
-    fn chain(&mut self, begin: Option<(String, pgsluice_sharding::sql::TransactionOptions)>) {
+    fn chain(&mut self, begin: Option<(String, TransactionOptions)>) {
         if let Some((text, options)) = begin {
             self.links.note_writes(&mut self.session);
             self.session.transaction.begin(&text, options, self.session.settings().clone());
@@ -376,7 +404,7 @@ impl Conversation {
             self.links[i].server.state.taint();
         }
         if effects.changes_catalog {
-            self.catalog_changed = true;
+            self.catalog_change = CatalogChange::Unread;
         }
         match command {
             Command::DiscardAll => {

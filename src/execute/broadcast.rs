@@ -4,7 +4,7 @@ use pgsluice_sharding::sql::{Access, Effects, TransactionOptions};
 
 use crate::protocol::error::ErrorFields;
 
-use super::{Conversation, Failure};
+use super::{CatalogChange, Conversation, Failure};
 
 impl Conversation {
     /// Runs `text` on every shard. The first shard goes first, so that two clients which do the same
@@ -19,7 +19,7 @@ impl Conversation {
             return Err(ErrorFields::error("25001", format!("{word} cannot run inside a transaction block")).into());
         };
         if effects.changes_catalog {
-            self.catalog_changed = true;
+            self.catalog_change = CatalogChange::Unread;
             self.refresh_catalog().await?;
         }
         self.complete(&tag);

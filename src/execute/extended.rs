@@ -23,7 +23,7 @@ use super::gather::Arguments;
 use super::links::{Effect, Link, Sent};
 use super::simple::{effect_of, not_utf8};
 use super::worker::Served;
-use super::{Conversation, End, Failure, Pipeline};
+use super::{CatalogChange, Conversation, End, Failure, Pipeline};
 
 /// Messages for one server that wait for Flush or Sync, before they are sent without.
 const PIPELINE_BYTES_MAX: usize = 1 << 20;
@@ -427,7 +427,7 @@ impl Conversation {
                     false => effect_of(&statement.script, 0, &statement.text),
                 };
                 if statement.script.statements.first().is_some_and(|first| first.effects.changes_catalog) {
-                    self.catalog_changed = true;
+                    self.catalog_change = CatalogChange::Unread;
                 }
                 let Self { client, links, .. } = &mut *self;
                 let link = &mut links[i];
@@ -610,7 +610,8 @@ impl Conversation {
             }
         }
         let failed = self.session.transaction.is_failed();
-        if self.links.len() == 1 && self.links[0].is_unsynced() && !failed && !self.catalog_changed {
+        if self.links.len() == 1 && self.links[0].is_unsynced() && !failed && self.catalog_change == CatalogChange::None
+        {
             self.sync_link(0, Audience::Client);
             self.pump(0).await?;
             return Ok(true);

@@ -277,6 +277,7 @@ impl Conversation {
     fn statement_failed(&mut self, i: usize) {
         self.served.stats.errors.add(1);
         let link = &mut self.links[i];
+        link.errors += 1;
         link.effects.clear();
         link.copy = Copying::No;
         if link.is_unsynced() {

@@ -41,6 +41,8 @@ pub(super) struct Link {
     pub(super) sent: Sent,
     pub(super) copy: Copying,
     pub(super) life: Life,
+    /// Errors of it that have been passed to the client.
+    pub(super) errors: u64,
     /// What the statements that are running mean for the session, in order.
     pub(super) effects: VecDeque<Effect>,
 }
@@ -348,6 +350,7 @@ impl Conversation {
             sent: Sent::Synced,
             copy: Copying::No,
             life: Life::Well,
+            errors: 0,
             effects: VecDeque::new(),
         });
         Ok(self.links.len() - 1)

@@ -95,6 +95,16 @@ enum Pipeline {
     Skipping,
 }
 
+/// What the statements of the transaction that is running may have done to the catalog.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum CatalogChange {
+    None,
+    /// And nobody has looked yet.
+    Unread,
+    /// The transaction's own catalog shows it; once it has committed all must learn of it.
+    Own,
+}
+
 /// One client at work.
 pub struct Conversation {
     client: Client,
@@ -109,8 +119,7 @@ pub struct Conversation {
     sync_passed_over: bool,
     /// Parse messages that no server has seen yet, because no server is chosen yet.
     unsent_parses: Vec<Rc<crate::session::statements::PreparedStatement>>,
-    /// A statement that has succeeded may have changed the catalog.
-    catalog_changed: bool,
+    catalog_change: CatalogChange,
     /// The catalog as the transaction that is running has made it.
     own_catalog: Option<Arc<Catalog>>,
     /// When the request that is being answered came.
@@ -137,7 +146,7 @@ impl Conversation {
             pipeline: Pipeline::Running,
             sync_passed_over: false,
             unsent_parses: Vec::new(),
-            catalog_changed: false,
+            catalog_change: CatalogChange::None,
             own_catalog: None,
             asked_at: Instant::now(),
             transaction_began: None,

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use pgsluice_sharding::ShardId;
 use pgsluice_sharding::plan::Values;
-use pgsluice_sharding::sql::{Access, Command, SharedScript};
+use pgsluice_sharding::sql::{Access, Command, SharedScript, Statement};
 
 use crate::pool::server::{Audience, Due};
 use crate::protocol::backend;
@@ -80,10 +80,15 @@ impl Conversation {
         let mut planner = self.served.planner.borrow_mut();
         let script = planner.plan(&catalog, self.session.settings().get("search_path"), text)?;
         let [statement] = script.statements.as_slice() else { return Ok((script, None)) };
-        self.refuse_if_failed(&statement.command)?;
         let values = Values { text, literals: planner.literals(), params: &[] };
-        let decision = decide(statement, &self.served.map, values).inspect_err(|_| self.served.stats.refused.add(1))?;
+        let decision = self.decide_one(statement, values)?;
         Ok((script, Some(decision)))
+    }
+
+    fn decide_one(&self, statement: &Statement, values: Values<'_>) -> Result<Decision, Failure> {
+        self.refuse_if_failed(&statement.command)?;
+        let decision = decide(statement, &self.served.map, values).inspect_err(|_| self.served.stats.refused.add(1))?;
+        Ok(decision)
     }
 
     /// In a failed block only its end is heard.
@@ -169,8 +174,8 @@ impl Conversation {
                 self.note_access(i, access)?;
                 self.served.stats.routed.add(1);
                 let effect = effect_of(script, index, text);
-                let answer = self.ask_passing(i, own_text).await?;
-                if answer && let Effect::Statement { text, .. } = effect {
+                self.ask_passing(i, own_text).await?;
+                if let Effect::Statement { text, .. } = effect {
                     self.take_effect(i, &statement.command, &text, statement.effects);
                 }
                 Ok(())
@@ -179,11 +184,10 @@ impl Conversation {
     }
 
     /// Several statements in one text. When one shard runs them all it gets the text as it is; else
-    /// they run one after another, as long as that cannot be told from one transaction.
+    /// they run one after another, in transactions as PostgreSQL's.
     async fn run_script(&mut self, script: SharedScript, total: usize) -> Result<(), Failure> {
         let text: Rc<str> = self.query_text(total)?.into();
-        let decisions = self.decide_each(&script, &text)?;
-        if let Some((shard, access)) = one_shard(&script, &decisions) {
+        if let Some((shard, access)) = self.one_shard(&text)? {
             let i = self.link(shard, access).await?;
             self.note_access(i, access)?;
             let effects: Vec<Effect> = (0..script.statements.len()).map(|n| effect_of(&script, n, &text)).collect();
@@ -196,52 +200,77 @@ impl Conversation {
             return self.pump(i).await;
         }
         self.take_request();
-        self.check_splittable(&script, &decisions)?;
-        for (index, decision) in decisions.into_iter().enumerate() {
-            self.refuse_if_failed(&script.statements[index].command)?;
-            self.run_in_router(&script, index, &text, decision, true).await?;
-        }
+        let result = self.run_parts(&text, script.statements.len()).await;
+        self.end_text(result).await?;
+        self.refresh_catalog().await?;
         self.ready();
         Ok(())
     }
 
-    fn decide_each(&self, script: &SharedScript, text: &str) -> Result<Vec<Decision>, Failure> {
-        let planner = self.served.planner.borrow();
+    /// The shard that can run all statements of a text, and the most that they do there.
+    fn one_shard(&self, text: &str) -> Result<Option<(Option<ShardId>, Access)>, Failure> {
+        let catalog = self.catalog()?;
+        let mut planner = self.served.planner.borrow_mut();
+        let script = planner.plan(&catalog, self.session.settings().get("search_path"), text)?;
         let values = Values { text, literals: planner.literals(), params: &[] };
-        script
-            .statements
-            .iter()
-            .map(|statement| decide(statement, &self.served.map, values).map_err(Failure::from))
-            .collect()
-    }
-
-    /// What a text does outside of a block is one transaction: it is taken apart only when at most
-    /// one of its statements writes there, and that one last.
-    fn check_splittable(&self, script: &SharedScript, decisions: &[Decision]) -> Result<(), Failure> {
-        let mut in_block = !self.session.transaction.is_idle();
-        let mut has_written = false;
-        for (statement, decision) in script.statements.iter().zip(decisions) {
-            let commits = matches!(statement.command, Command::Commit { .. });
-            if has_written && !commits {
-                let message = "several statements that write cannot be sent in one text to several shards";
-                return Err(ErrorFields::error("0A000", message)
-                    .with_detail("PostgreSQL runs such a text as one transaction.")
-                    .with_hint("Send the statements one by one, or begin the text with BEGIN and end it with COMMIT.")
-                    .into());
-            }
-            match statement.command {
-                Command::Begin(_) => in_block = true,
-                Command::Commit { chain } | Command::Rollback { chain } => {
-                    in_block &= chain;
-                    has_written = false;
-                }
-                _ => {
-                    let writes = statement.access == Access::Write && !matches!(decision, Decision::Session);
-                    has_written |= writes && !in_block;
-                }
+        let mut shard = None;
+        let mut most = Access::Read;
+        for statement in &script.statements {
+            self.refuse_if_failed(&statement.command)?;
+            let Ok(Decision::Forward { shard: here, access }) = decide(statement, &self.served.map, values) else {
+                return Ok(None);
+            };
+            most = most.max(access);
+            if here.is_some() && *shard.get_or_insert(here) != here {
+                return Ok(None);
             }
         }
+        Ok(Some((shard.flatten(), most)))
+    }
+
+    /// Runs the statements of a text one after another. What is outside of a block is one
+    /// transaction, up to the next COMMIT or the end of the text.
+    async fn run_parts(&mut self, text: &Rc<str>, count: usize) -> Result<(), Failure> {
+        for index in 0..count {
+            let (script, decision) = match self.plan_part(text, index) {
+                Err(failure) if self.learned_of_table(&failure).await => self.plan_part(text, index)?,
+                planned => planned?,
+            };
+            if self.session.transaction.is_idle() {
+                self.session.transaction.begin_text(self.session.settings().clone());
+            }
+            self.run_in_router(&script, index, text, decision, true).await?;
+            self.refresh_catalog().await?;
+        }
         Ok(())
+    }
+
+    /// Plans a text for its statement `index`: those before may have changed tables and search path.
+    fn plan_part(&self, text: &str, index: usize) -> Result<(SharedScript, Decision), Failure> {
+        let catalog = self.catalog()?;
+        let mut planner = self.served.planner.borrow_mut();
+        let script = planner.plan(&catalog, self.session.settings().get("search_path"), text)?;
+        let values = Values { text, literals: planner.literals(), params: &[] };
+        let decision = self.decide_one(&script.statements[index], values)?;
+        Ok((script, decision))
+    }
+
+    /// Ends the transaction that ends with its text.
+    async fn end_text(&mut self, result: Result<(), Failure>) -> Result<(), Failure> {
+        if !self.session.transaction.ends_with_text() {
+            return result;
+        }
+        match result {
+            Ok(()) => self.commit_block().await.map(drop),
+            Err(Failure::End(end)) => Err(end.into()),
+            Err(failure) => {
+                if let Failure::Error(fields) = &failure {
+                    self.report(fields);
+                }
+                self.roll_back_block().await?;
+                Err(Failure::Told)
+            }
+        }
     }
 
     fn effect(&self, script: &SharedScript, index: usize, total: usize) -> Effect {
@@ -261,28 +290,6 @@ pub(super) fn effect_of(script: &SharedScript, index: usize, text: &Rc<str>) -> 
         return Effect::None;
     }
     Effect::Statement { script: script.clone(), index, text: text.clone() }
-}
-
-/// The shard that can run all statements of a text, and the most that they do there.
-fn one_shard(script: &SharedScript, decisions: &[Decision]) -> Option<(Option<ShardId>, Access)> {
-    let mut shard = None;
-    let mut most = Access::Read;
-    for (statement, decision) in script.statements.iter().zip(decisions) {
-        match decision {
-            Decision::Forward { shard: None, access } => most = most.max(*access),
-            Decision::Forward { shard: Some(here), access } => {
-                most = most.max(*access);
-                if *shard.get_or_insert(*here) != *here {
-                    return None;
-                }
-            }
-            _ => {
-                let _ = statement;
-                return None;
-            }
-        }
-    }
-    Some((shard, most))
 }
 
 /// The router reads statements as UTF-8 only.

@@ -9,7 +9,7 @@ use crate::catalog::{Builder, QUERIES};
 use crate::protocol::error::ErrorFields;
 use crate::protocol::reply;
 
-use super::{Conversation, Failure};
+use super::{CatalogChange, Conversation, Failure};
 
 /// PostgreSQL's code for a table that does not exist.
 const UNDEFINED_TABLE: &str = "42P01";
@@ -34,13 +34,17 @@ impl Conversation {
         if self.session.transaction.is_idle() {
             self.own_catalog = None;
         }
-        if !self.catalog_changed {
+        if self.catalog_change == CatalogChange::None {
             return Ok(());
         }
         if self.session.transaction.is_idle() {
-            self.catalog_changed = false;
+            self.catalog_change = CatalogChange::None;
             Box::pin(self.read_shared_catalog()).await;
-        } else if self.served.shards.len() > 1 && !self.session.transaction.is_failed() {
+        } else if self.catalog_change == CatalogChange::Unread
+            && self.served.shards.len() > 1
+            && !self.session.transaction.is_failed()
+        {
+            self.catalog_change = CatalogChange::Own;
             Box::pin(self.read_own_catalog()).await?;
         }
         Ok(())

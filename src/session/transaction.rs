@@ -27,6 +27,17 @@ pub struct Block {
     /// The session's settings before BEGIN.
     settings: Rc<Settings>,
     savepoints: Vec<Savepoint>,
+    extent: Extent,
+}
+
+/// How far a block reaches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// From BEGIN to COMMIT or ROLLBACK.
+    Begun,
+    /// PostgreSQL makes one transaction of the statements that a text has outside of a block; it ends
+    /// with the text, and BEGIN turns it into a block.
+    Text,
 }
 
 #[derive(Debug)]
@@ -50,29 +61,37 @@ impl Block {
     /// What a chained block begins with: a BEGIN with this block's options, those of SET TRANSACTION
     /// too.
     pub fn characteristics(&self) -> (String, TransactionOptions) {
-        let modes = [
-            self.options.isolation.map(|isolation| match isolation {
-                Isolation::ReadUncommitted => " ISOLATION LEVEL READ UNCOMMITTED",
-                Isolation::ReadCommitted => " ISOLATION LEVEL READ COMMITTED",
-                Isolation::RepeatableRead => " ISOLATION LEVEL REPEATABLE READ",
-                Isolation::Serializable => " ISOLATION LEVEL SERIALIZABLE",
-            }),
-            self.options.read_only.map(|only| if only { " READ ONLY" } else { " READ WRITE" }),
-            self.options.deferrable.map(|may| if may { " DEFERRABLE" } else { " NOT DEFERRABLE" }),
-        ];
-        let begin = modes.into_iter().flatten().fold("BEGIN".to_owned(), |text, mode| text + mode);
+        let begin = self.options.modes().map_or_else(|| "BEGIN".to_owned(), |modes| format!("BEGIN {modes}"));
         (begin, self.options.clone())
     }
 
     /// Whether every statement of the block may go to a replica: READ ONLY and an isolation that
     /// replicas have.
     pub fn fits_replica(&self) -> bool {
-        self.options.read_only == Some(true) && self.options.isolation != Some(Isolation::Serializable)
+        self.options.read_only == Some(true) && self.isolation() != Some(Isolation::Serializable)
+    }
+
+    /// As BEGIN or SET TRANSACTION said, or as the session's default was at the beginning; `None` when
+    /// it is the server's default.
+    fn isolation(&self) -> Option<Isolation> {
+        let default = || isolation_named(self.settings.get("default_transaction_isolation")?);
+        self.options.isolation.or_else(default)
     }
 
     /// Whether the block promises one snapshot, which cannot be had over several shards.
     pub fn needs_one_snapshot(&self) -> bool {
-        self.options.isolation.is_some_and(|isolation| isolation >= Isolation::RepeatableRead)
+        self.isolation().is_some_and(|isolation| isolation >= Isolation::RepeatableRead)
+    }
+}
+
+/// The isolation level that a setting names; its value is as it is written in SQL.
+pub fn isolation_named(value: &str) -> Option<Isolation> {
+    match value.trim_matches(['\'', '"']).to_ascii_lowercase().as_str() {
+        "read uncommitted" => Some(Isolation::ReadUncommitted),
+        "read committed" => Some(Isolation::ReadCommitted),
+        "repeatable read" => Some(Isolation::RepeatableRead),
+        "serializable" => Some(Isolation::Serializable),
+        _ => None,
     }
 }
 
@@ -103,7 +122,27 @@ impl Transaction {
 
     /// BEGIN, as the client wrote it.
     pub fn begin(&mut self, text: &str, options: TransactionOptions, settings: Rc<Settings>) {
-        *self = Self::Open(Block { prelude: vec![text.into()], options, settings, savepoints: Vec::new() });
+        let prelude = vec![text.into()];
+        *self = Self::Open(Block { prelude, options, settings, savepoints: Vec::new(), extent: Extent::Begun });
+    }
+
+    /// The statements of a text that follow are one transaction.
+    pub fn begin_text(&mut self, settings: Rc<Settings>) {
+        self.begin("BEGIN", TransactionOptions::default(), settings);
+        if let Self::Open(block) = self {
+            block.extent = Extent::Text;
+        }
+    }
+
+    /// BEGIN in a text behind other statements: they belong to the block.
+    pub fn outlive_text(&mut self) {
+        if let Self::Open(block) = self {
+            block.extent = Extent::Begun;
+        }
+    }
+
+    pub fn ends_with_text(&self) -> bool {
+        self.block().is_some_and(|block| block.extent == Extent::Text)
     }
 
     /// The block is over, whichever way; gives back what a rollback restores.

@@ -7,6 +7,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod conversations;
 mod demo;
 mod faults;
 mod hostile;

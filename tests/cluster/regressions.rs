@@ -148,17 +148,6 @@ fn copy_through_the_extended_protocol_passes_over_an_early_sync() {
 }
 
 #[test]
-fn a_text_is_as_atomic_as_in_postgres() {
-    let two = Two::new("texts");
-    let [a, _] = two.keys();
-    let mut client = two.router.client();
-    let insert = format!("INSERT INTO rt VALUES ({a}, 1)");
-    assert_eq!(client.query(&format!("{insert}; BEGIN; SELECT 1 / 0; COMMIT")).sqlstate(), "0A000");
-    assert_eq!(client.query(&format!("BEGIN; COMMIT; {insert}; SELECT 1 / 0")).sqlstate(), "0A000");
-    assert_eq!(two.rows(), ["", ""]);
-}
-
-#[test]
 fn a_chained_block_keeps_what_set_transaction_said() {
     let two = Two::new("chain");
     let mut client = two.router.client();

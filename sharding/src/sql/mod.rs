@@ -165,6 +165,24 @@ pub struct TransactionOptions {
     pub deferrable: Option<bool>,
 }
 
+impl TransactionOptions {
+    /// The modes as they follow BEGIN or SET TRANSACTION; `None` when there are none.
+    pub fn modes(&self) -> Option<String> {
+        let modes = [
+            self.isolation.map(|isolation| match isolation {
+                Isolation::ReadUncommitted => "ISOLATION LEVEL READ UNCOMMITTED",
+                Isolation::ReadCommitted => "ISOLATION LEVEL READ COMMITTED",
+                Isolation::RepeatableRead => "ISOLATION LEVEL REPEATABLE READ",
+                Isolation::Serializable => "ISOLATION LEVEL SERIALIZABLE",
+            }),
+            self.read_only.map(|only| if only { "READ ONLY" } else { "READ WRITE" }),
+            self.deferrable.map(|may| if may { "DEFERRABLE" } else { "NOT DEFERRABLE" }),
+        ];
+        let modes: Vec<&str> = modes.into_iter().flatten().collect();
+        (!modes.is_empty()).then(|| modes.join(" "))
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Isolation {
     ReadUncommitted,

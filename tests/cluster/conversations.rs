@@ -1,0 +1,175 @@
+//! The same conversation with PostgreSQL and with the router over one, two and three shards: every
+//! answer is the same, and so is what is left at the end.
+
+use std::fmt::Write;
+
+use crate::support::running::{Running, databases, shared, superuser};
+use crate::support::wire::{Answer, Wire, bind, execute, parse, query, sync};
+
+/// What a client sends before it waits for ReadyForQuery.
+enum Step<'a> {
+    /// One Query message.
+    Text(&'a str),
+    /// Statements through the extended protocol, then Sync.
+    Pipeline(&'a [&'a str]),
+}
+
+use Step::{Pipeline, Text};
+
+/// Rows of one user are on one shard; the other users' are elsewhere, as it comes.
+const SCHEMA: &str = "CREATE TABLE notes (user_id bigint NOT NULL, v int, \
+                      UNIQUE (user_id, v) DEFERRABLE INITIALLY DEFERRED)";
+
+/// Holds every conversation on both sides, each with an empty table.
+fn compare(conversations: &[&[Step<'_>]]) {
+    let plain = databases("plain", 1);
+    let mut expected = Vec::new();
+    for conversation in conversations {
+        let mut owner = Wire::connect(shared().port(), "app", &plain[0]);
+        owner.query(SCHEMA);
+        expected.push(hold(&mut Wire::connect(shared().port(), "app", &plain[0]), conversation));
+        expected.push(owner.text("SELECT * FROM notes ORDER BY user_id, v"));
+        owner.query("DROP TABLE notes");
+    }
+    let mut differences = String::new();
+    for count in 1..=3 {
+        let shards = databases("shards", count);
+        let router = Running::over(&shards);
+        let mut expected = expected.iter();
+        for conversation in conversations {
+            let mut owner = router.client();
+            assert_eq!(owner.query(SCHEMA).sqlstate(), "");
+            let seen = hold(&mut router.client(), conversation);
+            let left = owner.text("SELECT * FROM notes ORDER BY user_id, v");
+            for (what, seen) in [("the answers", &seen), ("what is left", &left)] {
+                let expected: &String = expected.next().unwrap();
+                if seen != expected {
+                    let both = format!("--- PostgreSQL\n{expected}\n--- over {count} shards\n{seen}\n");
+                    writeln!(differences, "{what} differ\n{both}").unwrap();
+                }
+            }
+            owner.query("DROP TABLE notes");
+        }
+        for shard in &shards {
+            let open = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
+                        AND usename = 'app' AND state LIKE 'idle in transaction%'";
+            assert_eq!(superuser(shared(), shard).text(open), "0", "a transaction is left open");
+        }
+    }
+    assert!(differences.is_empty(), "{differences}");
+}
+
+fn hold(wire: &mut Wire, conversation: &[Step<'_>]) -> String {
+    let mut seen = String::new();
+    for step in conversation {
+        match step {
+            Text(text) => {
+                writeln!(seen, "> {text}").unwrap();
+                wire.send(&query(text));
+            }
+            Pipeline(statements) => {
+                writeln!(seen, "> {}", statements.join(" | ")).unwrap();
+                let messages =
+                    statements.iter().flat_map(|sql| [parse("", sql), bind("", "", &[], false), execute("")]);
+                wire.send(&messages.chain([sync()]).collect::<Vec<_>>().concat());
+            }
+        }
+        show(&wire.answer(b"7\t70\n7\t71\n"), &mut seen);
+    }
+    seen
+}
+
+fn show(answer: &Answer, seen: &mut String) {
+    for notice in &answer.notices {
+        writeln!(seen, "{} {}: {}", notice.field(b'S'), notice.sqlstate(), notice.message()).unwrap();
+    }
+    for result in &answer.results {
+        for row in &result.rows {
+            let cells = row.iter().map(|cell| String::from_utf8_lossy(cell.as_deref().unwrap_or(b"-")).into_owned());
+            writeln!(seen, "{}", cells.collect::<Vec<_>>().join(" ")).unwrap();
+        }
+        writeln!(seen, "{}", result.tag).unwrap();
+    }
+    if let Some(error) = &answer.error {
+        writeln!(seen, "ERROR {}: {}", error.sqlstate(), error.message()).unwrap();
+    }
+    writeln!(seen, "{}", char::from(answer.status)).unwrap();
+}
+
+const COUNT: &str = "SELECT count(*) FROM notes";
+
+#[test]
+fn texts_of_several_statements_are_transactions_as_postgres_makes_them() {
+    const INSERT: &str = "INSERT INTO notes VALUES (1, 10)";
+    let texts = [
+        "INSERT INTO notes VALUES (1, 10); SELECT count(*) FROM notes; INSERT INTO notes VALUES (1, 11)",
+        "INSERT INTO notes VALUES (1, 10); SELECT 1 / 0",
+        "SELECT count(*) FROM notes; INSERT INTO notes VALUES (1, 10); SELECT 1 / (v - v) FROM notes WHERE user_id = 1",
+        "INSERT INTO notes VALUES (1, 10); SELECT count(*) FROM notes; SELECT 1 / 0",
+        "INSERT INTO notes VALUES (1, 10); SELECT count(*) FROM notes; COMMIT; SELECT 1 / 0",
+        "INSERT INTO notes VALUES (1, 10); SELECT count(*) FROM notes; ROLLBACK; INSERT INTO notes VALUES (1, 11)",
+        "INSERT INTO notes VALUES (1, 10); BEGIN; SELECT 1 / 0; COMMIT",
+        "INSERT INTO notes VALUES (1, 10); SELECT count(*) FROM notes; BEGIN; INSERT INTO notes VALUES (1, 11); COMMIT",
+        "INSERT INTO notes VALUES (1, 10); BEGIN; INSERT INTO notes VALUES (1, 11); ROLLBACK; SELECT count(*) FROM notes",
+        "INSERT INTO notes VALUES (1, 10); BEGIN ISOLATION LEVEL SERIALIZABLE; SELECT 1",
+        "INSERT INTO notes VALUES (1, 10); BEGIN READ ONLY; INSERT INTO notes VALUES (1, 11)",
+        "SET work_mem = '5MB'; BEGIN READ ONLY; SHOW work_mem",
+        "BEGIN; COMMIT; INSERT INTO notes VALUES (1, 10); SELECT 1 / 0",
+        "BEGIN; INSERT INTO notes VALUES (1, 10); COMMIT; INSERT INTO notes VALUES (1, 11); SELECT count(*) FROM notes",
+        "BEGIN; BEGIN; COMMIT; COMMIT; ROLLBACK; SELECT 1",
+        "INSERT INTO notes VALUES (1, 10); SAVEPOINT a",
+        "SELECT count(*) FROM notes; COMMIT AND CHAIN; SELECT 1",
+        "BEGIN; INSERT INTO notes VALUES (1, 10); SAVEPOINT a; INSERT INTO notes VALUES (1, 11); ROLLBACK TO a; COMMIT",
+        "BEGIN; INSERT INTO notes VALUES (1, 10); COMMIT AND CHAIN; INSERT INTO notes VALUES (1, 11); ROLLBACK",
+        "SET work_mem = '5MB'; SELECT 1 / 0",
+        "SET work_mem = '5MB'; SELECT count(*) FROM notes",
+        "SET LOCAL work_mem = '5MB'; SHOW work_mem; SELECT count(*) FROM notes",
+        "INSERT INTO notes VALUES (1, 10), (1, 10); SELECT count(*) FROM notes; COMMIT; SELECT 1",
+        "COPY notes FROM STDIN; SELECT count(*) FROM notes; SELECT 1 / 0",
+        "COPY notes FROM STDIN; SELECT count(*) FROM notes",
+        "CREATE TABLE more (user_id bigint, w int); INSERT INTO more VALUES (1, 5); SELECT * FROM more; DROP TABLE more",
+        "CREATE TABLE more (user_id bigint, w int); INSERT INTO more VALUES (1, 5); SELECT 1 / 0",
+        "SELECT * FROM more; SELECT 1",
+        "SELECT 1; SELECT * FROM more",
+        "INSERT INTO notes VALUES (1, 10); SELECT * FROM more",
+        "SELECT 1; VACUUM notes",
+        "SELECT count(*) FROM notes; DISCARD ALL",
+        "SELECT count(*) FROM notes;; SELECT 1;",
+        "BEGIN; SELECT 1 / 0; SELECT 2",
+        "BEGIN; SELECT count(*) FROM notes; SELEC 1; COMMIT",
+    ];
+    let conversations: Vec<[Step<'_>; 5]> = texts
+        .iter()
+        .map(|text| [Text("SHOW work_mem"), Text(text), Text("SHOW work_mem"), Text(COUNT), Text("ROLLBACK")])
+        .collect();
+    let conversations: Vec<&[Step<'_>]> = conversations.iter().map(|steps| &steps[..]).collect();
+    compare(&conversations);
+    // In a block a text is a part of it.
+    compare(&[
+        &[Text("BEGIN"), Text("INSERT INTO notes VALUES (1, 10); SELECT count(*) FROM notes"), Text("ROLLBACK")],
+        &[Text("BEGIN"), Text("SELECT 1 / 0; SELECT 1"), Text("SELECT 1; ROLLBACK"), Text("ROLLBACK; SELECT 1")],
+        &[Text("BEGIN"), Text(INSERT), Text("COMMIT; SELECT 1 / (v - v) FROM notes WHERE user_id = 1"), Text(COUNT)],
+        &[Text("BEGIN"), Text(INSERT), Text("ROLLBACK; INSERT INTO notes VALUES (1, 12); SELECT count(*) FROM notes")],
+    ]);
+}
+
+#[test]
+fn pipelines_are_transactions_as_postgres_makes_them() {
+    const INSERT: &str = "INSERT INTO notes VALUES (1, 10)";
+    compare(&[
+        &[Pipeline(&[INSERT, "SELECT 1 / 0"]), Text(COUNT)],
+        &[Pipeline(&["SELECT v FROM notes WHERE user_id = 1", INSERT, "SELECT v FROM notes WHERE user_id = 1"])],
+        &[Pipeline(&["BEGIN", INSERT, "COMMIT"]), Text(COUNT)],
+        &[Pipeline(&["BEGIN", INSERT, "SELECT 1 / 0", "COMMIT"]), Text(COUNT), Text("ROLLBACK"), Text(COUNT)],
+        &[Pipeline(&["BEGIN", INSERT]), Pipeline(&[COUNT, "ROLLBACK"]), Text(COUNT)],
+        &[
+            Pipeline(&["BEGIN"]),
+            Pipeline(&[INSERT]),
+            Pipeline(&["SELECT 1 / 0"]),
+            Pipeline(&["SELECT 1"]),
+            Text("COMMIT"),
+        ],
+        &[Pipeline(&[COUNT, COUNT, "SELECT 1"])],
+        &[Pipeline(&["SELEC"]), Pipeline(&["SELECT * FROM more"]), Text(COUNT)],
+    ]);
+}
