@@ -3,11 +3,12 @@
 use std::error::Error;
 use std::fmt::Write;
 use std::pin::pin;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::future::join_all;
 use futures_util::{SinkExt, StreamExt};
+use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
 use tokio_postgres::{AsyncMessage, Client, NoTls, Row, SimpleQueryMessage, Statement};
 
@@ -68,6 +69,7 @@ pub(crate) fn transcript(url: &str, part: Part) -> String {
                 pipelining(url, &mut page).await;
                 transactions(url, &mut page).await;
                 copy(url, &mut page).await;
+                cancelling(url, &mut page).await;
                 messages(url, &mut page).await;
             }
             Part::Keyed => keyed(url, &mut page).await,
@@ -199,6 +201,39 @@ async fn copy_in(c: &Client, sql: &str, parts: Vec<Bytes>) -> Result<u64, tokio_
         sink.feed(part).await?;
     }
     sink.finish().await
+}
+
+async fn cancelling(url: &str, page: &mut Page) {
+    page.0.push_str("cancelling\n");
+    let c = connect(url).await;
+    let watcher = connect(url).await;
+    for n in 0..5 {
+        let text = format!("SELECT pg_sleep(60 + {n})");
+        let running = "SELECT FROM pg_stat_activity WHERE state = 'active' AND query = $1";
+        let stop = async {
+            while watcher.query(running, &[&text]).await.unwrap().is_empty() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            c.cancel_token().cancel_query(NoTls).await.unwrap();
+            std::future::pending().await
+        };
+        // PostgreSQL signals a backend twice for one request, so that a cancel may end the
+        // next statement too, before the watcher has seen it.
+        let result = tokio::select! {
+            result = c.simple_query(&text) => result,
+            never = stop => never,
+        };
+        page.failure("cancelled", result.map(|messages| messages.len()));
+        let fine = loop {
+            match c.query_one("SELECT 'fine'", &[]).await {
+                Err(error) if error.code() == Some(&SqlState::QUERY_CANCELED) => {}
+                other => break other.unwrap(),
+            }
+        };
+        page.show("then", fine.get::<_, &str>(0));
+    }
+    c.cancel_token().cancel_query(NoTls).await.unwrap();
+    page.show("nothing to cancel", watcher.query_one("SELECT 'fine'", &[]).await.unwrap().get::<_, &str>(0));
 }
 
 async fn messages(url: &str, page: &mut Page) {
