@@ -16,7 +16,7 @@ use super::system::{Folder, random, run};
 use super::{Error, Result};
 
 /// Rises when what is in a template changes.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// Makes the data folder of a stopped instance.
 pub(super) fn make(instance: &mut Instance, number: usize, folder: &Folder, options: &ClusterOptions) -> Result<()> {
@@ -29,7 +29,8 @@ pub(super) fn make(instance: &mut Instance, number: usize, folder: &Folder, opti
     initdb.args(["-U", "postgres", "-A", "trust", "-E", "UTF8", "-N"]);
     initdb.arg(format!("--locale={}", options.locale)).arg("-D").arg(instance.data_dir());
     run(folder.adopt(&mut initdb))?;
-    configure(instance, folder, options)?;
+    // A data folder remembers what it ran with, and a replica must allow as much: others get it too.
+    configure(instance, folder, &ClusterOptions { settings: Vec::new(), ..options.clone() })?;
     start_on_free_port(instance)?;
     instance.psql_in("postgres", "CREATE ROLE app LOGIN PASSWORD 'app'")?;
     instance.psql_in("postgres", "ALTER ROLE postgres PASSWORD 'postgres'")?;

@@ -175,13 +175,20 @@ impl Conversation {
         }
         let mut committed = true;
         // Whoever wrote goes first: if that fails, the others have changed nothing.
-        let mut order: Vec<usize> = (0..self.links.len()).filter(|i| self.links[*i].joined).collect();
-        order.sort_by_key(|i| !self.links[*i].wrote);
-        for i in order {
+        let joined = self.links.iter().filter(|link| link.joined);
+        let mut order: Vec<(bool, u64)> = joined.map(|link| (!link.wrote, link.server.id.0)).collect();
+        order.sort_by_key(|(only_read, _)| *only_read);
+        let writes = order.first().is_some_and(|(only_read, _)| !only_read);
+        for (only_read, id) in order {
+            let i = self.position(id)?;
             match self.ask(i, "COMMIT").await {
                 Ok(answer) if answer.error.is_none() => {
                     committed &= !answer.tag_is("ROLLBACK");
                     self.links[i].joined = false;
+                }
+                // What was written is committed; this server had nothing to add to it.
+                Err(Failure::Error(fields)) if writes && only_read => {
+                    tracing::warn!(reason = %fields.message, "a server failed after the commit on the others");
                 }
                 Ok(answer) => {
                     self.links[i].joined = false;
@@ -318,6 +325,16 @@ impl Conversation {
             self.session.pin(Pin::SetConfig);
         }
         self.refuse_setting(command)?;
+        if let Command::SetTransaction(options) = command
+            && self.session.transaction.block().is_some()
+            && !self.links.iter().any(|link| link.joined)
+        {
+            // Where the block begins, replica or primary, may depend on this.
+            self.session.transaction.remember(text);
+            self.session.transaction.set_options(options);
+            self.complete("SET");
+            return Ok(());
+        }
         if self.links.is_empty() {
             self.link(None, Access::Read).await?;
         }

@@ -28,6 +28,9 @@ use super::{CatalogChange, Conversation, End, Failure, Pipeline};
 /// Messages for one server that wait for Flush or Sync, before they are sent without.
 const PIPELINE_BYTES_MAX: usize = 1 << 20;
 
+/// What says that a Parse was right.
+pub(super) const PARSE_COMPLETE: &[u8] = b"1\0\0\0\x04";
+
 /// Parse messages that wait for the Bind that tells their server.
 const UNSENT_PARSES_MAX: usize = 1024;
 
@@ -87,6 +90,7 @@ impl Conversation {
                 // An earlier statement's server is gone: that error comes first, and is the only one.
                 self.report(&fields);
                 self.pipeline = Pipeline::Skipping;
+                self.session.statements.forget_unanswered();
                 return Ok(());
             }
             Err(Failure::End(end)) => return Err(end),
@@ -98,6 +102,7 @@ impl Conversation {
             }
             self.pipeline = Pipeline::Skipping;
             self.unsent_parses.clear();
+            self.session.statements.forget_unanswered();
         }
         Ok(())
     }
@@ -144,6 +149,16 @@ impl Conversation {
                 write(&mut bytes);
                 self.links[i].server.state.expect(Due::Local(bytes.freeze()));
             }
+        }
+    }
+
+    fn answer_parse(&mut self) {
+        match self.busy_link() {
+            None => {
+                self.client.out.extend_from_slice(PARSE_COMPLETE);
+                self.session.statements.parsed();
+            }
+            Some(i) => self.links[i].server.state.expect(Due::Local(Bytes::from_static(PARSE_COMPLETE))),
         }
     }
 
@@ -198,9 +213,9 @@ impl Conversation {
     fn send_parses(&mut self, i: usize) {
         for statement in std::mem::take(&mut self.unsent_parses) {
             if answered_by_router(&statement) {
-                self.answer(backend::parse_complete);
+                self.answer_parse();
             } else if !self.prepare_on(i, &statement, Audience::Client) {
-                self.links[i].server.state.expect(Due::Local(Bytes::from_static(b"1\0\0\0\x04")));
+                self.links[i].server.state.expect(Due::Local(Bytes::from_static(PARSE_COMPLETE)));
             }
         }
     }
@@ -226,33 +241,56 @@ impl Conversation {
     }
 
     /// The statement of that name, planned for the catalog as it is now.
-    fn statement(&mut self, name: &str) -> Result<Rc<PreparedStatement>, Failure> {
-        let Some(statement) = self.session.statements.get(name).cloned() else {
-            let message = match name {
-                "" => "unnamed prepared statement does not exist".to_owned(),
-                name => format!("prepared statement \"{name}\" does not exist"),
-            };
-            return Err(ErrorFields::error("26000", message).into());
-        };
-        let catalog = self.catalog()?;
-        if statement.catalog_version == catalog.version {
-            return Ok(statement);
+    async fn statement(&mut self, name: &str) -> Result<Rc<PreparedStatement>, Failure> {
+        let statement = self.session.statements.get(name).ok_or_else(|| no_statement(name))?;
+        if statement.catalog_version == self.catalog()?.version {
+            return Ok(statement.clone());
         }
+        Box::pin(self.planned_anew(statement.clone(), name)).await
+    }
+
+    /// The catalog has changed. Whoever was told what rows a statement gives must get those, or the
+    /// error that PostgreSQL gives when it plans such a statement anew.
+    async fn planned_anew(&mut self, old: Rc<PreparedStatement>, name: &str) -> Result<Rc<PreparedStatement>, Failure> {
         let anew = self.worker.prepare(
             &self.served,
-            &catalog,
+            &*self.catalog()?,
             self.session.settings(),
-            &statement.text,
-            &statement.param_types,
+            &old.text,
+            &old.param_types,
         )?;
+        if let Some(row) = old.row.get() {
+            if anew.row.get().is_none() {
+                self.learn_row(&anew).await?;
+            }
+            if anew.row.get() != Some(row) {
+                return Err(ErrorFields::error("0A000", "cached plan must not change result type").into());
+            }
+        }
         self.session.statements.replace(name, anew.clone());
         Ok(anew)
+    }
+
+    /// Asks a server what rows a statement gives.
+    async fn learn_row(&mut self, statement: &PreparedStatement) -> Result<(), Failure> {
+        let i = self.link_for_parses().await?;
+        self.send_parses(i);
+        self.prepare_on(i, statement, Audience::Router);
+        self.describe_on(i, statement, Audience::Router);
+        self.settle(i).await
+    }
+
+    fn describe_on(&mut self, i: usize, statement: &PreparedStatement, audience: Audience) {
+        let link = &mut self.links[i];
+        frontend::describe(&mut link.out, Kind::Statement, statement.id.name().as_bytes());
+        link.server.state.expect(Due::DescribeStatement(statement.id, audience));
+        link.sent = Sent::Unsynced;
     }
 
     async fn bind(&mut self, total: usize) -> Result<(), Failure> {
         self.served.stats.binds.add(1);
         self.refresh_catalog().await?;
-        let (statement, portal, decision) = self.decide_bind(total)?;
+        let (statement, portal, decision) = self.decide_bind(total).await?;
         if !portal.is_empty() && self.session.statements.has_portal(&portal) {
             let message = format!("cursor \"{portal}\" already exists");
             return Err(ErrorFields::error("42P03", message).into());
@@ -293,15 +331,26 @@ impl Conversation {
     }
 
     /// Reads the Bind message and decides where it goes; `None` for an empty statement.
-    fn decide_bind(&mut self, total: usize) -> Result<(Rc<PreparedStatement>, String, Option<Decision>), Failure> {
+    async fn decide_bind(
+        &mut self,
+        total: usize,
+    ) -> Result<(Rc<PreparedStatement>, String, Option<Decision>), Failure> {
         let (name, portal) = {
             let bind = Bind::read(&self.client.inbox.filled()[5..total]).map_err(ErrorFields::from)?;
             (utf8(bind.statement)?.to_owned(), utf8(bind.portal)?.to_owned())
         };
-        let statement = self.statement(&name)?;
+        let statement = self.statement(&name).await?;
         self.refuse_if_failed_statement(&statement)?;
-        let Some(first) = statement.script.statements.first() else { return Ok((statement, portal, None)) };
         let bind = Bind::read(&self.client.inbox.filled()[5..total]).map_err(ErrorFields::from)?;
+        let named = statement.script.statements.first().map_or(0, |first| usize::from(first.params));
+        let (given, required) = (bind.values.count(), named.max(statement.param_types.len()));
+        if given != required {
+            let message = format!(
+                "bind message supplies {given} parameters, but prepared statement \"{name}\" requires {required}"
+            );
+            return Err(ErrorFields::error("08P01", message).into());
+        }
+        let Some(first) = statement.script.statements.first() else { return Ok((statement, portal, None)) };
         let params: Vec<Input<'_>> = bind
             .parameters()
             .enumerate()
@@ -325,7 +374,7 @@ impl Conversation {
         }
         if self.unsent_parses.iter().all(|statement| statement.accepted.get() || answered_by_router(statement)) {
             for _ in std::mem::take(&mut self.unsent_parses) {
-                self.answer(backend::parse_complete);
+                self.answer_parse();
             }
             return Ok(());
         }
@@ -391,7 +440,7 @@ impl Conversation {
 
     async fn describe_statement(&mut self, name: &str) -> Result<(), Failure> {
         self.refresh_catalog().await?;
-        let statement = self.statement(name)?;
+        let statement = self.statement(name).await?;
         self.refuse_if_failed_statement(&statement)?;
         if answered_by_router(&statement) {
             self.answer_parses().await?;
@@ -404,10 +453,7 @@ impl Conversation {
         let i = self.link_for_parses().await?;
         self.send_parses(i);
         self.prepare_on(i, &statement, Audience::Router);
-        let link = &mut self.links[i];
-        frontend::describe(&mut link.out, Kind::Statement, statement.id.name().as_bytes());
-        link.server.state.expect(Due::DescribeStatement(Audience::Client));
-        link.sent = Sent::Unsynced;
+        self.describe_on(i, &statement, Audience::Client);
         Ok(())
     }
 
@@ -668,6 +714,14 @@ impl Conversation {
 /// Whether Parse and Describe of a statement need no server.
 fn answered_by_router(statement: &PreparedStatement) -> bool {
     statement.script.statements.first().is_none_or(|first| is_transaction_control(&first.command))
+}
+
+fn no_statement(name: &str) -> ErrorFields {
+    let message = match name {
+        "" => "unnamed prepared statement does not exist".to_owned(),
+        name => format!("prepared statement \"{name}\" does not exist"),
+    };
+    ErrorFields::error("26000", message)
 }
 
 fn literals_of(statement: &PreparedStatement) -> Vec<shape::Literal> {

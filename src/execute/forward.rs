@@ -9,16 +9,17 @@ use std::task::{Context, Poll};
 use bytes::Buf;
 use tokio::io::AsyncWrite;
 
-use crate::pool::server::Verdict;
+use crate::pool::server::{Verdict, is_outdated_plan};
 use crate::protocol::backend::TransactionStatus;
 use crate::protocol::error::ErrorFields;
 use crate::protocol::frame::Header;
 use crate::protocol::frontend;
 
 use super::client::write_all;
+use super::extended::PARSE_COMPLETE;
 use super::links::{Copying, Effect, Life, Link, Sent};
 use super::worker::Worker;
-use super::{Conversation, End, Failure};
+use super::{CatalogChange, Conversation, End, Failure};
 
 /// Longest message of a server that the router must hold whole: errors, descriptions, notices.
 const CONTROL_BYTES_MAX: usize = 16 << 20;
@@ -173,6 +174,9 @@ impl Conversation {
     /// The answers of the router whose turn has come.
     fn owed_by_router(&mut self, i: usize) {
         while let Some(bytes) = self.links[i].server.state.take_local() {
+            if bytes == PARSE_COMPLETE {
+                self.session.statements.parsed();
+            }
             self.client.out.extend_from_slice(&bytes);
         }
     }
@@ -251,6 +255,9 @@ impl Conversation {
         {
             self.worker.accepted(id);
         }
+        if let (b'T' | b'n', Some(id)) = (tag, link.server.state.describes()) {
+            self.worker.described(id, (tag == b'T').then_some(&link.inbox.filled()[body.clone()]));
+        }
         let Ok(verdict) = link.server.state.reply(tag, &link.inbox.filled()[body.clone()]) else {
             return Err(self.out_of_step(i));
         };
@@ -264,8 +271,12 @@ impl Conversation {
                     link.life = Life::Ending;
                 }
                 link.note_fault(Some(error));
+                if is_outdated_plan(error) {
+                    self.catalog_change = CatalogChange::Unread;
+                }
                 self.statement_failed(i);
             }
+            (b'1', Verdict::Pass) => self.session.statements.parsed(),
             (b'C' | b'I' | b's', Verdict::Pass) => self.statement_done(i),
             // After the router's own queries the client's portals live on.
             (b'Z', _) if !hidden_query => self.server_ready(i),
@@ -284,6 +295,7 @@ impl Conversation {
             link.sent = Sent::Failed;
             self.pipeline = super::Pipeline::Skipping;
         }
+        self.session.statements.forget_unanswered();
         self.session.transaction.fail();
     }
 

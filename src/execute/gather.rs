@@ -12,7 +12,7 @@ use pgsluice_sharding::merge::{ColumnType, Merge, MergeLimits, Progress, ShardIn
 use pgsluice_sharding::plan::Gather;
 use pgsluice_sharding::sql::Access;
 
-use crate::pool::server::{Audience, Due, Preparation, StatementId};
+use crate::pool::server::{Audience, Due, Preparation, StatementId, is_outdated_plan};
 use crate::protocol::backend::{self, Field};
 use crate::protocol::error::ErrorFields;
 use crate::protocol::frame::{Header, put_cstr, put_message};
@@ -22,7 +22,7 @@ use crate::session::statements::GatherPortal;
 
 use super::client::write_all;
 use super::worker::Description;
-use super::{Conversation, End, Failure};
+use super::{CatalogChange, Conversation, End, Failure};
 
 /// Rows leave in pieces of about this size.
 const OUT_BYTES: usize = 64 << 10;
@@ -196,7 +196,7 @@ impl Conversation {
         frontend::parse(&mut link.out, b"", text.as_bytes(), types);
         link.server.state.expect(Due::Parse(StatementId(0), Audience::Router));
         frontend::describe(&mut link.out, Kind::Statement, b"");
-        link.server.state.expect(Due::DescribeStatement(Audience::Router));
+        link.server.state.expect(Due::DescribeStatement(StatementId(0), Audience::Router));
         frontend::sync(&mut link.out);
         link.server.state.expect(Due::Sync(Audience::Router));
         let answer = self.read_answer(i).await?;
@@ -364,7 +364,11 @@ impl Conversation {
         link.note_fault(Some(&message[5..]));
         link.inbox.consume(total);
         // An ErrorResponse is never out of step.
-        let _ = link.server.state.reply(b'E', &[]);
+        let _ = link.server.state.reply(b'E', &message[5..]);
+        if is_outdated_plan(&message[5..]) {
+            self.served.descriptions.borrow_mut().clear();
+            self.catalog_change = CatalogChange::Unread;
+        }
         self.served.stats.errors.add(1);
         self.client.out.extend_from_slice(&message);
         Failure::Told

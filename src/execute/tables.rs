@@ -40,12 +40,12 @@ impl Conversation {
         if self.session.transaction.is_idle() {
             self.catalog_change = CatalogChange::None;
             Box::pin(self.read_shared_catalog()).await;
-        } else if self.catalog_change == CatalogChange::Unread
-            && self.served.shards.len() > 1
-            && !self.session.transaction.is_failed()
-        {
+        } else if self.catalog_change == CatalogChange::Unread && !self.session.transaction.is_failed() {
             self.catalog_change = CatalogChange::Own;
-            Box::pin(self.read_own_catalog()).await?;
+            match self.served.shards.len() {
+                1 => self.renew_own_catalog(),
+                _ => Box::pin(self.read_own_catalog()).await?,
+            }
         }
         Ok(())
     }
@@ -67,6 +67,13 @@ impl Conversation {
         if let Err(error) = watch.refresh().await {
             tracing::warn!(%error, database = %self.served.database, "the catalog could not be read");
         }
+    }
+
+    /// One shard judges its tables itself; but statements that it knows may have another meaning now.
+    fn renew_own_catalog(&mut self) {
+        let mut own = Catalog::clone(self.served.catalog.borrow_mut().catalog());
+        own.version = self.worker.own_catalog_version();
+        self.own_catalog = Some(Arc::new(own));
     }
 
     /// Reads the catalog inside the client's transaction, which alone sees what it has created.

@@ -22,6 +22,7 @@ use crate::pool::balance::{Candidate, choose};
 use crate::pool::driver::Pool;
 use crate::pool::health::{InstanceHealth, State};
 use crate::pool::server::StatementId;
+use crate::protocol::reply;
 use crate::session::settings::Settings;
 use crate::session::statements::PreparedStatement;
 use crate::stats::PoolStats;
@@ -146,6 +147,7 @@ impl Worker {
             catalog_version: catalog.version,
             script,
             accepted: Cell::new(false),
+            row: Cell::new(None),
         });
         self.statements.borrow_mut().insert(statement.clone());
         Ok(statement)
@@ -155,6 +157,13 @@ impl Worker {
     pub(super) fn accepted(&self, id: StatementId) {
         if let Some(statement) = self.statements.borrow_mut().get(id) {
             statement.accepted.set(true);
+        }
+    }
+
+    /// A server has described the statement's rows; `None` when it gives none.
+    pub(super) fn described(&self, id: StatementId, row_description: Option<&[u8]>) {
+        if let Some(statement) = self.statements.borrow_mut().get(id) {
+            statement.row.set(Some(row_description.map_or(0, shape_of_row)));
         }
     }
 
@@ -319,4 +328,20 @@ pub struct Description {
     pub client_columns: Vec<ColumnType>,
     /// The columns of the shards' SQL, helpers included.
     pub shard_columns: Vec<ColumnType>,
+}
+
+/// Types from here on are made by users; they have other numbers on other shards.
+const FIRST_USER_OID: u32 = 16_384;
+
+/// A hash of what PostgreSQL compares when it plans a statement anew: names and types of the columns.
+fn shape_of_row(row_description: &[u8]) -> u64 {
+    let mut hasher = xxh3::Xxh3::new();
+    for field in reply::row_description(row_description).unwrap_or_default() {
+        let oid = if field.type_oid < FIRST_USER_OID { field.type_oid } else { 0 };
+        hasher.update(field.name.as_bytes());
+        hasher.update(&[0]);
+        hasher.update(&oid.to_be_bytes());
+        hasher.update(&field.typmod.to_be_bytes());
+    }
+    hasher.digest()
 }

@@ -1,7 +1,7 @@
 //! The protocol state of one server: which replies are due, to whom they go, what is prepared and
 //! which settings are applied. Pure: replies go in, verdicts come out.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -37,7 +37,7 @@ pub enum Due {
     Bind(Audience),
     /// The error of a Bind that must fail, so that the transaction does too.
     Spoil,
-    DescribeStatement(Audience),
+    DescribeStatement(StatementId, Audience),
     DescribePortal(Audience),
     Execute(Audience),
     Close(Audience),
@@ -57,7 +57,7 @@ impl Due {
         match self {
             Self::Parse(_, audience)
             | Self::Bind(audience)
-            | Self::DescribeStatement(audience)
+            | Self::DescribeStatement(_, audience)
             | Self::DescribePortal(audience)
             | Self::Execute(audience)
             | Self::Close(audience)
@@ -156,6 +156,14 @@ impl ServerState {
         }
     }
 
+    /// The statement whose description comes next.
+    pub fn describes(&self) -> Option<StatementId> {
+        match self.due.front() {
+            Some(Due::DescribeStatement(id, _)) => Some(*id),
+            _ => None,
+        }
+    }
+
     /// Whether a query of the router's own is being answered.
     pub fn hidden_query_runs(&self) -> bool {
         matches!(self.due.front(), Some(Due::Query(Audience::Router)))
@@ -176,7 +184,7 @@ impl ServerState {
         self.due.front().is_some_and(|due| due.audience() == Audience::Client)
     }
 
-    /// Judges a message by its tag; `body` is needed for `Z` only.
+    /// Judges a message by its tag; `body` is needed for `Z` and `E` only.
     ///
     /// # Errors
     /// A message that is not due: the server is out of step.
@@ -186,7 +194,7 @@ impl ServerState {
             // These come at any time and concern the client that holds the server.
             b'N' | b'S' => Ok(self.asynchronous()),
             b'A' => Ok(Verdict::Pass),
-            b'E' => Ok(self.error()),
+            b'E' => Ok(self.error(body)),
             b'Z' => {
                 let status = body.first().and_then(|byte| TransactionStatus::from_byte(*byte)).ok_or(unexpected)?;
                 match self.due.pop_front() {
@@ -215,7 +223,10 @@ impl ServerState {
     /// After an error the server skips to the next Sync: what was due before it never comes. An
     /// error on the router's own account is the client's all the same, unless a whole hidden Query
     /// fails: that is told by [`ServerState::rows_pass`] before.
-    fn error(&mut self) -> Verdict {
+    fn error(&mut self, body: &[u8]) -> Verdict {
+        if is_outdated_plan(body) {
+            self.prepared.distrust();
+        }
         let verdict = match self.due.front() {
             Some(Due::Query(audience)) => verdict(*audience),
             Some(Due::Spoil) => Verdict::Swallow,
@@ -238,8 +249,8 @@ impl ServerState {
         let verdict = verdict(front.audience());
         let (fits, ends) = match (front, tag) {
             (Due::Parse(..), b'1') | (Due::Bind(_), b'2') | (Due::Close(_), b'3') => (true, true),
-            (Due::DescribeStatement(_), b't') => (true, false),
-            (Due::DescribeStatement(_) | Due::DescribePortal(_), b'T' | b'n') => (true, true),
+            (Due::DescribeStatement(..), b't') => (true, false),
+            (Due::DescribeStatement(..) | Due::DescribePortal(_), b'T' | b'n') => (true, true),
             (Due::Execute(_), b'C' | b'I' | b's') => (true, true),
             (Due::Execute(_), b'D' | b'd' | b'c' | b'G' | b'H' | b'W') => (true, false),
             (Due::Query(_) | Due::Part, b'T' | b'D' | b'C' | b'I' | b'd' | b'c' | b'G' | b'H' | b'W' | b'V' | b'n') => {
@@ -319,12 +330,20 @@ impl From<Resting> for ServerState {
     }
 }
 
+/// Whether a prepared statement would give rows of another shape than when it was parsed: DDL has
+/// passed by. The routine that found out is named in the same way in every version and language.
+pub fn is_outdated_plan(error: &[u8]) -> bool {
+    error.split(|byte| *byte == 0).any(|field| field == b"RRevalidateCachedQuery")
+}
+
 /// The statements prepared on one server; the least recently used one gives way.
 #[derive(Debug)]
 pub struct Prepared {
     max: usize,
     clock: u64,
     last_used: HashMap<StatementId, u64>,
+    /// Statements that are there, but may be outdated: each is parsed anew before its next use.
+    distrusted: HashSet<StatementId>,
 }
 
 /// What must be sent before a statement can be bound.
@@ -338,7 +357,7 @@ pub enum Preparation {
 
 impl Prepared {
     fn new(max: usize) -> Self {
-        Self { max: max.max(1), clock: 0, last_used: HashMap::new() }
+        Self { max: max.max(1), clock: 0, last_used: HashMap::new(), distrusted: HashSet::new() }
     }
 
     /// Notes the use of a statement and tells what is missing; the caller then sends it.
@@ -346,7 +365,10 @@ impl Prepared {
         self.clock += 1;
         if let Some(used) = self.last_used.get_mut(&id) {
             *used = self.clock;
-            return Preparation::Ready;
+            return match self.distrusted.remove(&id) {
+                true => Preparation::Parse { close: Some(id) },
+                false => Preparation::Ready,
+            };
         }
         let close = if self.last_used.len() >= self.max { self.evict() } else { None };
         self.last_used.insert(id, self.clock);
@@ -355,16 +377,23 @@ impl Prepared {
 
     fn evict(&mut self) -> Option<StatementId> {
         let oldest = self.last_used.iter().min_by_key(|(_, used)| **used).map(|(id, _)| *id)?;
-        self.last_used.remove(&oldest);
+        self.forget(oldest);
         Some(oldest)
     }
 
     pub fn forget(&mut self, id: StatementId) {
         self.last_used.remove(&id);
+        self.distrusted.remove(&id);
+    }
+
+    /// DDL has passed by: what was parsed before may be outdated.
+    pub fn distrust(&mut self) {
+        self.distrusted.extend(self.last_used.keys());
     }
 
     pub fn clear(&mut self) {
         self.last_used.clear();
+        self.distrusted.clear();
     }
 
     pub fn len(&self) -> usize {

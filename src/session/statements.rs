@@ -1,7 +1,7 @@
 //! Prepared statements and portals by the client's names.
 
 use std::cell::Cell;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -23,6 +23,8 @@ pub struct PreparedStatement {
     pub script: SharedScript,
     /// Some server has accepted it: another Parse of it needs no server.
     pub accepted: Cell<bool>,
+    /// The shape of its rows as a hash, once a server has described it.
+    pub row: Cell<Option<u64>>,
 }
 
 /// A bound statement.
@@ -55,6 +57,8 @@ pub struct Statements {
     portals: HashMap<Box<str>, Portal>,
     /// Bound on named statements and portals together.
     max: usize,
+    /// Names of statements whose Parse has not been answered yet, in order.
+    unanswered: VecDeque<Box<str>>,
 }
 
 /// Why a statement is not taken.
@@ -68,7 +72,14 @@ pub enum NotTaken {
 
 impl Statements {
     pub fn new(max: usize) -> Self {
-        Self { unnamed: None, named: HashMap::new(), unnamed_portal: None, portals: HashMap::new(), max }
+        Self {
+            unnamed: None,
+            named: HashMap::new(),
+            unnamed_portal: None,
+            portals: HashMap::new(),
+            max,
+            unanswered: VecDeque::new(),
+        }
     }
 
     /// Takes a parsed statement; the unnamed one replaces its predecessor.
@@ -78,16 +89,27 @@ impl Statements {
     pub fn insert(&mut self, name: &str, statement: Rc<PreparedStatement>) -> Result<(), NotTaken> {
         if name.is_empty() {
             self.unnamed = Some(statement);
-            return Ok(());
-        }
-        if self.named.contains_key(name) {
+        } else if self.named.contains_key(name) {
             return Err(NotTaken::Duplicate);
-        }
-        if self.named.len() + self.portals.len() >= self.max {
+        } else if self.named.len() + self.portals.len() >= self.max {
             return Err(NotTaken::Full);
+        } else {
+            self.named.insert(name.into(), statement);
         }
-        self.named.insert(name.into(), statement);
+        self.unanswered.push_back(name.into());
         Ok(())
+    }
+
+    /// The client gets ParseComplete for the statement that has waited longest for it.
+    pub fn parsed(&mut self) {
+        self.unanswered.pop_front();
+    }
+
+    /// An error comes in the place of all further answers: what has no ParseComplete never was.
+    pub fn forget_unanswered(&mut self) {
+        while let Some(name) = self.unanswered.pop_front() {
+            self.close(&name);
+        }
     }
 
     /// Puts a statement planned anew in the place of the old one.
@@ -109,14 +131,6 @@ impl Statements {
         } else {
             self.named.remove(name);
         }
-    }
-
-    /// A Parse that failed on the server never was.
-    pub fn forget(&mut self, id: StatementId) {
-        if self.unnamed.as_ref().is_some_and(|statement| statement.id == id) {
-            self.unnamed = None;
-        }
-        self.named.retain(|_, statement| statement.id != id);
     }
 
     pub fn bind(&mut self, portal: &str, bound: Portal) {

@@ -4,7 +4,7 @@
 use std::fmt::Write;
 
 use crate::support::running::{Running, databases, shared, superuser};
-use crate::support::wire::{Answer, Wire, bind, execute, parse, query, sync};
+use crate::support::wire::{Answer, Wire, bind, execute, message, parse, query, sync};
 
 /// What a client sends before it waits for ReadyForQuery.
 enum Step<'a> {
@@ -12,9 +12,13 @@ enum Step<'a> {
     Text(&'a str),
     /// Statements through the extended protocol, then Sync.
     Pipeline(&'a [&'a str]),
+    /// Parse and Describe of a named statement, then Sync.
+    Prepare(&'a str, &'a str),
+    /// Bind and Execute of a named statement with these parameters, then Sync.
+    Run(&'a str, &'a [Option<&'a str>]),
 }
 
-use Step::{Pipeline, Text};
+use Step::{Pipeline, Prepare, Run, Text};
 
 /// Rows of one user are on one shard; the other users' are elsewhere, as it comes.
 const SCHEMA: &str = "CREATE TABLE notes (user_id bigint NOT NULL, v int, \
@@ -72,6 +76,15 @@ fn hold(wire: &mut Wire, conversation: &[Step<'_>]) -> String {
                 let messages =
                     statements.iter().flat_map(|sql| [parse("", sql), bind("", "", &[], false), execute("")]);
                 wire.send(&messages.chain([sync()]).collect::<Vec<_>>().concat());
+            }
+            Prepare(name, sql) => {
+                writeln!(seen, "> {name}: {sql}").unwrap();
+                let describe = message(b'D', format!("S{name}\0").as_bytes());
+                wire.send(&[parse(name, sql), describe, sync()].concat());
+            }
+            Run(name, parameters) => {
+                writeln!(seen, "> run {name}").unwrap();
+                wire.send(&[bind("", name, parameters, false), execute(""), sync()].concat());
             }
         }
         show(&wire.answer(b"7\t70\n7\t71\n"), &mut seen);
@@ -171,5 +184,71 @@ fn pipelines_are_transactions_as_postgres_makes_them() {
         ],
         &[Pipeline(&[COUNT, COUNT, "SELECT 1"])],
         &[Pipeline(&["SELEC"]), Pipeline(&["SELECT * FROM more"]), Text(COUNT)],
+    ]);
+}
+
+#[test]
+fn statements_outlive_ddl_as_in_postgres() {
+    const ONE: &str = "SELECT * FROM notes WHERE user_id = 1";
+    const ALL: &str = "SELECT * FROM notes ORDER BY v";
+    const INSERT: &str = "INSERT INTO notes VALUES (1, 10)";
+    for sql in [ONE, ALL] {
+        compare(&[
+            &[
+                Text(INSERT),
+                Prepare("a", sql),
+                Run("a", &[]),
+                Prepare("b", "SELECT v FROM notes WHERE user_id = $1"),
+                Run("b", &[Some("1")]),
+                Text("ALTER TABLE notes ADD w int"),
+                Run("a", &[]),
+                Run("a", &[]),
+                Run("b", &[Some("1")]),
+                Prepare("c", sql),
+                Run("c", &[]),
+                Text("BEGIN"),
+                Run("a", &[]),
+                Text("ROLLBACK"),
+                Text("ALTER TABLE notes DROP w"),
+                Run("a", &[]),
+                Run("c", &[]),
+            ],
+            &[
+                Prepare("a", sql),
+                Text("BEGIN"),
+                Text("ALTER TABLE notes ADD w int"),
+                Prepare("b", sql),
+                Run("b", &[]),
+                Text("ROLLBACK"),
+                Run("b", &[]),
+                Run("a", &[]),
+            ],
+            &[Prepare("a", sql), Text("DROP TABLE notes"), Run("a", &[]), Text(SCHEMA), Run("a", &[])],
+        ]);
+    }
+}
+
+#[test]
+fn mistakes_get_the_errors_of_postgres() {
+    compare(&[
+        &[
+            Prepare("a", "SELECT v FROM notes WHERE user_id = $1"),
+            Run("a", &[]),
+            Run("a", &[Some("1"), Some("2")]),
+            Run("a", &[Some("x")]),
+            Run("nope", &[]),
+            Prepare("a", "SELECT 1"),
+            Prepare("c", "SELECT 1; SELECT 2"),
+            Prepare("d", "SELECT nope FROM notes WHERE user_id = 1"),
+            Run("d", &[]),
+        ],
+        &[
+            Text("BEGIN READ ONLY"),
+            Text("SET TRANSACTION READ WRITE"),
+            Text("INSERT INTO notes VALUES (1, 1)"),
+            Text("COMMIT"),
+        ],
+        &[Text("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY"), Text("INSERT INTO notes VALUES (1, 1)")],
+        &[Text("SET TRANSACTION READ ONLY"), Text("RELEASE a"), Text("ROLLBACK TO a"), Text("SAVEPOINT a")],
     ]);
 }
