@@ -9,10 +9,10 @@ use std::task::{Context, Poll};
 use bytes::BytesMut;
 use tokio::io::AsyncWrite;
 
-use crate::net::buffer::{BUFFER_BYTES, Buffer};
-use crate::net::stream::Stream;
 use crate::protocol::error::ErrorFields;
 use crate::protocol::frame::{BadLength, HEADER_BYTES, Header};
+use crate::transport::buffer::{BUFFER_BYTES, Buffer};
+use crate::transport::stream::Stream;
 
 use super::End;
 use super::worker::Worker;

@@ -9,7 +9,6 @@ use pgsluice_sharding::ShardId;
 use pgsluice_sharding::sql::{Access, SharedScript};
 
 use crate::config::PoolMode;
-use crate::net::buffer::Buffer;
 use crate::pool::Server;
 use crate::pool::driver::{AcquireError, Pool, Release};
 use crate::pool::health::{Fault, InstanceHealth};
@@ -18,6 +17,7 @@ use crate::protocol::backend::TransactionStatus;
 use crate::protocol::error::ErrorFields;
 use crate::protocol::frontend;
 use crate::session::Session;
+use crate::transport::buffer::Buffer;
 
 use super::presence::Held;
 use super::worker::{Served, Worker};

@@ -11,10 +11,10 @@ use pgsluice_sharding::ShardId;
 use pgsluice_sharding::sql::Pin;
 
 use super::worker::Served;
-use crate::net::stream::Stream;
 use crate::pool::CancelHandle;
 use crate::session::Session;
 use crate::session::settings::{Settings, unquote_literal};
+use crate::transport::stream::Stream;
 
 /// What a client does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

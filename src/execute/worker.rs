@@ -17,7 +17,6 @@ use super::greeting::{Greeting, Greetings};
 use super::presence::Presence;
 use crate::catalog::CatalogReader;
 use crate::config::{Limits, PoolMode};
-use crate::net::buffer::Buffers;
 use crate::pool::balance::{Candidate, choose};
 use crate::pool::driver::Pool;
 use crate::pool::health::{InstanceHealth, State};
@@ -26,6 +25,7 @@ use crate::protocol::reply;
 use crate::session::settings::Settings;
 use crate::session::statements::PreparedStatement;
 use crate::stats::PoolStats;
+use crate::transport::buffer::Buffers;
 
 /// One worker's own things: planner, buffers, known statements.
 pub struct Worker {

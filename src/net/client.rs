@@ -11,11 +11,11 @@ use crate::execute::worker::{Served, Worker};
 use crate::execute::{Client, Conversation, End};
 use crate::net::cancel::{CancelKey, CancelKeys};
 use crate::net::startup::Accepted;
-use crate::net::stream::Stream;
 use crate::protocol::backend::{self, TransactionStatus};
 use crate::protocol::error::ErrorFields;
 use crate::session::Session;
 use crate::session::settings::Settings;
+use crate::transport::stream::Stream;
 
 /// Serves a client that has proved who it is, over the database it asked for.
 pub async fn serve(accepted: Box<Accepted>, id: u64, served: Rc<Served>, worker: Rc<Worker>, keys: &CancelKeys) {

@@ -17,11 +17,11 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::auth::{Entropy, Login, Progress, Users};
 use crate::config::{Config, Role};
-use crate::net::stream::Stream;
 use crate::net::tls::{self, ALPN, TlsError};
 use crate::protocol::frame::HEADER_BYTES;
 use crate::protocol::startup::{BadStartup, GSSENC_REQUEST, Packet, SSL_REQUEST, Startup, unsupported_version};
 use crate::protocol::{ErrorFields, Header, backend};
+use crate::transport::stream::Stream;
 
 /// How long a refused client is given to take its last message and go.
 const FAREWELL: Duration = Duration::from_millis(500);

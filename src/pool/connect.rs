@@ -11,10 +11,10 @@ use tokio::time::timeout;
 
 use crate::auth::client::{Exchange, Next};
 use crate::config::Host;
-use crate::net::stream::Stream;
 use crate::pool::error::{ConnectError, error_field};
 use crate::protocol::frame::{HEADER_BYTES, Header};
 use crate::protocol::{frontend, reply};
+use crate::transport::stream::Stream;
 
 /// The longest message a server may send before the login is complete.
 const LOGIN_MESSAGE_BYTES_MAX: usize = 64 << 10;

@@ -13,13 +13,13 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use crate::net::stream::Stream;
 use crate::pool::connect::{self, CancelKey, Connected};
 use crate::pool::core::{Pooled, Stamp};
 use crate::pool::driver::Pool;
 use crate::pool::server::{Audience, Due, Resting, ServerState};
 use crate::protocol::frame::{HEADER_BYTES, Header};
 use crate::protocol::{ErrorFields, frontend, reply};
+use crate::transport::stream::Stream;
 
 /// How long an idle server may take to answer Sync.
 const CHECK_TIME_MAX: Duration = Duration::from_secs(2);

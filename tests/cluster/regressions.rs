@@ -164,7 +164,8 @@ fn ddl_past_the_router_is_noticed_at_the_first_error() {
     for sql in [format!("SELECT * FROM rt WHERE user_id = {a}"), "SELECT * FROM rt ORDER BY v".to_owned()] {
         let mut client = two.router.client();
         client.query(&format!("INSERT INTO rt VALUES ({a}, 1)"));
-        client.send(&[parse("a", &sql), message(b'D', b"Sa\0"), bind("", "a", &[], false), execute(""), sync()].concat());
+        client
+            .send(&[parse("a", &sql), message(b'D', b"Sa\0"), bind("", "a", &[], false), execute(""), sync()].concat());
         assert_eq!(client.answer(&[]).sqlstate(), "");
         for shard in &two.shards {
             assert_eq!(superuser(shared(), shard).query("ALTER TABLE rt ADD w int").sqlstate(), "");
@@ -172,7 +173,8 @@ fn ddl_past_the_router_is_noticed_at_the_first_error() {
         client.send(&[bind("", "a", &[], false), execute(""), sync()].concat());
         let answer = client.answer(&[]);
         assert_eq!((answer.sqlstate(), answer.status), ("0A000", b'I'), "{sql}");
-        client.send(&[parse("b", &sql), message(b'D', b"Sb\0"), bind("", "b", &[], false), execute(""), sync()].concat());
+        client
+            .send(&[parse("b", &sql), message(b'D', b"Sb\0"), bind("", "b", &[], false), execute(""), sync()].concat());
         assert_eq!(client.answer(&[]).text(), format!("{a}|1|"));
         let mut other = two.router.client();
         assert_eq!(other.execute(&sql, &[], false).text(), format!("{a}|1|"));
