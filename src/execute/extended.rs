@@ -226,7 +226,7 @@ impl Conversation {
         let Preparation::Parse { close } = link.server.state.prepared().touch(statement.id) else { return false };
         if let Some(old) = close {
             frontend::close(&mut link.out, Kind::Statement, old.name().as_bytes());
-            link.server.state.expect(Due::Close(Audience::Router));
+            link.server.state.expect(Due::Evict(old));
         }
         frontend::parse(
             &mut link.out,

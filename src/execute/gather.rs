@@ -194,9 +194,9 @@ impl Conversation {
     async fn describe_text(&mut self, i: usize, text: &str, types: &[u32]) -> Result<Described, Failure> {
         let link = &mut self.links[i];
         frontend::parse(&mut link.out, b"", text.as_bytes(), types);
-        link.server.state.expect(Due::Parse(StatementId(0), Audience::Router));
+        link.server.state.expect(Due::Parse(StatementId::UNNAMED, Audience::Router));
         frontend::describe(&mut link.out, Kind::Statement, b"");
-        link.server.state.expect(Due::DescribeStatement(StatementId(0), Audience::Router));
+        link.server.state.expect(Due::DescribeStatement(StatementId::UNNAMED, Audience::Router));
         frontend::sync(&mut link.out);
         link.server.state.expect(Due::Sync(Audience::Router));
         let answer = self.read_answer(i).await?;
@@ -232,7 +232,7 @@ impl Conversation {
             if let Preparation::Parse { close } = link.server.state.prepared().touch(statement) {
                 if let Some(old) = close {
                     frontend::close(&mut link.out, Kind::Statement, old.name().as_bytes());
-                    link.server.state.expect(Due::Close(Audience::Router));
+                    link.server.state.expect(Due::Evict(old));
                 }
                 frontend::parse(&mut link.out, name.as_bytes(), gather.sql.as_bytes(), &description.parameter_types);
                 link.server.state.expect(Due::Parse(statement, Audience::Router));

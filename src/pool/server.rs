@@ -15,6 +15,9 @@ use crate::session::settings::Settings;
 pub struct StatementId(pub u128);
 
 impl StatementId {
+    /// What every Parse without a name replaces.
+    pub const UNNAMED: Self = Self(0);
+
     /// The name of the statement on servers.
     pub fn name(self) -> String {
         format!("sluice_{:032x}", self.0)
@@ -41,6 +44,8 @@ pub enum Due {
     DescribePortal(Audience),
     Execute(Audience),
     Close(Audience),
+    /// CloseComplete of a prepared statement that gives way to another.
+    Evict(StatementId),
     /// ReadyForQuery after Sync.
     Sync(Audience),
     /// Everything up to ReadyForQuery after a Query or FunctionCall.
@@ -63,7 +68,7 @@ impl Due {
             | Self::Close(audience)
             | Self::Sync(audience)
             | Self::Query(audience) => *audience,
-            Self::Spoil => Audience::Router,
+            Self::Spoil | Self::Evict(_) => Audience::Router,
             Self::Part | Self::Local(_) => Audience::Client,
         }
     }
@@ -225,7 +230,7 @@ impl ServerState {
     /// fails: that is told by [`ServerState::rows_pass`] before.
     fn error(&mut self, body: &[u8]) -> Verdict {
         if is_outdated_plan(body) {
-            self.prepared.distrust();
+            self.prepared.distrust_all();
         }
         let verdict = match self.due.front() {
             Some(Due::Query(audience)) => verdict(*audience),
@@ -235,7 +240,7 @@ impl ServerState {
         while let Some(due) = self.due.front() {
             match due {
                 Due::Sync(_) | Due::Query(_) | Due::Part => break,
-                Due::Parse(id, _) => self.prepared.forget(*id),
+                Due::Parse(id, _) | Due::Evict(id) => self.prepared.passed_over(*id),
                 _ => {}
             }
             self.due.pop_front();
@@ -248,7 +253,7 @@ impl ServerState {
         let front = self.due.front()?;
         let verdict = verdict(front.audience());
         let (fits, ends) = match (front, tag) {
-            (Due::Parse(..), b'1') | (Due::Bind(_), b'2') | (Due::Close(_), b'3') => (true, true),
+            (Due::Parse(..), b'1') | (Due::Bind(_), b'2') | (Due::Close(_) | Due::Evict(_), b'3') => (true, true),
             (Due::DescribeStatement(..), b't') => (true, false),
             (Due::DescribeStatement(..) | Due::DescribePortal(_), b'T' | b'n') => (true, true),
             (Due::Execute(_), b'C' | b'I' | b's') => (true, true),
@@ -258,8 +263,8 @@ impl ServerState {
             }
             _ => (false, false),
         };
-        if ends {
-            self.due.pop_front();
+        if ends && let Some(due) = self.due.pop_front() {
+            self.prepared.answered(&due);
         }
         fits.then_some(verdict)
     }
@@ -341,9 +346,12 @@ pub fn is_outdated_plan(error: &[u8]) -> bool {
 pub struct Prepared {
     max: usize,
     clock: u64,
+    /// What will be there when the server has done all that it was sent.
     last_used: HashMap<StatementId, u64>,
-    /// Statements that are there, but may be outdated: each is parsed anew before its next use.
-    distrusted: HashSet<StatementId>,
+    /// What is there by the server's answers so far.
+    there: HashSet<StatementId>,
+    /// What is there, but may be outdated: it is parsed anew before its next use.
+    outdated: HashSet<StatementId>,
 }
 
 /// What must be sent before a statement can be bound.
@@ -357,7 +365,7 @@ pub enum Preparation {
 
 impl Prepared {
     fn new(max: usize) -> Self {
-        Self { max: max.max(1), clock: 0, last_used: HashMap::new(), distrusted: HashSet::new() }
+        Self { max: max.max(1), clock: 0, last_used: HashMap::new(), there: HashSet::new(), outdated: HashSet::new() }
     }
 
     /// Notes the use of a statement and tells what is missing; the caller then sends it.
@@ -365,7 +373,7 @@ impl Prepared {
         self.clock += 1;
         if let Some(used) = self.last_used.get_mut(&id) {
             *used = self.clock;
-            return match self.distrusted.remove(&id) {
+            return match self.outdated.remove(&id) {
                 true => Preparation::Parse { close: Some(id) },
                 false => Preparation::Ready,
             };
@@ -377,23 +385,39 @@ impl Prepared {
 
     fn evict(&mut self) -> Option<StatementId> {
         let oldest = self.last_used.iter().min_by_key(|(_, used)| **used).map(|(id, _)| *id)?;
-        self.forget(oldest);
+        self.last_used.remove(&oldest);
+        self.outdated.remove(&oldest);
         Some(oldest)
     }
 
-    pub fn forget(&mut self, id: StatementId) {
-        self.last_used.remove(&id);
-        self.distrusted.remove(&id);
+    /// The server has answered a Parse, or the Close of a statement that gave way.
+    fn answered(&mut self, due: &Due) {
+        match due {
+            Due::Parse(id, _) if *id != StatementId::UNNAMED => drop(self.there.insert(*id)),
+            Due::Evict(id) => drop(self.there.remove(id)),
+            _ => {}
+        }
+    }
+
+    /// An error came in the place of a Parse or a Close: what is there is what was there before.
+    fn passed_over(&mut self, id: StatementId) {
+        if self.there.contains(&id) {
+            self.last_used.entry(id).or_insert(0);
+            self.outdated.insert(id);
+        } else {
+            self.last_used.remove(&id);
+        }
     }
 
     /// DDL has passed by: what was parsed before may be outdated.
-    pub fn distrust(&mut self) {
-        self.distrusted.extend(self.last_used.keys());
+    pub fn distrust_all(&mut self) {
+        self.outdated.extend(self.last_used.keys());
     }
 
     pub fn clear(&mut self) {
         self.last_used.clear();
-        self.distrusted.clear();
+        self.there.clear();
+        self.outdated.clear();
     }
 
     pub fn len(&self) -> usize {
@@ -402,5 +426,73 @@ impl Prepared {
 
     pub fn is_empty(&self) -> bool {
         self.last_used.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Audience, Due, Preparation, ServerState, StatementId};
+
+    const A: StatementId = StatementId(1);
+    const B: StatementId = StatementId(2);
+
+    /// Asks for a statement as the drivers do, and answers nothing.
+    fn ask(state: &mut ServerState, id: StatementId) -> Preparation {
+        let preparation = state.prepared().touch(id);
+        if let Preparation::Parse { close } = preparation {
+            if let Some(old) = close {
+                state.expect(Due::Evict(old));
+            }
+            state.expect(Due::Parse(id, Audience::Router));
+        }
+        preparation
+    }
+
+    fn sync(state: &mut ServerState) {
+        state.expect(Due::Sync(Audience::Client));
+        state.reply(b'Z', b"I").unwrap();
+    }
+
+    fn holding_a() -> ServerState {
+        let mut state = ServerState::new(1);
+        assert_eq!(ask(&mut state, A), Preparation::Parse { close: None });
+        state.reply(b'1', b"").unwrap();
+        sync(&mut state);
+        state
+    }
+
+    #[test]
+    fn what_an_error_passes_over_has_not_happened() {
+        let mut state = holding_a();
+        state.expect(Due::Bind(Audience::Client));
+        assert_eq!(ask(&mut state, B), Preparation::Parse { close: Some(A) });
+        state.reply(b'E', b"").unwrap();
+        sync(&mut state);
+        assert_eq!(ask(&mut state, A), Preparation::Parse { close: Some(A) }, "its Close was passed over");
+        assert_eq!(ask(&mut state, B), Preparation::Parse { close: Some(A) });
+        assert_eq!(ask(&mut state, A), Preparation::Parse { close: Some(B) });
+        state.reply(b'E', b"").unwrap();
+        sync(&mut state);
+        assert_eq!(ask(&mut state, B), Preparation::Parse { close: Some(A) });
+        for tag in [b'3', b'1'] {
+            state.reply(tag, b"").unwrap();
+        }
+        assert_eq!(ask(&mut state, B), Preparation::Ready);
+    }
+
+    #[test]
+    fn an_outdated_statement_is_parsed_anew_even_after_another_error() {
+        let mut state = holding_a();
+        state.expect(Due::Bind(Audience::Client));
+        state.reply(b'E', b"C0A000\0RRevalidateCachedQuery\0\0").unwrap();
+        sync(&mut state);
+        state.expect(Due::Bind(Audience::Client));
+        assert_eq!(ask(&mut state, A), Preparation::Parse { close: Some(A) });
+        state.reply(b'E', b"").unwrap();
+        sync(&mut state);
+        assert_eq!(ask(&mut state, A), Preparation::Parse { close: Some(A) });
+        state.reply(b'3', b"").unwrap();
+        state.reply(b'1', b"").unwrap();
+        assert_eq!(ask(&mut state, A), Preparation::Ready);
     }
 }

@@ -16,3 +16,4 @@ mod placement;
 mod regressions;
 mod routing;
 mod slt;
+mod tagged;

@@ -118,6 +118,8 @@ fn text_of(row: &Row) -> String {
 pub struct Wire {
     stream: TcpStream,
     inbox: Vec<u8>,
+    /// Bytes at the front of the inbox that are read already.
+    taken: usize,
     pub pid: i32,
     pub secret: Vec<u8>,
     pub parameters: HashMap<String, String>,
@@ -161,7 +163,7 @@ impl Wire {
         let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(READ_TIMEOUT)).unwrap();
-        Self { stream, inbox: Vec::new(), pid: 0, secret: Vec::new(), parameters: HashMap::new() }
+        Self { stream, inbox: Vec::new(), taken: 0, pid: 0, secret: Vec::new(), parameters: HashMap::new() }
     }
 
     /// An answer that takes longer counts as none.
@@ -181,7 +183,8 @@ impl Wire {
 
     /// Everything the server sends until it closes the connection.
     pub fn read_to_end(&mut self) -> Vec<u8> {
-        let mut bytes = std::mem::take(&mut self.inbox);
+        let mut bytes = self.inbox.split_off(std::mem::take(&mut self.taken));
+        self.inbox.clear();
         match self.stream.read_to_end(&mut bytes) {
             Ok(_) => bytes,
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => bytes,
@@ -192,15 +195,20 @@ impl Wire {
     /// The next message.
     pub fn message(&mut self) -> io::Result<Message> {
         self.fill(5)?;
-        let length = u32::from_be_bytes(self.inbox[1..5].try_into().unwrap()) as usize;
+        let head = &self.inbox[self.taken..];
+        let tag = head[0];
+        let length = u32::from_be_bytes(head[1..5].try_into().unwrap()) as usize;
         self.fill(1 + length)?;
-        let body = self.inbox[5..=length].to_vec();
-        let tag = self.inbox[0];
-        self.inbox.drain(..=length);
+        let body = self.inbox[self.taken + 5..=self.taken + length].to_vec();
+        self.taken += 1 + length;
         Ok(Message { tag, body })
     }
 
     fn fill(&mut self, least: usize) -> io::Result<()> {
+        if self.inbox.len() - self.taken >= least {
+            return Ok(());
+        }
+        self.inbox.drain(..std::mem::take(&mut self.taken));
         let mut chunk = vec![0; 64 << 10];
         while self.inbox.len() < least {
             match self.stream.read(&mut chunk) {
