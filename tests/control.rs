@@ -105,11 +105,11 @@ async fn a_catalog_says_what_the_server_has() {
     assert_eq!((public["totals"].relation, public["stale"].relation), (Relation::View, Relation::View));
     assert_eq!(public["Odd \"name"].columns, []);
 
-    let price = Function { volatility: Volatility::Stable, kind: FunctionKind::Aggregate };
+    let price = Function { volatility: Volatility::Stable, kind: FunctionKind::Aggregate, pin: None };
     assert_eq!(catalog.functions["price"].kind, price.kind);
     assert_eq!(
         catalog.functions["rows"],
-        Function { volatility: Volatility::Volatile, kind: FunctionKind::SetReturning }
+        Function { volatility: Volatility::Volatile, kind: FunctionKind::SetReturning, pin: None }
     );
     assert_eq!(catalog.functions["work"].kind, FunctionKind::Procedure);
     assert!(!catalog.functions.contains_key("lower"));

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use crate::key::KeyType;
 use crate::map::ShardId;
 use crate::refusal::Refusal;
+use crate::sql::Pin;
 use crate::sql::tree::ColumnDef;
 
 /// Tables, functions and collations of one database. Immutable; DDL makes a new one with a higher
@@ -113,6 +114,8 @@ pub enum Collation {
 pub struct Function {
     pub volatility: Volatility,
     pub kind: FunctionKind,
+    /// Its body seems to change the session.
+    pub pin: Option<Pin>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -9,6 +9,7 @@ use pgsluice_sharding::catalog::{
     Catalog, Collation, Column, Function, FunctionKind, Relation, Table, TableKind, TableRules, Volatility,
 };
 use pgsluice_sharding::map::ShardId;
+use pgsluice_sharding::sql::code::pin_of_code;
 
 use crate::catalog::queries::Subject;
 
@@ -159,11 +160,13 @@ impl Builder {
             "s" => Volatility::Stable,
             _ => Volatility::Volatile,
         };
-        let known = self.functions.entry(row.text(0)?.to_owned()).or_insert(Function { volatility, kind });
+        let known = self.functions.entry(row.text(0)?.to_owned()).or_insert(Function { volatility, kind, pin: None });
         known.volatility = known.volatility.max(volatility);
         if unfriendliness(kind) > unfriendliness(known.kind) {
             known.kind = kind;
         }
+        let pin = pin_of_code(row.text(4)?);
+        known.pin = known.pin.or(pin);
         Ok(())
     }
 
@@ -332,6 +335,8 @@ fn next_identifier(text: &str) -> (String, &str) {
 
 #[cfg(test)]
 mod tests {
+    use pgsluice_sharding::sql::Pin;
+
     use super::*;
 
     #[test]
@@ -407,12 +412,24 @@ mod tests {
     #[test]
     fn the_least_friendly_overload_counts() {
         let mut builder = builder(1);
-        for row in [["f", "f", "f", "i"], ["f", "a", "f", "s"], ["f", "f", "t", "i"], ["g", "f", "t", "v"]] {
+        for row in [
+            ["f", "f", "f", "i", ""],
+            ["f", "a", "f", "s", ""],
+            ["f", "f", "t", "i", ""],
+            ["g", "f", "t", "v", ""],
+            ["g", "f", "t", "v", "BEGIN SET search_path = x; END"],
+        ] {
             builder.row(Subject::Functions, &row.map(Some)).expect("a function");
         }
         let functions = builder.finish(1).catalog.functions;
-        assert_eq!(functions["f"], Function { volatility: Volatility::Stable, kind: FunctionKind::Aggregate });
-        assert_eq!(functions["g"], Function { volatility: Volatility::Volatile, kind: FunctionKind::SetReturning });
+        assert_eq!(
+            functions["f"],
+            Function { volatility: Volatility::Stable, kind: FunctionKind::Aggregate, pin: None }
+        );
+        assert_eq!(
+            functions["g"],
+            Function { volatility: Volatility::Volatile, kind: FunctionKind::SetReturning, pin: Some(Pin::SetConfig) }
+        );
     }
 
     #[test]

@@ -67,10 +67,11 @@ WHERE c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p,v,m,f}'::pg_catalog.\"char\"[]
   AND n.nspname OPERATOR(pg_catalog.<>) ALL ('{pg_catalog,information_schema,pg_toast,sluice}'::pg_catalog.name[]) \
 ORDER BY n.nspname, c.relname, a.attnum";
 
-/// name, kind, returns a set, volatility: each combination once. What an extension or a user has put
+/// name, kind, returns a set, volatility, body where it may change its session: each combination once. What an extension or a user has put
 /// into `pg_catalog` counts too; what PostgreSQL brings has an oid below 16384.
 const FUNCTIONS: &str = "\
-SELECT DISTINCT p.proname, p.prokind, p.proretset, p.provolatile \
+SELECT DISTINCT p.proname, p.prokind, p.proretset, p.provolatile, \
+  CASE WHEN p.prosrc OPERATOR(pg_catalog.~*) '(set|temp|_advisory_|listen|prepare|load)' THEN p.prosrc ELSE '' END \
 FROM pg_catalog.pg_proc p \
 JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace \
 WHERE p.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid \
@@ -93,7 +94,7 @@ SELECT pg_catalog.concat_ws('/', \
    AND c.relpersistence OPERATOR(pg_catalog.<>) 't' \
    AND c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p,v,m,f}'::pg_catalog.\"char\"[])), \
  (SELECT pg_catalog.concat_ws('.', pg_catalog.count(*), pg_catalog.sum(pg_catalog.hashtextextended(\
-   pg_catalog.concat_ws(',', p.oid, p.proname, p.pronamespace, p.prokind, p.proretset, p.provolatile), 0)\
+   pg_catalog.concat_ws(',', p.oid, p.proname, p.pronamespace, p.prokind, p.proretset, p.provolatile, p.prosrc), 0)\
    ::pg_catalog.numeric)) \
   FROM pg_catalog.pg_proc p WHERE p.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid), \
  (SELECT pg_catalog.sum(pg_catalog.hashtextextended(pg_catalog.concat_ws(',', n.oid, n.nspname), 0)\

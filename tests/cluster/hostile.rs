@@ -197,29 +197,99 @@ fn a_client_that_stops_inside_a_message_disturbs_nobody() {
     assert_eq!(client.query("INSERT INTO users VALUES (3, 'whole')").tag(), "INSERT 0 1");
 }
 
+/// All that a session of PostgreSQL can hold, as its next user would see it.
+const STATE: &str = "SELECT current_user, session_user, pg_my_temp_schema() <> 0 \
+     AND EXISTS (SELECT FROM pg_class WHERE relnamespace = pg_my_temp_schema()), \
+     (SELECT string_agg(name || '=' || setting, ' ' ORDER BY name) FROM pg_settings WHERE source = 'session'), \
+     (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()), \
+     (SELECT count(*) FROM pg_listening_channels()), \
+     (SELECT count(*) FROM pg_cursors WHERE name <> ''), \
+     (SELECT count(*) FROM pg_prepared_statements WHERE name NOT LIKE 'sluice_%'), \
+     current_setting('my.own', true), txid_current_if_assigned() IS NULL, current_setting('transaction_isolation')";
+
+/// What a client does to its session.
+const SOILED: [&str; 20] = [
+    "SET statement_timeout = '77s'",
+    "SET search_path = pg_catalog",
+    "SET default_transaction_read_only = on",
+    "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL SERIALIZABLE",
+    "SET DateStyle = 'German'; SET TimeZone = 'Asia/Tokyo'",
+    "SET my.own = 'x'",
+    "SET ROLE pg_monitor",
+    "SELECT set_config('statement_timeout', '79s', false)",
+    "DO $$ BEGIN PERFORM set_config('work_mem', '9MB', false); END $$",
+    "SELECT soils()",
+    "CREATE TEMP TABLE mine (i int)",
+    "SELECT 1 AS i INTO TEMP mine",
+    "SELECT pg_advisory_lock(7)",
+    "SELECT pg_advisory_lock_shared(8), pg_try_advisory_lock(9)",
+    "LISTEN news",
+    "PREPARE mine AS SELECT 1",
+    "BEGIN; DECLARE c CURSOR WITH HOLD FOR SELECT 1; COMMIT",
+    "BEGIN; SET LOCAL statement_timeout = '78s'",
+    "BEGIN ISOLATION LEVEL SERIALIZABLE; INSERT INTO users VALUES (77, 'never')",
+    "BEGIN; SET statement_timeout = '76s'; SELECT 1 / 0",
+];
+
+/// How a client leaves.
+fn leave(mut client: Wire, how: usize) {
+    match how {
+        0 => {}
+        1 => client.send(&wire::message(b'X', b"")),
+        2 => client.send(&wire::query("SELECT pg_sleep(30)")),
+        3 => client.send(&wire::query("SELECT repeat('x', 1000) FROM generate_series(1, 100000)")),
+        4 => {
+            client.send(&wire::query("COPY users FROM STDIN"));
+            client.send(&wire::message(b'd', b"5\tfi"));
+        }
+        5 => client.send(&[wire::parse("", "SELECT 1"), wire::bind("", "", &[], false), wire::execute("")].concat()),
+        6 => client.send(&wire::query("SELECT 1")[..7]),
+        _ => drop(client.query("SELECT 1 / 0")),
+    }
+}
+
 #[test]
 fn what_a_client_leaves_behind_is_gone_for_the_next() {
-    let narrow = Narrow::new("leaves", "10s");
-    let seen = "SELECT current_setting('statement_timeout'), current_setting('search_path'), \
-                coalesce(to_regclass('pg_temp.mine')::text, 'none'), \
-                (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'), \
-                (SELECT count(*) FROM pg_listening_channels()), (SELECT count(*) FROM pg_cursors)";
-    let clean = narrow.router.client().text(seen);
-    for leaving in [
-        "SET statement_timeout = '77s'",
-        "SET search_path = pg_catalog",
-        "CREATE TEMP TABLE mine (i int)",
-        "SELECT pg_advisory_lock(7)",
-        "LISTEN news",
-        "BEGIN; DECLARE c CURSOR WITH HOLD FOR SELECT 1; COMMIT",
-        "BEGIN; SET LOCAL statement_timeout = '78s'",
-        "SELECT set_config('statement_timeout', '79s', false)",
-    ] {
-        let mut client = narrow.router.client();
-        assert_eq!(client.query(leaving).sqlstate(), "", "{leaving}");
-        drop(client);
-        assert_eq!(narrow.router.client().text(seen), clean, "after {leaving}");
+    let narrow = Narrow::new("leaves", "30s");
+    narrow.ask("GRANT pg_monitor TO app");
+    let soils =
+        "CREATE FUNCTION soils() RETURNS int LANGUAGE plpgsql AS 'BEGIN SET search_path = soiled; RETURN 1; END'";
+    assert_eq!(narrow.router.client().query(soils).sqlstate(), "");
+    let clean = narrow.router.client().text(STATE);
+    for (number, soiled) in SOILED.into_iter().enumerate() {
+        for how in (number..number + 3).map(|n| n % 8) {
+            let mut client = narrow.router.client();
+            let answer = client.query(soiled);
+            assert!(["", "22012"].contains(&answer.sqlstate()), "{soiled}: {:?}", answer.error);
+            leave(client, how);
+            assert_eq!(narrow.router.client().text(STATE), clean, "after {soiled}, left in way {how}");
+        }
     }
+    assert_eq!(narrow.ask("SELECT count(*) FROM users"), "0");
+}
+
+#[test]
+fn a_client_sees_its_own_session_and_nobody_elses() {
+    let narrow = Narrow::new("own", "30s");
+    narrow.ask("GRANT pg_monitor TO app");
+    for soiled in
+        SOILED.into_iter().filter(|sql| !["TEMP", "set_config", "soils"].iter().any(|word| sql.contains(word)))
+    {
+        let (mut one, mut other) = (narrow.router.client(), narrow.router.client());
+        let clean = other.text(STATE);
+        one.query(soiled);
+        let own = one.query(STATE);
+        if own.status == b'I' && !pins(soiled) {
+            assert_ne!(own.text(), clean, "{soiled}");
+            assert_eq!(other.text(STATE), clean, "after {soiled} of another client");
+            assert_eq!(one.text(STATE), own.text(), "{soiled} is kept");
+        }
+    }
+}
+
+/// Whether the client keeps the one server, so that nobody else is served meanwhile.
+fn pins(sql: &str) -> bool {
+    ["advisory", "LISTEN", "PREPARE", "WITH HOLD"].iter().any(|word| sql.contains(word))
 }
 
 #[test]

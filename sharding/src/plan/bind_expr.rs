@@ -81,6 +81,9 @@ impl Binder<'_> {
             self.facts.unknown_table = true;
             return;
         };
+        if let Some(pin) = known.function.pin {
+            self.pin(pin);
+        }
         let block = self.block();
         match known.function.kind {
             FunctionKind::Aggregate if call.over.is_none() => {
@@ -146,6 +149,10 @@ impl Binder<'_> {
             }
             _ => return,
         };
+        self.pin(pin);
+    }
+
+    fn pin(&mut self, pin: Pin) {
         self.facts.pin = Some(self.facts.pin.map_or(pin, |found| found.min(pin)));
     }
 }

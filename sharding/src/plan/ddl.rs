@@ -8,6 +8,7 @@ use super::scope::{Found, Names};
 use super::{Plan, Shards, copy_plan, reasons};
 use crate::catalog::{Column, Table, TableKind, column_of};
 use crate::refusal::Refusal;
+use crate::sql::code::pin_of_code;
 use crate::sql::tree::{Change, Constraint, Copy, CreateTable, Dml, Stmt, TableRef};
 use crate::sql::{Access, Command, Pin};
 
@@ -16,15 +17,24 @@ pub(super) fn decide(context: Context<'_>, stmt: &Stmt) -> Decided {
     match stmt {
         Stmt::Copy(copy) => decide_copy(context, &names, copy),
         Stmt::Lock { tables } => Decided::new(Command::Other, Access::Lock, lock(&names, tables)),
-        Stmt::Call => {
-            let hint = "Run the statements of its body, each with the sharding key.";
-            Decided::new(Command::Other, Access::Write, refused(reasons::utility("a procedure or DO block", hint)))
+        Stmt::Call { procedure } => {
+            let known = context.catalog.functions.get(&**procedure);
+            code("a procedure", known.and_then(|function| function.pin))
         }
+        Stmt::Do { code: body } => code("a DO block", pin_of_code(body)),
         Stmt::Load => Decided::new(Command::Other, Access::Write, everywhere(false)).pinned(Pin::Load),
         Stmt::Maintenance { transactional } => Decided::new(Command::Other, Access::Write, everywhere(*transactional)),
         Stmt::SetConstraints => Decided::new(Command::Other, Access::Lock, everywhere(true)),
         _ => decide_ddl(context, &names, stmt),
     }
+}
+
+/// Whatever runs procedural code: which rows it touches cannot be known.
+fn code(what: &str, pin: Option<Pin>) -> Decided {
+    let hint = "Run the statements of its body, each with the sharding key.";
+    let mut decided = Decided::new(Command::Other, Access::Write, refused(reasons::utility(what, hint)));
+    decided.effects.pin = pin;
+    decided
 }
 
 fn everywhere(transactional: bool) -> Plan {

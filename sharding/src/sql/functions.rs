@@ -134,7 +134,7 @@ fn function(what: &str) -> Function {
         Some("fs") => FunctionKind::SetReturning,
         _ => FunctionKind::Plain,
     };
-    Function { volatility, kind }
+    Function { volatility, kind, pin: None }
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! The only module that calls the parser. Its own tree stays inside the crate; what leaves is one
 //! [`Statement`] for every statement of a request.
 
+pub mod code;
 pub(crate) mod functions;
 mod lex;
 pub(crate) mod parse;

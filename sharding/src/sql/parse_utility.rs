@@ -32,7 +32,14 @@ impl Builder<'_> {
             Node::CreateStmt(create) => Ok(Stmt::CreateTable(Box::new(create_table(create)))),
             Node::CreateTableAsStmt(create) => Ok(create_table_as(create)),
             Node::ViewStmt(view) => self.view(view),
-            Node::CallStmt(_) | Node::DoStmt(_) => Ok(Stmt::Call),
+            Node::CallStmt(call) => {
+                let names = call.funccall().map(|call| strings(call.funcname().iter())).unwrap_or_default();
+                Ok(Stmt::Call { procedure: names.into_iter().next_back().unwrap_or_default() })
+            }
+            Node::DoStmt(block) => {
+                let body = block.args().iter().find(|option| option.defname() == Some("as"));
+                Ok(Stmt::Do { code: body.and_then(|body| body.arg().as_str()).unwrap_or_default().into() })
+            }
             _ => Ok(utility(node)),
         }
     }

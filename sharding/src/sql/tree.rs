@@ -439,7 +439,14 @@ pub(crate) enum Stmt {
         tables: Vec<TableRef>,
     },
     Truncate,
-    Call,
+    /// CALL of a procedure.
+    Call {
+        procedure: Box<str>,
+    },
+    /// A DO block with this body.
+    Do {
+        code: Box<str>,
+    },
     Load,
     /// VACUUM, ANALYZE, CHECKPOINT, ...
     Maintenance {
