@@ -160,7 +160,8 @@ impl Conversation {
                 break end;
             }
         };
-        self.end(end).await
+        // The end comes once; until then nothing is kept for it in the client's task.
+        Box::pin(self.end(end)).await
     }
 
     /// Tells the client why, and gives back what is held.
