@@ -252,12 +252,12 @@ fn cast_of(expr: Option<&Expr>) -> &'static str {
 
 /// The number of a LIMIT or OFFSET; none for ALL and NULL.
 fn count_of(expr: Option<&Expr>, sqlstate: &'static str, clause: &str) -> Result<Option<Count>, Refusal> {
-    let expr = match expr {
+    let (expr, cast) = match expr {
         None => return Ok(None),
         Some(Expr::Cast(cast)) if matches!(&*cast.target.name, "int2" | "int4" | "int8") && !cast.target.array => {
-            &cast.arg
+            (&cast.arg, &*cast.target.name)
         }
-        Some(expr) => expr,
+        Some(expr) => (expr, "int8"),
     };
     let rows = match expr {
         Expr::Param(index) => return Ok(Some(Count::Param(*index))),
@@ -266,10 +266,15 @@ fn count_of(expr: Option<&Expr>, sqlstate: &'static str, clause: &str) -> Result
         Expr::Const(Const { value: Value::Float(rows), .. }) => rows.parse().ok(),
         _ => None,
     };
-    match rows.map(u64::try_from) {
-        Some(Ok(rows)) => Ok(Some(Count::Rows(rows))),
-        Some(Err(_)) => Err(Refusal::error(sqlstate, format!("{clause} must not be negative"))),
-        None => Err(reasons::spread(&format!("{clause} by an expression"))),
+    let Some(rows) = rows else { return Err(reasons::spread(&format!("{clause} by an expression"))) };
+    match cast {
+        "int2" if i16::try_from(rows).is_err() => return Err(Refusal::error("22003", "smallint out of range")),
+        "int4" if i32::try_from(rows).is_err() => return Err(Refusal::error("22003", "integer out of range")),
+        _ => {}
+    }
+    match u64::try_from(rows) {
+        Ok(rows) => Ok(Some(Count::Rows(rows))),
+        Err(_) => Err(Refusal::error(sqlstate, format!("{clause} must not be negative"))),
     }
 }
 
