@@ -203,6 +203,11 @@ pub(crate) fn column_of(column: &ColumnDef, default_collation: Collation) -> Col
     Column { name: column.name.to_string(), type_oid, typmod, not_null: column.not_null, collation }
 }
 
+/// Whether PostgreSQL itself brings the type of this name.
+pub(crate) fn is_built_in_type(name: &str) -> bool {
+    type_oid(name) != 0
+}
+
 /// The id of a built-in type by its name in the grammar; 0 for any other.
 fn type_oid(name: &str) -> u32 {
     let name = match name {

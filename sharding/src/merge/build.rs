@@ -15,7 +15,7 @@ use crate::merge::merge_sort::MergeSort;
 use crate::merge::order_key::{KeyColumn, OrderKey, Source as KeySource};
 use crate::merge::pipeline::{Source, Stage};
 use crate::merge::sort::Sort;
-use crate::plan::{ColumnRef, Node, SortKey, SortValue};
+use crate::plan::{ColumnRef, GroupKey, Node, SortKey, SortValue};
 use crate::refusal::Refusal;
 
 /// What the columns of a row are, at one place of the line.
@@ -85,12 +85,12 @@ impl Columns {
         self.formats.get(index).copied().unwrap_or(Format::Binary)
     }
 
-    fn equality(&self, columns: &[ColumnRef]) -> Result<Vec<KeyColumn>, Refusal> {
-        let key = |column: &ColumnRef| {
-            let index = self.resolve(*column)?;
-            KeyColumn::for_equality(index, self.shard_type(index), self.format(index))
+    fn equality(&self, keys: &[GroupKey]) -> Result<Vec<KeyColumn>, Refusal> {
+        let key = |key: &GroupKey| {
+            let index = self.resolve(key.column)?;
+            KeyColumn::for_equality(index, self.shard_type(index), self.format(index), key.collation)
         };
-        columns.iter().map(key).collect()
+        keys.iter().map(key).collect()
     }
 
     fn order(&self, keys: &[SortKey]) -> Result<Vec<OrderKey>, Refusal> {

@@ -34,9 +34,8 @@ pub(super) fn build(builder: &mut Builder<'_, '_, '_>, group: Vec<Item>) -> Resu
     let mut keys = Vec::with_capacity(group.len());
     let mut ordered = true;
     for item in &group {
-        builder.check_equality(&item.expr, "GROUP BY")?;
+        keys.push(builder.group_key(&item.expr, &item.sql, "GROUP BY")?);
         ordered &= is_ordered(builder.binder, &item.expr);
-        keys.push(ColumnRef::Helper(builder.draft.helper(&item.sql)));
         builder.draft.group.push(item.sql.clone());
     }
     builder.draft.group_is_ordered = ordered;
@@ -147,8 +146,7 @@ fn partial(builder: &mut Builder<'_, '_, '_>, expr: &Expr) -> Result<(AggregateF
         "sum" => AggregateFunction::Sum { sum: whole },
         _ => {
             let collation = call.args.first().map_or(Collation::Bytes, |arg| builder.binder.collation_of(arg));
-            let text = call.args.first().and_then(|arg| builder.binder.table_column(arg));
-            if collation != Collation::Bytes && text.is_some_and(|column| matches!(column.type_oid, 25 | 1042 | 1043)) {
+            if collation != Collation::Bytes && call.args.first().is_some_and(|arg| builder.is_text(arg)) {
                 return Err(reasons::aggregate(&name));
             }
             if &*call.name == "min" {

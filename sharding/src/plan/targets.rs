@@ -11,10 +11,11 @@ use super::bind_query::implicit_name;
 use super::reasons;
 use super::scope::Columns;
 use super::terms::Term;
-use crate::catalog::{Collation, Column};
+use crate::catalog::{Collation, Column, is_built_in_type};
 use crate::refusal::Refusal;
+use crate::sql::functions;
 use crate::sql::spans::{self, SelectSpans};
-use crate::sql::tree::{Const, Expr, Names, Select, Target, Value};
+use crate::sql::tree::{Const, Expr, Func, Names, Select, Target, Value};
 
 /// A column of the answer, stars taken apart.
 #[derive(Clone, Debug)]
@@ -186,7 +187,12 @@ impl Binder<'_> {
         }
     }
 
-    /// How values of an expression are ordered, as far as that is known.
+    fn is_built_in(&self, call: &Func) -> bool {
+        functions::lookup(self.names.catalog, call.schema.as_deref(), &call.name).is_some_and(|known| known.built_in)
+    }
+
+    /// How values of an expression are compared if they are text; the least friendly way when that is
+    /// not known.
     pub(crate) fn collation_of(&mut self, expr: &Expr) -> Collation {
         if let Expr::Other(other) = expr
             && let Some(name) = other.what.strip_prefix("collate ")
@@ -197,10 +203,14 @@ impl Binder<'_> {
             );
             return if bytes { Collation::Bytes } else { Collation::Nondeterministic };
         }
-        match self.table_column(expr) {
-            Some(column) => column.collation,
-            None => self.worst_collation(expr).max_with(self.names.catalog.default_collation),
+        match expr {
+            Expr::Column(names) => self.collation_of_column(names),
+            _ => self.worst_collation(expr).max_with(self.names.catalog.default_collation),
         }
+    }
+
+    fn collation_of_column(&mut self, names: &Names) -> Collation {
+        self.column(names).map_or(Collation::Nondeterministic, |term| self.terms.nature(term).collation)
     }
 
     /// The least friendly collation among the columns and COLLATE clauses of an expression.
@@ -208,11 +218,15 @@ impl Binder<'_> {
         let mut worst = Collation::Bytes;
         for part in parts(expr) {
             worst = worst.max_with(match part {
-                Expr::Column(_) => match self.table_column(part) {
-                    Some(column) => column.collation,
-                    None => self.names.catalog.default_collation,
-                },
+                Expr::Column(names) => self.collation_of_column(names),
                 Expr::Other(other) if other.what.starts_with("collate ") => self.collation_of(part),
+                // A domain, a field of a row or a user's function may bring a collation of its own.
+                Expr::Cast(cast) if !is_built_in_type(&cast.target.name) => Collation::Nondeterministic,
+                Expr::Other(other) if other.what.starts_with("part") && other.what.contains('.') => {
+                    Collation::Nondeterministic
+                }
+                Expr::Func(call) if !self.is_built_in(call) => Collation::Nondeterministic,
+                Expr::Sublink(_) => Collation::Nondeterministic,
                 _ => Collation::Bytes,
             });
         }
@@ -222,7 +236,7 @@ impl Binder<'_> {
 
 impl Collation {
     /// The less friendly of two.
-    fn max_with(self, other: Self) -> Self {
+    pub(crate) fn max_with(self, other: Self) -> Self {
         match (self, other) {
             (Self::Nondeterministic, _) | (_, Self::Nondeterministic) => Self::Nondeterministic,
             (Self::Language, _) | (_, Self::Language) => Self::Language,

@@ -243,7 +243,9 @@ impl Tables {
                 ends.get(number).map_or_else(|| (number.cast_signed() - 3).to_string(), |end| (*end).to_owned())
             }
             "uuid" => format!("a0eebc99-9c0b-4ef8-bb6d-{number:012x}"),
-            "varchar(5)" => ["", "a", "a ", "A", "b", "abcde", "Ä", "ab", " a", "cd", "e", "f", "g", "abcd "][number].into(),
+            "varchar(5)" => {
+                ["", "a", "a ", "A", "b", "abcde", "Ä", "ab", " a", "cd", "e", "f", "g", "abcd "][number].into()
+            }
             _ => ["", "a", "a ", "A", "b", "abcde", "Ä", "ab", " a", "cd", "e", "o'x", "日本", "\\N"][number].into(),
         }
     }
