@@ -130,7 +130,7 @@ fn copying(criterion: &mut Criterion) {
     ];
     for (name, format, data) in formats {
         let copy = CopyFrom {
-            target: CopyTarget::Sharded { field: 0, key_type: KeyType::Int8 },
+            target: CopyTarget::Sharded { field: 0, key_type: KeyType::Int8, stored_in: None },
             format,
             table: "users".to_owned(),
             key_column: "id".to_owned(),

@@ -6,6 +6,7 @@ use crate::key::KeyType;
 use crate::map::ShardId;
 use crate::refusal::Refusal;
 use crate::sql::tree::ColumnDef;
+use crate::value::oid;
 
 /// Tables, functions and collations of one database. Immutable; DDL makes a new one with a higher
 /// version.
@@ -94,6 +95,18 @@ pub struct Column {
     pub typmod: i32,
     pub not_null: bool,
     pub collation: Collation,
+}
+
+impl Column {
+    /// How many characters fit into a column of type `varchar(n)`.
+    pub fn characters_max(&self) -> Option<u32> {
+        /// Of the length in a typmod.
+        const HEADER_BYTES: i32 = 4;
+        if self.type_oid != oid::VARCHAR {
+            return None;
+        }
+        u32::try_from(self.typmod.checked_sub(HEADER_BYTES)?).ok()
+    }
 }
 
 /// How values of a column or expression are compared.

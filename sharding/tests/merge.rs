@@ -653,3 +653,19 @@ fn a_limit_below_a_sort_leaves_the_sort_its_rows() {
     let merged = Case::new(tree, &[oid::INT8], &[oid::INT8]).run(&rows).unwrap();
     assert_eq!(shown(&merged), [["2"], ["1"], ["0"]]);
 }
+
+/// Only the shards tell that a value is text; of which collation it is may be unknown until then.
+#[test]
+fn text_of_an_unknown_collation_is_neither_grouped_nor_told_apart() {
+    let keys = vec![GroupKey { column: helper(0), collation: Collation::Nondeterministic }];
+    let append = || Box::new(Node::Append { input: route() });
+    let distinct = Node::Distinct { keys: keys.clone(), sorted: false, input: append() };
+    let grouped = Node::Aggregate { keys, aggregates: Vec::new(), sorted: false, input: append() };
+    for tree in [distinct, grouped] {
+        for (type_oid, refused) in [(oid::TEXT, true), (oid::BPCHAR, true), (oid::INT8, false), (oid::BYTEA, false)] {
+            let case = Case::new(tree.clone(), &[type_oid], &[type_oid]);
+            let sqlstate = case.merge(2).err().map(|refusal| refusal.sqlstate);
+            assert_eq!(sqlstate, refused.then_some("0A000"), "{type_oid}");
+        }
+    }
+}

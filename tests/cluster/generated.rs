@@ -226,6 +226,11 @@ fn done(wire: &mut Wire, sql: &str) {
 }
 
 fn compare(select: &Select, expected: &Answer, got: &Answer, protocol: Protocol) -> Option<String> {
+    // With LIMIT 0 no shard is waited for, so that nobody hears of a parameter that is no value of its type.
+    let parameter = expected.error.as_ref().is_some_and(|error| error.field(b'W').contains("parameter $"));
+    if parameter && !select.limit.is_empty() && got.results.iter().all(|result| result.rows.is_empty()) {
+        return None;
+    }
     if expected.sqlstate() != got.sqlstate() {
         return Some(format!("expected {:?}\ngot      {:?}", expected.error, got.error));
     }
@@ -235,7 +240,8 @@ fn compare(select: &Select, expected: &Answer, got: &Answer, protocol: Protocol)
         let typmod = if got.typmod == -1 { -1 } else { expected.typmod };
         Column { typmod, ..expected.clone() } == *got
     };
-    let described = expected.columns.as_deref().unwrap_or_default().iter().zip(got.columns.as_deref().unwrap_or_default());
+    let described =
+        expected.columns.as_deref().unwrap_or_default().iter().zip(got.columns.as_deref().unwrap_or_default());
     if !described.map(same).all(|same| same) || expected.tag != got.tag {
         return Some(format!(
             "expected {} {:?}\ngot      {} {:?}",
@@ -245,7 +251,9 @@ fn compare(select: &Select, expected: &Answer, got: &Answer, protocol: Protocol)
     let columns = expected.columns.as_deref().unwrap_or_default();
     let rows = |rows: &[Row]| -> Vec<Row> {
         let loose = |(number, value): (usize, &Option<Vec<u8>>)| match value {
-            Some(value) if select.shows_any_of_equals(number, FLOATS.contains(&columns[number].type_oid)) => Some(plain(value, &columns[number], protocol)),
+            Some(value) if select.shows_any_of_equals(number, FLOATS.contains(&columns[number].type_oid)) => {
+                Some(plain(value, &columns[number], protocol))
+            }
             other => other.clone(),
         };
         rows.iter().map(|row| row.iter().enumerate().map(loose).collect()).collect()

@@ -86,7 +86,9 @@ fn sort_keys(
     for (item, found) in builder.order_items()? {
         let value = if is_aggregate(builder.binder, &found.expr) {
             SortValue::Aggregate(aggregates.number(builder, &found.expr)?)
-        } else if let Some(position) = group.iter().position(|group| same(builder.binder, &group.expr, &found.expr)) {
+        } else if let Some(position) =
+            group.iter().position(|group| builder.binder.same(&group.expr, &found.expr) == Some(true))
+        {
             SortValue::Column(ColumnRef::Helper(builder.draft.helper(&group[position].sql)))
         } else {
             return Err(reasons::spread("ORDER BY an expression that is neither a group key nor an aggregate"));
@@ -94,15 +96,6 @@ fn sort_keys(
         keys.push(builder.sort_key(item, &found, value)?);
     }
     Ok(keys)
-}
-
-/// Whether two expressions are the same column, or written alike.
-fn same(binder: &mut Binder<'_>, a: &Expr, b: &Expr) -> bool {
-    if let (Expr::Column(a), Expr::Column(b)) = (a, b) {
-        let (a, b) = (binder.column(a), binder.column(b));
-        return a.is_some() && a == b;
-    }
-    a == b
 }
 
 impl Aggregates {

@@ -330,6 +330,7 @@ impl<'c> Binder<'c> {
             kind: inside.map_or(ColumnKind::Foreign, |inside| inside.kind),
             collation: output.collation,
             nullable: self.rels[rel].nullable || inside.is_none_or(|inside| inside.nullable),
+            characters_max: inside.and_then(|inside| inside.characters_max),
         };
         self.terms.set_nature(outside, nature);
         if let Some(inside) = output.term
@@ -350,6 +351,7 @@ impl<'c> Binder<'c> {
                 kind: ColumnKind::of(column),
                 collation: column.collation,
                 nullable: self.rels[rel].nullable,
+                characters_max: column.characters_max(),
             }),
             Columns::Derived(_) | Columns::Unknown => Nature::UNKNOWN,
         };
@@ -412,7 +414,7 @@ impl<'c> Binder<'c> {
 
     /// `term` is one of `keys` in every row that matters.
     pub(crate) fn limit(&mut self, term: Term, keys: Vec<KeyValue>, family: Family) {
-        self.terms.values.push(ValueSet { term, keys, family });
+        self.terms.values.push(ValueSet { term, keys, family, stored_in: None });
     }
 
     /// The CTEs of a WITH come in sight; returns how many, for [`Binder::forget_ctes`].

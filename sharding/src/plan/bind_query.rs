@@ -109,7 +109,8 @@ impl Binder<'_> {
         let collation = left.collation.max_with(right.collation);
         // With another type on one side, the values of the other are cast to it.
         let kind = if a.kind == b.kind { a.kind } else { ColumnKind::Foreign };
-        let term = self.terms.add(owner, Nature { kind, collation, nullable: a.nullable || b.nullable });
+        let nullable = a.nullable || b.nullable;
+        let term = self.terms.add(owner, Nature { kind, collation, nullable, characters_max: None });
         for side in [&left, right] {
             if let Some(inside) = side.term
                 && side.transparent

@@ -194,10 +194,10 @@ impl<'a> Builder<'a, '_, '_> {
     }
 
     /// The items of ORDER BY with what they stand for.
-    pub(super) fn order_items(&self) -> Result<Vec<(&'a SortItem, Item)>, Refusal> {
+    pub(super) fn order_items(&mut self) -> Result<Vec<(&'a SortItem, Item)>, Refusal> {
         let spans = &self.targets.spans.order_items;
         let items = self.query.order.iter().zip(spans);
-        items.map(|(item, span)| Ok((item, self.targets.order_item(&item.expr, span)?))).collect()
+        items.map(|(item, span)| Ok((item, self.targets.order_item(self.binder, &item.expr, span)?))).collect()
     }
 
     fn group_items(&mut self) -> Result<Vec<Item>, Refusal> {
@@ -232,7 +232,7 @@ impl<'a> Builder<'a, '_, '_> {
     }
 
     fn is_key_item(&mut self, expr: &Expr) -> bool {
-        self.targets.order_item(expr, &(0..0)).is_ok_and(|item| self.is_key(&item.expr))
+        self.targets.order_item(self.binder, expr, &(0..0)).is_ok_and(|item| self.is_key(&item.expr))
     }
 
     /// LIMIT and OFFSET, taken after everything else.

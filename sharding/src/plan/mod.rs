@@ -63,8 +63,9 @@ pub enum Shards {
     Any,
     /// The home of a local table.
     One(ShardId),
-    /// Where these keys live. All of them are values for key columns of one type.
-    Keys { key_type: KeyType, keys: Vec<KeyValue>, null: NullKey },
+    /// Where these keys live. All of them are values for key columns of one type; `stored_in` says
+    /// how many characters of them a column keeps that they are to be stored in.
+    Keys { key_type: KeyType, keys: Vec<KeyValue>, null: NullKey, stored_in: Option<u32> },
     /// The home of a local table and where these keys live, which must be the same shard.
     Home { home: ShardId, keys: Box<Self> },
     /// Every shard.

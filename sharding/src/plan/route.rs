@@ -77,6 +77,7 @@ impl Binder<'_> {
     fn cover(&self) -> Option<Shards> {
         let mut open: Vec<usize> = (0..self.occurrences.len()).collect();
         let mut key_type = None;
+        let mut stored_in = None;
         let mut keys = Vec::new();
         let reached: Vec<Vec<usize>> = self.terms.values.iter().map(|set| self.limited_by(set)).collect();
         while !open.is_empty() {
@@ -90,10 +91,16 @@ impl Binder<'_> {
             for occurrence in &reached[best] {
                 key_type = Some(common_type(key_type, self.occurrences[*occurrence].key_type)?);
             }
-            keys.extend(self.terms.values[best].keys.iter().cloned());
+            // Values to be stored are cut, values to be compared are not.
+            let values = &self.terms.values[best];
+            if *stored_in.get_or_insert(values.stored_in) != values.stored_in {
+                return None;
+            }
+            keys.extend(values.keys.iter().cloned());
             open.retain(|occurrence| !reached[best].contains(occurrence));
         }
-        Some(Shards::Keys { key_type: key_type?, keys, null: self.null_key() })
+        let stored_in = stored_in.flatten();
+        Some(Shards::Keys { key_type: key_type?, keys, null: self.null_key(), stored_in })
     }
 
     fn null_key(&self) -> NullKey {

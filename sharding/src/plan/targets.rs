@@ -66,10 +66,15 @@ impl<'a> Targets<'a> {
     }
 
     /// What one item of ORDER BY or DISTINCT ON stands for.
-    pub(crate) fn order_item(&self, expr: &Expr, span: &Range<usize>) -> Result<Item, Refusal> {
+    pub(crate) fn order_item(
+        &self,
+        binder: &mut Binder<'_>,
+        expr: &Expr,
+        span: &Range<usize>,
+    ) -> Result<Item, Refusal> {
         if let Expr::Column(names) = expr
             && let [name] = &**names
-            && let Some(item) = self.named(name, "ORDER BY")?
+            && let Some(item) = self.named(binder, name, "ORDER BY")?
         {
             return Ok(item);
         }
@@ -86,7 +91,7 @@ impl<'a> Targets<'a> {
         if let Expr::Column(names) = expr
             && let [name] = &**names
             && !binder.has_column(name)
-            && let Some(item) = self.named(name, "GROUP BY")?
+            && let Some(item) = self.named(binder, name, "GROUP BY")?
         {
             return Ok(item);
         }
@@ -94,7 +99,7 @@ impl<'a> Targets<'a> {
     }
 
     /// The column of the answer with this name.
-    fn named(&self, name: &str, clause: &str) -> Result<Option<Item>, Refusal> {
+    fn named(&self, binder: &mut Binder<'_>, name: &str, clause: &str) -> Result<Option<Item>, Refusal> {
         let Some(shown) = &self.shown else {
             let hidden = self.select.targets.iter().any(|target| output_name(target).as_deref() == Some(name));
             if hidden {
@@ -104,8 +109,12 @@ impl<'a> Targets<'a> {
         };
         let mut found = shown.iter().filter(|shown| shown.name.as_deref() == Some(name));
         let Some(first) = found.next() else { return Ok(None) };
-        if found.any(|other| other.expr != first.expr) {
-            return Err(Refusal::error("42702", format!("{clause} \"{name}\" is ambiguous")));
+        for other in found {
+            match binder.same(&first.expr, &other.expr) {
+                Some(true) => {}
+                Some(false) => return Err(Refusal::error("42702", format!("{clause} \"{name}\" is ambiguous"))),
+                None => return Err(reasons::spread(&format!("{clause} by a name that two columns have"))),
+            }
         }
         Ok(Some(Item { expr: first.expr.clone(), sql: first.sql.clone() }))
     }
@@ -160,6 +169,14 @@ fn quoted(name: &str) -> String {
 }
 
 impl Binder<'_> {
+    /// Whether two expressions are the same to PostgreSQL; `None` when the router cannot tell.
+    pub(crate) fn same(&mut self, a: &Expr, b: &Expr) -> Option<bool> {
+        if let (Expr::Column(a), Expr::Column(b)) = (a, b) {
+            return Some(self.column(a)? == self.column(b)?);
+        }
+        (a == b).then_some(true)
+    }
+
     /// Whether a table of the innermost block has a column of this name, or may have.
     fn has_column(&mut self, name: &str) -> bool {
         let block = self.block();

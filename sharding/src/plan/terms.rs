@@ -53,12 +53,18 @@ pub(crate) struct Nature {
     pub collation: Collation,
     /// NULL where an outer join found no row.
     pub nullable: bool,
+    /// No text is longer than so many characters.
+    pub characters_max: Option<u32>,
 }
 
 impl Nature {
     /// A column of which nothing is known.
-    pub(crate) const UNKNOWN: Self =
-        Self { kind: ColumnKind::Foreign, collation: Collation::Nondeterministic, nullable: true };
+    pub(crate) const UNKNOWN: Self = Self {
+        kind: ColumnKind::Foreign,
+        collation: Collation::Nondeterministic,
+        nullable: true,
+        characters_max: None,
+    };
 }
 
 /// The values one term is limited to by one predicate.
@@ -67,6 +73,8 @@ pub(crate) struct ValueSet {
     pub term: Term,
     pub keys: Vec<KeyValue>,
     pub family: Family,
+    /// The values are to be stored in a column of so many characters.
+    pub stored_in: Option<u32>,
 }
 
 #[derive(Debug, Default)]

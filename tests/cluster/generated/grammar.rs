@@ -164,8 +164,11 @@ impl Select {
 
     /// Whether a column of the answer may show one of several equal values: 1.0 for 1.00.
     pub(super) fn shows_any_of_equals(&self, column: usize, is_float: bool) -> bool {
-        let chosen = !self.group.is_empty() || !self.distinct.is_empty() || !self.limit.is_empty();
-        let exact = |target: &String| ["sum(", "avg(", "count("].iter().any(|start| target.starts_with(start));
+        let whole = self.text();
+        let chosen = whole.contains("DISTINCT ") || whole.contains("GROUP BY") || !self.limit.is_empty();
+        let exact = |target: &String| {
+            ["sum(", "avg(", "count("].iter().any(|start| target.starts_with(start)) && !whole.contains("DISTINCT ")
+        };
         let extreme = |target: &String| ["min(", "max("].iter().any(|start| target.starts_with(start));
         match self.targets.get(column) {
             // A sum of doubles depends on the order of its rows.
@@ -384,7 +387,8 @@ impl<'a> Grammar<'a> {
                 }
                 1 => {
                     // An alias may be the name of a column, which GROUP BY then means.
-                    let alias = [["g", "name", "qty", "age"], ["h", "kind", "small", "no"]][number][self.random.below(4)];
+                    let alias =
+                        [["g", "name", "qty", "age"], ["h", "kind", "small", "no"]][number][self.random.below(4)];
                     select.targets.push(format!("{value} AS {alias}"));
                     select.group.push(alias.to_owned());
                 }

@@ -15,8 +15,7 @@ fn sort(draft: &mut Draft<'_>, node: Node) -> Node {
             merge_sorted(*input, keys)
         }
         Node::Aggregate { ref keys, .. } if !keys.is_empty() && draft.group_is_ordered => {
-            let order = draft.group.join("), (");
-            draft.order = Clause::Replace(format!("ORDER BY ({order})"));
+            draft.order = Clause::Replace(format!("ORDER BY {}", positions(draft, keys)));
             let keys = keys.iter().zip(&draft.group).map(|(key, name)| ascending(key.column, name)).collect();
             merge_sorted(node, keys)
         }
@@ -53,6 +52,16 @@ fn merge_sorted(node: Node, keys: Vec<SortKey>) -> Node {
         }
         node => node.with_input(|input| merge_sorted(input, keys)),
     }
+}
+
+/// The group keys by their places in the answer: a name would mean the visible column of that name
+/// first.
+fn positions(draft: &Draft<'_>, keys: &[GroupKey]) -> String {
+    let position = |key: &GroupKey| match key.column {
+        ColumnRef::Visible(column) => usize::from(column) + 1,
+        ColumnRef::Helper(helper) => draft.targets() + usize::from(helper) + 1,
+    };
+    keys.iter().map(|key| position(key).to_string()).collect::<Vec<_>>().join(", ")
 }
 
 fn ascending(column: ColumnRef, name: &str) -> SortKey {
