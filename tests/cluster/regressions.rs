@@ -156,3 +156,28 @@ fn a_chained_block_keeps_what_set_transaction_said() {
     client.query("COMMIT AND CHAIN");
     assert_eq!(client.text("SHOW transaction_isolation"), "repeatable read");
 }
+
+/// Keys are hashed as they are sent, which must be as they are stored.
+#[test]
+fn a_client_that_sends_no_utf8_is_refused_over_several_shards() {
+    let two = Two::new("encoding");
+    let one = Running::over(&databases("encoding", 1));
+    let encodings = [("LATIN1", "0A000"), ("win1252", "0A000"), ("UTF8", ""), ("utf-8", ""), ("SQL_ASCII", "")];
+    for (encoding, expected) in encodings {
+        for (port, expected) in [(two.router.port, expected), (one.port, "")] {
+            let parameters = [("user", "app"), ("database", "app"), ("client_encoding", encoding)];
+            let refused = Wire::try_connect(port, &parameters).map_err(|error| error.sqlstate().to_owned()).err();
+            assert_eq!(refused.unwrap_or_default(), expected, "{encoding}");
+            let mut client = Wire::connect(port, "app", "app");
+            assert_eq!(client.query(&format!("SET client_encoding = '{encoding}'")).sqlstate(), expected, "{encoding}");
+            assert_eq!(client.query(&format!("SET NAMES '{encoding}'")).sqlstate(), expected, "{encoding}");
+        }
+    }
+    let mut client = two.router.client();
+    for off in ["off", "'of'", "false", "'f'", "no", "0"] {
+        assert_eq!(client.query(&format!("SET standard_conforming_strings = {off}")).sqlstate(), "0A000", "{off}");
+    }
+    assert_eq!(client.query("SET standard_conforming_strings = on").sqlstate(), "");
+    let parameters = [("user", "app"), ("database", "app"), ("options", "-c standard_conforming_strings=off")];
+    assert!(Wire::try_connect(two.router.port, &parameters).is_err_and(|error| error.sqlstate() == "0A000"));
+}
