@@ -414,7 +414,7 @@ impl<'c> Binder<'c> {
 
     /// `term` is one of `keys` in every row that matters.
     pub(crate) fn limit(&mut self, term: Term, keys: Vec<KeyValue>, family: Family) {
-        self.terms.values.push(ValueSet { term, keys, family, stored_in: None });
+        self.terms.values.push(ValueSet { term, keys, family, stored: false, stored_in: None });
     }
 
     /// The CTEs of a WITH come in sight; returns how many, for [`Binder::forget_ctes`].

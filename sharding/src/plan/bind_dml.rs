@@ -142,7 +142,7 @@ impl<'c> Binder<'c> {
     fn limit_key(&mut self, rel: usize, key: &KeyColumn<'c>, keys: Vec<KeyValue>) {
         let term = self.term(rel, key.position);
         let stored_in = self.terms.nature(term).characters_max;
-        self.terms.values.push(ValueSet { term, keys, family: Family::Any, stored_in });
+        self.terms.values.push(ValueSet { term, keys, family: Family::Any, stored: true, stored_in });
     }
 
     fn conflict(&mut self, conflict: &Conflict, key: Option<&KeyColumn<'c>>) {

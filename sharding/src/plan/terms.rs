@@ -73,7 +73,9 @@ pub(crate) struct ValueSet {
     pub term: Term,
     pub keys: Vec<KeyValue>,
     pub family: Family,
-    /// The values are to be stored in a column of so many characters.
+    /// The values are to be stored, not compared.
+    pub stored: bool,
+    /// The column that they are to be stored in keeps so many characters.
     pub stored_in: Option<u32>,
 }
 

@@ -43,6 +43,8 @@ pub(super) struct Select {
     pub(super) operand: String,
     /// The order leaves no choice but between equal rows.
     pub(super) total: bool,
+    /// Instead of all that: a statement that writes, and the table it writes.
+    pub(super) write: Option<(String, &'static str)>,
 }
 
 #[derive(Clone)]
@@ -89,6 +91,9 @@ impl Select {
     }
 
     fn text(&self) -> String {
+        if let Some((write, _)) = &self.write {
+            return write.clone();
+        }
         let mut sql = String::new();
         if !self.with.is_empty() {
             sql.push_str(&format!("WITH {} ", self.with.join(", ")));
@@ -116,6 +121,9 @@ impl Select {
     /// The statement with one part less, in every way.
     pub(super) fn smaller(&self) -> Vec<Self> {
         let mut found = Vec::new();
+        if self.write.is_some() {
+            return found;
+        }
         let mut without = |change: &dyn Fn(&mut Self)| {
             let mut smaller = self.clone();
             change(&mut smaller);
@@ -197,9 +205,69 @@ impl<'a> Grammar<'a> {
 
     /// A whole statement.
     pub(super) fn statement(mut self) -> Select {
-        let mut select = self.select(0);
+        let mut select = match self.random.below(8) {
+            0 => Select { write: Some(self.write()), ..Select::default() },
+            _ => self.select(0),
+        };
         select.literals = self.literals;
         select
+    }
+
+    /// INSERT, UPDATE or DELETE of a sharded table.
+    fn write(&mut self) -> (String, &'static str) {
+        let table = &self.tables.list[self.random.below(3)];
+        let source = Source { alias: table.name.into(), columns: table.columns.clone(), unique: table.unique.clone() };
+        let sources = std::slice::from_ref(&source);
+        let key = format!("{}.{}", table.name, table.columns[0].name);
+        let returning = match self.random.below(3) {
+            0 => format!(" RETURNING {key}, {}", self.value(sources, DEPTH_MAX)),
+            _ => String::new(),
+        };
+        let key_is = format!("{key} = {}", self.literal(Kind::Key, true));
+        let key_is = if self.random.chance(70) { key_is } else { self.key_condition(sources) };
+        let more = if self.random.chance(50) { format!(" AND {}", self.condition(sources, 1)) } else { String::new() };
+        let sql = match self.random.below(8) {
+            0..2 => format!("DELETE FROM {} WHERE {key_is}{more}{returning}", table.name),
+            2 => {
+                let other = self.table();
+                let tie = match other.columns[0].kind {
+                    Kind::Key => format!("o.{} = {key}", other.columns[0].name),
+                    _ => "true".to_owned(),
+                };
+                format!("DELETE FROM {} USING {} AS o WHERE {tie} AND {key_is}{more}", table.name, other.name)
+            }
+            3..6 => {
+                let column = *self.random.pick(&table.columns);
+                let value = self.literal(column.kind, true);
+                let set = format!("{} = {value}", column.name);
+                format!("UPDATE {} SET {set} WHERE {key_is}{more}{returning}", table.name)
+            }
+            6 => {
+                let names: Vec<&str> = table.columns.iter().map(|column| column.name).collect();
+                let rows = 1 + self.random.below(2);
+                let mut row = || {
+                    let values: Vec<String> = table.columns.iter().map(|c| self.literal(c.kind, true)).collect();
+                    format!("({})", values.join(", "))
+                };
+                let rows: Vec<String> = (0..rows).map(|_| row()).collect();
+                let conflict = *self.random.pick(&["", " ON CONFLICT DO NOTHING"]);
+                format!(
+                    "INSERT INTO {} ({}) VALUES {}{conflict}{returning}",
+                    table.name,
+                    names.join(", "),
+                    rows.join(", ")
+                )
+            }
+            _ => {
+                let from = self.random.below(3);
+                let from = &self.tables.list[from];
+                let key = from.columns[0].name;
+                let number = self.literal(Kind::Int, false);
+                let into = format!("INSERT INTO orders (user_id, no) SELECT s.{key}, {number} FROM {} AS s", from.name);
+                format!("{into} WHERE s.{key} = {} LIMIT 1", self.literal(Kind::Key, true))
+            }
+        };
+        (sql, table.name)
     }
 
     fn select(&mut self, depth: usize) -> Select {
@@ -254,6 +322,10 @@ impl<'a> Grammar<'a> {
         let using = left_key == right_key && left_key.is_some() && sources.len() == 2 && self.random.chance(20);
         match left_key {
             Some(key) if using => select.from.push(format!("{word} {entry} USING ({key})")),
+            _ if self.random.chance(10) => {
+                select.from.push(format!(", {entry}"));
+                select.filters.push(on);
+            }
             _ => select.from.push(format!("{word} {entry} ON {on}{more}")),
         }
     }
@@ -275,8 +347,22 @@ impl<'a> Grammar<'a> {
             return Source { alias, columns, unique };
         }
         let table = self.table();
-        select.from.push(format!("{} AS {alias}", table.name));
-        Source { alias, columns: table.columns.clone(), unique: table.unique.clone() }
+        let mut columns = table.columns.clone();
+        let mut unique = table.unique.clone();
+        if self.random.chance(4) && columns.len() > 2 {
+            // New names for the first columns, which may be the old ones of others.
+            let names = (columns[1].name, columns[0].name);
+            (columns[0].name, columns[1].name) = names;
+            unique.iter_mut().for_each(|name| match *name {
+                old if old == names.1 => *name = names.0,
+                old if old == names.0 => *name = names.1,
+                _ => {}
+            });
+            select.from.push(format!("{} AS {alias} ({}, {})", table.name, names.0, names.1));
+        } else {
+            select.from.push(format!("{} AS {alias}", table.name));
+        }
+        Source { alias, columns, unique }
     }
 
     fn table(&mut self) -> &'a Table {
@@ -680,8 +766,14 @@ impl<'a> Grammar<'a> {
         let key = self.random.pick(&keys).clone();
         let mut one = || self.literal(Kind::Key, true);
         let (a, b, c) = (one(), one(), one());
-        match self.random.below(10) {
+        match self.random.below(16) {
             0..4 => format!("{key} = {a}"),
+            10 => format!("({key}, {key}) = ({a}, {b})"),
+            11 => format!("({key}, 1) IN (({a}, 1), ({b}, 1))"),
+            12 => format!("{key} NOT IN ({a}, {b})"),
+            13 => format!("{key} >= {a} AND {key} <= {b}"),
+            14 => format!("({key} = {a} AND {key} = {b})"),
+            15 => format!("{key}::text = {}::text", self.literal(Kind::Key, false)),
             4 => format!("{a} = {key}"),
             5 => format!("{key} IN ({a}, {b}, {c})"),
             6 => format!("({key} = {a} OR {key} = {b})"),
