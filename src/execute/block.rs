@@ -13,6 +13,7 @@ use crate::protocol::backend;
 use crate::protocol::error::{ErrorFields, Severity};
 use crate::session::SettingChange;
 
+use super::gather::rounds_floats;
 use super::greeting::unreadable;
 use super::{CatalogChange, Conversation, Failure};
 
@@ -353,6 +354,13 @@ impl Conversation {
             && let Some(refusal) = unreadable(name, value.trim_matches('\''))
         {
             return Err(refusal.into());
+        }
+        // The session does not keep what holds for one transaction.
+        let local = matches!(command, Command::Set { local: true, .. });
+        if self.served.shards.len() > 1 && local && name == "extra_float_digits" && rounds_floats(value) {
+            return Err(ErrorFields::error("0A000", "extra_float_digits cannot be lowered for one transaction")
+                .with_hint("Set it for the session.")
+                .into());
         }
         Ok(())
     }

@@ -245,6 +245,10 @@ fn compare(select: &Select, expected: &Answer, got: &Answer, protocol: Protocol)
     if parameter && !select.limit.is_empty() && got.results.iter().all(|result| result.rows.is_empty()) {
         return None;
     }
+    // Of several things that are wrong with a row PostgreSQL may see another one first.
+    if select.write.is_some() && expected.error.is_some() && got.sqlstate() == "23502" {
+        return None;
+    }
     if expected.sqlstate() != got.sqlstate() {
         return Some(format!("expected {:?}\ngot      {:?}", expected.error, got.error));
     }

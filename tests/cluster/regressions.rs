@@ -181,3 +181,25 @@ fn a_client_that_sends_no_utf8_is_refused_over_several_shards() {
     let parameters = [("user", "app"), ("database", "app"), ("options", "-c standard_conforming_strings=off")];
     assert!(Wire::try_connect(two.router.port, &parameters).is_err_and(|error| error.sqlstate() == "0A000"));
 }
+
+/// What the router adds up it prints with all digits.
+#[test]
+fn sums_are_not_printed_with_fewer_digits() {
+    let two = Two::new("digits");
+    let mut client = two.router.client();
+    for sql in ["CREATE TABLE weights (user_id bigint, w float8)", "INSERT INTO weights VALUES (1, 0.1)"] {
+        assert_eq!(client.query(sql).sqlstate(), "");
+    }
+    assert_eq!(client.query("INSERT INTO weights VALUES (3, 0.2)").sqlstate(), "");
+    assert_eq!(client.text("SELECT sum(w) FROM weights"), "0.30000000000000004");
+    assert_eq!(client.query("SET extra_float_digits = 0").sqlstate(), "");
+    assert_eq!(client.query("SELECT sum(w) FROM weights").sqlstate(), "0A000");
+    assert_eq!(client.query("SELECT avg(w) FROM weights").sqlstate(), "0A000");
+    assert_eq!(client.text("SELECT count(w), max(w) FROM weights"), "2|0.2");
+    assert_eq!(client.execute("SELECT sum(w) FROM weights", &[], true).sqlstate(), "");
+    client.query("BEGIN");
+    assert_eq!(client.query("SET LOCAL extra_float_digits = -1").sqlstate(), "0A000");
+    client.query("ROLLBACK");
+    assert_eq!(client.query("SET extra_float_digits = 3").sqlstate(), "");
+    assert_eq!(client.text("SELECT sum(w) FROM weights"), "0.30000000000000004");
+}

@@ -37,6 +37,7 @@ pub(super) struct Line<'a> {
     pub(super) inputs: usize,
     pub(super) source: Source,
     pub(super) stages: Vec<Stage>,
+    pub(super) prints_floats: bool,
 }
 
 impl Columns {
@@ -128,6 +129,7 @@ impl Line<'_> {
                 for (index, _) in combines.iter().filter_map(|combine| combine.output) {
                     self.columns.shard_types[index] = self.columns.client_type(index);
                 }
+                self.prints_floats |= combines.iter().any(Combine::prints_float);
                 let aggregate = Aggregate::new(keys, combines, *sorted, self.columns.len());
                 self.stages.push(Stage::Aggregate(Box::new(aggregate)));
                 Ok(())
@@ -173,7 +175,7 @@ impl Line<'_> {
     /// A line that appends the streams and does nothing else.
     pub(super) fn new<'a>(columns: Columns, params: &'a [Input<'a>], inputs: usize) -> Line<'a> {
         let source = Source::Append(Append::new(columns.len()));
-        Line { columns, params, inputs, source, stages: Vec::new() }
+        Line { columns, params, inputs, source, stages: Vec::new(), prints_floats: false }
     }
 }
 

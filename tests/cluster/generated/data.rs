@@ -7,6 +7,8 @@ use super::random::Random;
 pub(super) enum Kind {
     /// The sharding key, of the run's type.
     Key,
+    /// An array of keys.
+    Keys,
     /// The key of the reference table.
     Plan,
     Small,
@@ -165,6 +167,13 @@ impl Tables {
     pub(super) fn type_name(&self, kind: Kind) -> &'static str {
         match kind {
             Kind::Key => self.key,
+            Kind::Keys => match self.key {
+                "bigint" => "bigint[]",
+                "integer" => "integer[]",
+                "smallint" => "smallint[]",
+                "uuid" => "uuid[]",
+                _ => "text[]",
+            },
             Kind::Small => "smallint",
             Kind::Int | Kind::Plan => "integer",
             Kind::Big | Kind::Count | Kind::Negative => "bigint",
@@ -205,6 +214,14 @@ impl Tables {
     fn some(&self, kind: Kind, random: &mut Random) -> String {
         let values: &[&str] = match kind {
             Kind::Key => return self.key(random.below(14)),
+            Kind::Keys => {
+                let element = |random: &mut Random| match self.value(Kind::Key, random) {
+                    None => "NULL".to_owned(),
+                    Some(key) => format!("\"{}\"", key.replace('\\', "\\\\")),
+                };
+                let elements: Vec<String> = (0..random.below(4)).map(|_| element(random)).collect();
+                return format!("{{{}}}", elements.join(","));
+            }
             Kind::Plan => &["1", "2", "3", "4"],
             Kind::Small => &["0", "1", "-7", "50"],
             Kind::Int => &["0", "1", "2", "3", "5", "-4", "100"],
@@ -244,7 +261,7 @@ impl Tables {
             }
             "uuid" => format!("a0eebc99-9c0b-4ef8-bb6d-{number:012x}"),
             "varchar(5)" => {
-                ["", "a", "a ", "A", "b", "abcde", "Ä", "ab", " a", "cd", "e", "f", "g", "abcd "][number].into()
+                ["", "a", "a ", "A", "b", "abcde", "Ä", "ab", " a", "cd     ", "e", "f", "g", "abcd "][number].into()
             }
             _ => ["", "a", "a ", "A", "b", "abcde", "Ä", "ab", " a", "cd", "e", "o'x", "日本", "\\N"][number].into(),
         }

@@ -12,6 +12,8 @@ const MARK: char = '\u{1}';
 /// One entry of FROM.
 #[derive(Clone)]
 struct Source {
+    /// Of a table.
+    name: &'static str,
     alias: String,
     columns: Vec<Column>,
     /// Columns that tell its rows apart; empty when nothing does.
@@ -82,7 +84,13 @@ impl Select {
             written.sql.push_str(&match value {
                 None if literal.plain => "NULL".to_owned(),
                 None => format!("NULL::{name}"),
-                Some(value) if tables.is_number(literal.kind) && literal.plain => value,
+                // The same number in other writings.
+                Some(value) if tables.is_number(literal.kind) && literal.plain => match random.below(12) {
+                    0 => format!("'{value}'"),
+                    1 if literal.kind == Kind::Key => format!("{value}.0"),
+                    2 if literal.kind == Kind::Key => format!("{value}.5"),
+                    _ => value,
+                },
                 Some(value) if literal.plain => format!("'{}'", value.replace('\'', "''")),
                 Some(value) => format!("'{}'::{name}", value.replace('\'', "''")),
             });
@@ -216,7 +224,12 @@ impl<'a> Grammar<'a> {
     /// INSERT, UPDATE or DELETE of a sharded table.
     fn write(&mut self) -> (String, &'static str) {
         let table = &self.tables.list[self.random.below(3)];
-        let source = Source { alias: table.name.into(), columns: table.columns.clone(), unique: table.unique.clone() };
+        let source = Source {
+            name: table.name,
+            alias: table.name.into(),
+            columns: table.columns.clone(),
+            unique: table.unique.clone(),
+        };
         let sources = std::slice::from_ref(&source);
         let key = format!("{}.{}", table.name, table.columns[0].name);
         let returning = match self.random.below(3) {
@@ -315,6 +328,15 @@ impl<'a> Grammar<'a> {
             (_, _, Some(a), Some(b)) => format!("{}.{a} = {}.{b}", left.alias, right.alias),
             _ => "true".to_owned(),
         };
+        if self.random.chance(6)
+            && let Some(key) = left_key
+        {
+            return self.lateral(select, sources, &left, key, depth);
+        }
+        if self.random.chance(4) && sources.len() == 1 && right.unique.len() == 2 {
+            sources.push(right);
+            return select.from.push(format!("NATURAL JOIN {entry}"));
+        }
         let word = *self.random.pick(&["JOIN", "JOIN", "LEFT JOIN", "LEFT JOIN", "RIGHT JOIN", "FULL JOIN"]);
         sources.push(right);
         let more =
@@ -328,6 +350,35 @@ impl<'a> Grammar<'a> {
             }
             _ => select.from.push(format!("{word} {entry} ON {on}{more}")),
         }
+    }
+
+    /// A subquery that looks at what stands before it.
+    fn lateral(&mut self, select: &mut Select, sources: &mut Vec<Source>, left: &Source, key: &str, depth: usize) {
+        self.aliases += 1;
+        let alias = format!("t{}", self.aliases);
+        let inner = Source { alias: format!("l{alias}"), ..self.stored() };
+        let number = self.number(std::slice::from_ref(&inner), DEPTH_MAX);
+        let tie = match key_of(&inner) {
+            Some(other) => format!("{}.{other} = {}.{key}", inner.alias, left.alias),
+            None => "true".to_owned(),
+        };
+        let more = if self.random.chance(30) {
+            self.condition(std::slice::from_ref(&inner), depth + 1)
+        } else {
+            "true".into()
+        };
+        let word = *self.random.pick(&["CROSS JOIN", "LEFT JOIN"]);
+        let end = if word == "LEFT JOIN" { " ON true" } else { "" };
+        let shown = if self.random.chance(50) { format!("sum({number})") } else { format!("min({number})") };
+        let query = format!("SELECT {shown} AS x FROM {} AS {} WHERE {tie} AND {more}", inner.name, inner.alias);
+        select.from.push(format!("{word} LATERAL ({query}) AS {alias}{end}"));
+        let columns = vec![Column { name: "x", kind: Kind::Hidden }];
+        sources.push(Source { name: "", alias, columns, unique: Vec::new() });
+    }
+
+    fn stored(&mut self) -> Source {
+        let table = self.table();
+        Source { name: table.name, alias: String::new(), columns: table.columns.clone(), unique: table.unique.clone() }
     }
 
     /// A table, a subquery or a CTE, put at the end of `select.from`.
@@ -344,7 +395,7 @@ impl<'a> Grammar<'a> {
             } else {
                 select.from.push(format!("({inner}) AS {alias}"));
             }
-            return Source { alias, columns, unique };
+            return Source { name: "", alias, columns, unique };
         }
         let table = self.table();
         let mut columns = table.columns.clone();
@@ -362,7 +413,7 @@ impl<'a> Grammar<'a> {
         } else {
             select.from.push(format!("{} AS {alias}", table.name));
         }
-        Source { alias, columns, unique }
+        Source { name: table.name, alias, columns, unique }
     }
 
     fn table(&mut self) -> &'a Table {
@@ -395,7 +446,19 @@ impl<'a> Grammar<'a> {
             columns.push(Column { name: "user_id", kind: Kind::Key });
             select.targets.push(format!("{}.{key} AS user_id", source.alias));
         }
-        match self.random.below(8) {
+        match self.random.below(10) {
+            3 => {
+                let window = self.window(&sources, depth);
+                columns.push(Column { name: "w", kind: Kind::Hidden });
+                select.targets.push(format!("{window} AS w"));
+            }
+            4 => {
+                // All columns are shown, so the rows that stay are the same.
+                select.order =
+                    (1..=columns.len()).map(|position| Order { sql: position.to_string(), shown: None }).collect();
+                let count = self.literal(Kind::Count, true);
+                select.limit.push(format!("LIMIT {count}"));
+            }
             0 => select.distinct = "DISTINCT ".into(),
             1 => select.group = (1..=columns.len()).map(|position| position.to_string()).collect(),
             2 => {
@@ -521,7 +584,10 @@ impl<'a> Grammar<'a> {
         let call = match self.random.below(20) {
             0..4 => "count(*)".to_owned(),
             4 | 5 => format!("count({any})"),
-            6 => format!("count(DISTINCT {any})"),
+            6 => match sources.iter().find_map(|source| Some(format!("{}.{}", source.alias, key_of(source)?))) {
+                Some(key) if self.random.chance(60) => format!("count(DISTINCT {key})"),
+                _ => format!("count(DISTINCT {any})"),
+            },
             7..10 => format!("sum({number})"),
             10 | 11 => format!("avg({number})"),
             12 | 13 => format!("min({any})"),
@@ -703,6 +769,7 @@ impl<'a> Grammar<'a> {
             4 => format!("{column}::numeric"),
             5 => format!("CASE WHEN {} THEN {column} ELSE {other} END", self.condition(sources, depth + 1)),
             6 => self.count_of(sources, depth),
+            7 if depth == 0 => self.greatest_of(sources, depth),
             _ => format!("abs({column})"),
         }
     }
@@ -715,12 +782,25 @@ impl<'a> Grammar<'a> {
         }
     }
 
+    /// The greatest number of another table, mostly for the same key.
+    fn greatest_of(&mut self, sources: &[Source], depth: usize) -> String {
+        match self.inner(sources, depth) {
+            Some((from, filter, key)) => {
+                let alias = key.split('.').next().unwrap_or_default();
+                let column = if from.starts_with("users") { "age" } else { "no" };
+                format!("(SELECT max({alias}.{column}) FROM {from} WHERE {filter})")
+            }
+            None => self.literal(Kind::Int, false),
+        }
+    }
+
     /// A table with a condition, mostly on the key of the query around it, and a column of it.
     fn inner(&mut self, sources: &[Source], depth: usize) -> Option<(String, String, String)> {
         self.aliases += 1;
         let alias = format!("t{}", self.aliases);
         let table = self.table();
-        let source = Source { alias: alias.clone(), columns: table.columns.clone(), unique: Vec::new() };
+        let source =
+            Source { name: table.name, alias: alias.clone(), columns: table.columns.clone(), unique: Vec::new() };
         let outer = sources.iter().filter_map(|source| Some(format!("{}.{}", source.alias, key_of(source)?)));
         let outer: Vec<String> = outer.collect();
         let mut filter = match (key_of(&source), outer.is_empty()) {
@@ -777,8 +857,9 @@ impl<'a> Grammar<'a> {
             4 => format!("{a} = {key}"),
             5 => format!("{key} IN ({a}, {b}, {c})"),
             6 => format!("({key} = {a} OR {key} = {b})"),
+            8 => format!("{key} = ANY ({})", self.literal(Kind::Keys, true)),
+            9 => format!("{key} = ANY ({})", self.literal(Kind::Keys, false)),
             7 => format!("{key} = ANY (ARRAY[{}, {}])", self.literal(Kind::Key, false), self.literal(Kind::Key, false)),
-            8 => format!("{key} IN ({a})"),
             _ => format!("{key} = {}", self.literal(Kind::Key, false)),
         }
     }
@@ -800,6 +881,8 @@ impl<'a> Grammar<'a> {
             6 => format!("{name} NOT IN ({}, {})", self.literal(kind, true), self.literal(kind, true)),
             7 => format!("{name} IS DISTINCT FROM {}", self.literal(kind, true)),
             8 | 9 if depth < DEPTH_MAX => self.subquery(sources, depth),
+            12 => format!("{source} IS NULL"),
+            13 if depth < DEPTH_MAX => format!("{name} IS NOT NULL AND {}", self.condition(sources, depth + 1)),
             10 => {
                 let number = self.number(sources, depth + 1);
                 format!("{number} {operator} {}", self.literal(Kind::Int, true))
