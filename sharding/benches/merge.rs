@@ -9,7 +9,9 @@ use pgsluice_sharding::catalog::Collation;
 use pgsluice_sharding::copy::{CopyFormat, CopyFrom, CopyTarget, Splitter};
 use pgsluice_sharding::key::Format;
 use pgsluice_sharding::merge::{ColumnType, Merge, MergeLimits, Progress, ShardInput};
-use pgsluice_sharding::plan::{Aggregate, AggregateFunction, ColumnRef, Gather, Node, Shards, SortKey, SortValue};
+use pgsluice_sharding::plan::{
+    Aggregate, AggregateFunction, ColumnRef, Gather, GroupKey, Node, Shards, SortKey, SortValue,
+};
 use pgsluice_sharding::value::oid;
 use pgsluice_sharding::{KeyType, ShardMap};
 
@@ -89,7 +91,7 @@ fn merging(criterion: &mut Criterion) {
             if sorted { Node::MergeSort { keys: key(false), input: Box::new(Node::Route) } } else { Node::Route };
         let count = AggregateFunction::Count { count: ColumnRef::Helper(0) };
         let tree = Node::Aggregate {
-            keys: vec![ColumnRef::Helper(0)],
+            keys: vec![GroupKey { column: ColumnRef::Helper(0), collation: Collation::Bytes }],
             aggregates: vec![Aggregate { function: count, output: Some(0), name: "count(*)".to_owned() }],
             sorted,
             input: Box::new(input),
@@ -128,7 +130,7 @@ fn copying(criterion: &mut Criterion) {
     ];
     for (name, format, data) in formats {
         let copy = CopyFrom {
-            target: CopyTarget::Sharded { field: 0, key_type: KeyType::Int8 },
+            target: CopyTarget::Sharded { field: 0, key_type: KeyType::Int8, stored_in: None },
             format,
             table: "users".to_owned(),
             key_column: "id".to_owned(),

@@ -7,6 +7,7 @@ use crate::map::ShardId;
 use crate::refusal::Refusal;
 use crate::sql::Pin;
 use crate::sql::tree::ColumnDef;
+use crate::value::oid;
 
 /// Tables, functions and collations of one database. Immutable; DDL makes a new one with a higher
 /// version.
@@ -95,6 +96,18 @@ pub struct Column {
     pub typmod: i32,
     pub not_null: bool,
     pub collation: Collation,
+}
+
+impl Column {
+    /// How many characters fit into a column of type `varchar(n)`.
+    pub fn characters_max(&self) -> Option<u32> {
+        /// Of the length in a typmod.
+        const HEADER_BYTES: i32 = 4;
+        if self.type_oid != oid::VARCHAR {
+            return None;
+        }
+        u32::try_from(self.typmod.checked_sub(HEADER_BYTES)?).ok()
+    }
 }
 
 /// How values of a column or expression are compared.
@@ -204,6 +217,11 @@ pub(crate) fn column_of(column: &ColumnDef, default_collation: Collation) -> Col
         _ => -1,
     };
     Column { name: column.name.to_string(), type_oid, typmod, not_null: column.not_null, collation }
+}
+
+/// Whether PostgreSQL itself brings the type of this name.
+pub(crate) fn is_built_in_type(name: &str) -> bool {
+    type_oid(name) != 0
 }
 
 /// The id of a built-in type by its name in the grammar; 0 for any other.

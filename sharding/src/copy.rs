@@ -28,8 +28,9 @@ pub struct CopyFrom {
 /// Where the rows go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CopyTarget {
-    /// By the key in the field with this number, counted from 0.
-    Sharded { field: u16, key_type: KeyType },
+    /// By the key in the field with this number, counted from 0. A column of type `varchar(n)` keeps
+    /// `stored_in` characters of it.
+    Sharded { field: u16, key_type: KeyType, stored_in: Option<u32> },
     /// Every row to every shard.
     Reference,
 }
@@ -152,7 +153,7 @@ impl Splitter {
 
     /// The shard of a row by its key field; `line` is shown in errors.
     fn shard(&self, field: Field<'_>, format: Format, line: Option<&[u8]>, map: &ShardMap) -> Result<ShardId, Refusal> {
-        let CopyTarget::Sharded { key_type, .. } = self.copy.target else { return Ok(ShardId(0)) };
+        let CopyTarget::Sharded { key_type, stored_in, .. } = self.copy.target else { return Ok(ShardId(0)) };
         let column = &self.copy.key_column;
         let value = match field {
             Field::Value(value) => value,
@@ -172,7 +173,10 @@ impl Splitter {
         };
         let input = Input { bytes: Some(value), format, type_oid: 0 };
         match key_type.coerce(input) {
-            Ok(Some(key)) => Ok(map.shard_of(&key)),
+            Ok(Some(key)) => Ok(map.shard_of(&match stored_in {
+                Some(characters) => key.stored_in(characters),
+                None => key,
+            })),
             Ok(None) => Err(Refusal::error("22P03", "incorrect binary data format").with_context(self.place(line))),
             Err(refusal) => {
                 let (refusal, shown) = match format {

@@ -64,6 +64,22 @@ impl Key {
     }
 }
 
+impl Key {
+    /// This key as a column of so many characters stores it: spaces beyond them are cut off. Anything
+    /// else beyond them is an error of the server, whichever it is.
+    #[must_use]
+    pub fn stored_in(self, characters: u32) -> Self {
+        let Self::Text(bytes) = self else { return self };
+        let beyond = usize::try_from(characters).unwrap_or(usize::MAX);
+        // A byte that does not continue a character begins one.
+        let starts = bytes.iter().enumerate().filter(|(_, byte)| **byte & 0xc0 != 0x80);
+        match starts.map(|(at, _)| at).nth(beyond) {
+            Some(end) if bytes[end..].iter().all(|byte| *byte == b' ') => Self::Text(bytes[..end].into()),
+            _ => Self::Text(bytes),
+        }
+    }
+}
+
 impl KeyType {
     /// Coerces a value to this key type; `None` is NULL, or a value that equals no key (5.5 for an
     /// integer column).
@@ -163,11 +179,6 @@ fn text(bytes: &[u8], input: Input<'_>) -> Result<Key, Refusal> {
     let key = match input.type_oid {
         0 | oid::TEXT | oid::VARCHAR | oid::UNKNOWN => bytes.into(),
         oid::NAME if bytes.len() < 64 => bytes.into(),
-        oid::BPCHAR => {
-            // The cast to text drops the padding.
-            let spaces = bytes.iter().rev().take_while(|byte| **byte == b' ').count();
-            bytes[..bytes.len() - spaces].into()
-        }
         oid::INT2 | oid::INT4 | oid::INT8 => {
             let width = Width::of(input.type_oid).unwrap_or(Width::Int8);
             let value = match input.format {

@@ -19,7 +19,7 @@ fn csv() -> CopyFormat {
 
 fn copy(format: CopyFormat, field: u16, key_type: KeyType) -> CopyFrom {
     CopyFrom {
-        target: CopyTarget::Sharded { field, key_type },
+        target: CopyTarget::Sharded { field, key_type, stored_in: None },
         format,
         table: "users".to_owned(),
         key_column: "user_id".to_owned(),
@@ -326,4 +326,14 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn a_key_is_cut_as_its_column_stores_it() {
+    let target = CopyTarget::Sharded { field: 0, key_type: KeyType::Text, stored_in: Some(3) };
+    let key = |text: &[u8]| Key::Text(text.into());
+    let copy = CopyFrom { target, ..copy(text(), 0, KeyType::Text) };
+    check(&copy, b"ab    \t1\nabc   \t2\n", &[(b"ab    \t1\n", key(b"ab ")), (b"abc   \t2\n", key(b"abc"))]);
+    let copy = CopyFrom { format: csv(), ..copy };
+    check(&copy, b"\"ab    \",1\n", &[(b"\"ab    \",1\n", key(b"ab "))]);
 }

@@ -133,7 +133,6 @@ fn texts_of_every_declared_type() {
     for oid in [0, 25, 1043, 705, 19] {
         assert_eq!(typed(KeyType::Text, " a ", oid).unwrap(), key(" a "));
     }
-    assert_eq!(typed(KeyType::Text, " a  ", 1042).unwrap(), key(" a"));
     assert_eq!(typed(KeyType::Text, "+042", 23).unwrap(), key("42"));
     assert_eq!(typed(KeyType::Text, "1.50", 1700).unwrap(), key("1.50"));
     assert_eq!(typed(KeyType::Text, "t", 16).unwrap_err().sqlstate, "0A000");
@@ -159,4 +158,28 @@ proptest! {
             }
         }
     }
+}
+
+/// What `varchar(n)` keeps of a value; checked against PostgreSQL in `tests/sql/stored.slt`.
+#[test]
+fn stored_keys_lose_the_spaces_beyond_their_columns_length() {
+    let stored = |value: &str, characters| match text(KeyType::Text, value).unwrap().unwrap().stored_in(characters) {
+        Key::Text(bytes) => String::from_utf8(bytes.into()).unwrap(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(stored("ab   ", 3), "ab ");
+    assert_eq!(stored("abc   ", 3), "abc");
+    assert_eq!(stored("abc", 3), "abc");
+    assert_eq!(stored("日本語  ", 3), "日本語");
+    assert_eq!(stored("      ", 3), "   ");
+    // The server refuses these.
+    assert_eq!(stored("abcd", 3), "abcd");
+    assert_eq!(stored("abc  d", 3), "abc  d");
+    assert_eq!(Key::Int(123_456).stored_in(3), Key::Int(123_456));
+}
+
+/// `varchar = char(n)` takes spaces at the end for nothing, so several keys may be equal to one value.
+#[test]
+fn a_padded_value_is_no_key() {
+    assert_eq!(typed(KeyType::Text, "a ", 1042).unwrap_err().sqlstate, "0A000");
 }

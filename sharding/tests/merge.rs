@@ -10,8 +10,8 @@ use pgsluice_sharding::catalog::Collation;
 use pgsluice_sharding::key::{Format, Input};
 use pgsluice_sharding::merge::{ColumnType, Merge, MergeLimits, Progress, ShardInput};
 use pgsluice_sharding::plan::{
-    Aggregate, AggregateFunction, ColumnRef, Comparison, Condition, Count, Gather, Node, Operand, Shards, SortKey,
-    SortValue,
+    Aggregate, AggregateFunction, ColumnRef, Comparison, Condition, Count, Gather, GroupKey, Node, Operand, Shards,
+    SortKey, SortValue,
 };
 use pgsluice_sharding::value::{Numeric, oid};
 use proptest::prelude::*;
@@ -201,7 +201,13 @@ fn aggregate(function: AggregateFunction, output: u16) -> Aggregate {
     Aggregate { function, output: Some(output), name: "f(x)".to_owned() }
 }
 
+/// A group key whose bytes tell whether values are equal.
+fn plain(column: ColumnRef) -> GroupKey {
+    GroupKey { column, collation: Collation::Bytes }
+}
+
 fn group(keys: Vec<ColumnRef>, aggregates: Vec<Aggregate>, sorted: bool, input: Node) -> Node {
+    let keys = keys.into_iter().map(plain).collect();
     Node::Aggregate { keys, aggregates, sorted, input: Box::new(input) }
 }
 
@@ -288,7 +294,7 @@ proptest! {
         let rows: Vec<Vec<Fields>> = split.iter()
             .map(|shard| shard.iter().map(|(name, n)| vec![text(name), text(name), int8(*n)]).collect()).collect();
         let keys = vec![by(SortValue::Column(helper(0)), descending, false), by(SortValue::Column(helper(1)), false, false)];
-        let refs = vec![helper(0), helper(1)];
+        let refs = vec![plain(helper(0)), plain(helper(1))];
         let input = if sorted { merge_sort(keys.clone()) } else { Node::Append { input: route() } };
         let distinct = Node::Distinct { keys: refs, sorted, input: Box::new(input) };
         let tree = if sorted { distinct } else { Node::Sort { keys, input: Box::new(distinct) } };
@@ -392,7 +398,7 @@ proptest! {
         for tree in [
             merge_sort(vec![key.clone()]),
             merge_sort(vec![key.clone(), key.clone()]),
-            Node::Distinct { keys: vec![helper(0)], sorted: false, input: route() },
+            Node::Distinct { keys: vec![plain(helper(0))], sorted: false, input: route() },
             group(vec![helper(0)], vec![aggregate(AggregateFunction::Count { count: helper(0) }, 0)], false, Node::Route),
             Node::Sort { keys: vec![key], input: route() },
             Node::Route,
@@ -597,7 +603,7 @@ fn memory_is_bounded() {
     let sort = || Node::Sort { keys: key(), input: route() };
     for tree in [
         sort(),
-        Node::Distinct { keys: vec![helper(0)], sorted: false, input: route() },
+        Node::Distinct { keys: vec![plain(helper(0))], sorted: false, input: route() },
         group(vec![helper(0)], vec![], false, Node::Route),
     ] {
         let mut case = Case::new(tree, &[oid::INT8], &[oid::INT8]);
@@ -646,4 +652,20 @@ fn a_limit_below_a_sort_leaves_the_sort_its_rows() {
     let rows = [(0..9).map(|n| int_row(Some(n))).collect::<Vec<_>>()];
     let merged = Case::new(tree, &[oid::INT8], &[oid::INT8]).run(&rows).unwrap();
     assert_eq!(shown(&merged), [["2"], ["1"], ["0"]]);
+}
+
+/// Only the shards tell that a value is text; of which collation it is may be unknown until then.
+#[test]
+fn text_of_an_unknown_collation_is_neither_grouped_nor_told_apart() {
+    let keys = vec![GroupKey { column: helper(0), collation: Collation::Nondeterministic }];
+    let append = || Box::new(Node::Append { input: route() });
+    let distinct = Node::Distinct { keys: keys.clone(), sorted: false, input: append() };
+    let grouped = Node::Aggregate { keys, aggregates: Vec::new(), sorted: false, input: append() };
+    for tree in [distinct, grouped] {
+        for (type_oid, refused) in [(oid::TEXT, true), (oid::BPCHAR, true), (oid::INT8, false), (oid::BYTEA, false)] {
+            let case = Case::new(tree.clone(), &[type_oid], &[type_oid]);
+            let sqlstate = case.merge(2).err().map(|refusal| refusal.sqlstate);
+            assert_eq!(sqlstate, refused.then_some("0A000"), "{type_oid}");
+        }
+    }
 }

@@ -20,6 +20,8 @@ fn catalog() -> Catalog {
         sharding_key: Some("user_id".into()),
         tables: HashMap::from([
             ("users".into(), TableRule::Key("id".into())),
+            ("handles".into(), TableRule::Key("handle".into())),
+            ("nicks".into(), TableRule::Key("nick".into())),
             ("plans".into(), TableRule::Reference),
             ("countries".into(), TableRule::Reference),
             ("audit_log".into(), TableRule::Local(ShardId(1))),

@@ -13,6 +13,8 @@ use crate::protocol::backend;
 use crate::protocol::error::{ErrorFields, Severity};
 use crate::session::SettingChange;
 
+use super::gather::rounds_floats;
+use super::greeting::unreadable;
 use super::{CatalogChange, Conversation, Failure};
 
 impl Conversation {
@@ -365,10 +367,16 @@ impl Conversation {
     /// What the planner relies on when it reads a statement must stay as it is.
     fn refuse_setting(&self, command: &Command) -> Result<(), Failure> {
         let Command::Set { name, value: SetValue::Text(value), .. } = command else { return Ok(()) };
-        let off = ["off", "false", "no", "0"].contains(&value.trim_matches('\'').to_ascii_lowercase().as_str());
-        if self.served.shards.len() > 1 && name.eq_ignore_ascii_case("standard_conforming_strings") && off {
-            return Err(ErrorFields::error("0A000", "standard_conforming_strings cannot be off over several shards")
-                .with_hint("Write backslash escapes in E'...' strings.")
+        if self.served.shards.len() > 1
+            && let Some(refusal) = unreadable(name, value.trim_matches('\''))
+        {
+            return Err(refusal.into());
+        }
+        // The session does not keep what holds for one transaction.
+        let local = matches!(command, Command::Set { local: true, .. });
+        if self.served.shards.len() > 1 && local && name == "extra_float_digits" && rounds_floats(value) {
+            return Err(ErrorFields::error("0A000", "extra_float_digits cannot be lowered for one transaction")
+                .with_hint("Set it for the session.")
                 .into());
         }
         Ok(())

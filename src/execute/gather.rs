@@ -136,7 +136,14 @@ impl Conversation {
             &params,
             limits,
         );
-        Ok(merge.inspect_err(|_| self.served.stats.refused.add(1))?)
+        let merge = merge.inspect_err(|_| self.served.stats.refused.add(1))?;
+        if merge.prints_floats() && self.session.settings().get("extra_float_digits").is_some_and(rounds_floats) {
+            self.served.stats.refused.add(1);
+            let message = "a sum or average of floating-point numbers is not rounded over several shards";
+            let refusal = ErrorFields::error("0A000", message);
+            return Err(refusal.with_hint("Set extra_float_digits to 1, or ask for binary results.").into());
+        }
+        Ok(merge)
     }
 
     fn send_row_description(&mut self, description: &Description, arguments: &Arguments) -> Result<(), Failure> {
@@ -433,6 +440,11 @@ fn columns(row_description: &[u8]) -> Result<Vec<ColumnType>, Failure> {
 
 fn format_of(code: i16) -> Format {
     if code == 1 { Format::Binary } else { Format::Text }
+}
+
+/// Whether `extra_float_digits` of this value makes PostgreSQL print fewer digits than a number has.
+pub(super) fn rounds_floats(value: &str) -> bool {
+    value.trim_matches('\'').trim().parse::<i32>().is_ok_and(|digits| digits < 1)
 }
 
 fn visible_formats(bind: &Bind<'_>, columns: usize) -> Vec<Format> {

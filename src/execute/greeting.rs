@@ -54,6 +54,15 @@ impl Conversation {
     /// # Errors
     /// A setting of the startup packet that a server does not accept, or no server.
     pub async fn greeting(&mut self) -> Result<Greeting, End> {
+        let greeting = self.any_greeting().await?;
+        let unreadable = greeting.iter().find_map(|(name, value)| unreadable(name, value));
+        match unreadable.filter(|_| self.served.shards.len() > 1) {
+            Some(refusal) => Err(End::Fatal(fatal(refusal))),
+            None => Ok(greeting),
+        }
+    }
+
+    async fn any_greeting(&mut self) -> Result<Greeting, End> {
         let mut settings = (**self.session.settings()).clone();
         settings.reset("application_name");
         if let Some(known) = self.served.greetings.borrow().get(&settings) {
@@ -137,6 +146,22 @@ impl Conversation {
         }
         Err(last.unwrap_or_else(|| ErrorFields::error("08006", "the database has no shard")).into())
     }
+}
+
+/// Why the router cannot read keys as PostgreSQL does under a setting, if that is so.
+pub(super) fn unreadable(name: &str, value: &str) -> Option<ErrorFields> {
+    let value: String = value.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_lowercase();
+    if name.eq_ignore_ascii_case("client_encoding") && !["utf8", "unicode", "sqlascii"].contains(&value.as_str()) {
+        let message = "client_encoding must be UTF8 over several shards: keys are hashed as they are sent";
+        return Some(ErrorFields::error("0A000", message).with_hint("Set client_encoding to UTF8."));
+    }
+    // PostgreSQL takes the beginnings of these words too.
+    let off = value == "0" || ["off", "false", "no"].iter().any(|word| !value.is_empty() && word.starts_with(&value));
+    if name.eq_ignore_ascii_case("standard_conforming_strings") && off {
+        let message = "standard_conforming_strings cannot be off over several shards";
+        return Some(ErrorFields::error("0A000", message).with_hint("Write backslash escapes in E'...' strings."));
+    }
+    None
 }
 
 fn fatal(fields: ErrorFields) -> ErrorFields {

@@ -10,6 +10,7 @@ mod support;
 mod conversations;
 mod demo;
 mod faults;
+mod generated;
 mod hostile;
 mod loading;
 mod placement;

@@ -182,3 +182,50 @@ fn ddl_past_the_router_is_noticed_at_the_first_error() {
         client.query(&format!("DELETE FROM rt WHERE user_id = {a}"));
     }
 }
+
+/// Keys are hashed as they are sent, which must be as they are stored.
+#[test]
+fn a_client_that_sends_no_utf8_is_refused_over_several_shards() {
+    let two = Two::new("encoding");
+    let one = Running::over(&databases("encoding", 1));
+    let encodings = [("LATIN1", "0A000"), ("win1252", "0A000"), ("UTF8", ""), ("utf-8", ""), ("SQL_ASCII", "")];
+    for (encoding, expected) in encodings {
+        for (port, expected) in [(two.router.port, expected), (one.port, "")] {
+            let parameters = [("user", "app"), ("database", "app"), ("client_encoding", encoding)];
+            let refused = Wire::try_connect(port, &parameters).map_err(|error| error.sqlstate().to_owned()).err();
+            assert_eq!(refused.unwrap_or_default(), expected, "{encoding}");
+            let mut client = Wire::connect(port, "app", "app");
+            assert_eq!(client.query(&format!("SET client_encoding = '{encoding}'")).sqlstate(), expected, "{encoding}");
+            assert_eq!(client.query(&format!("SET NAMES '{encoding}'")).sqlstate(), expected, "{encoding}");
+        }
+    }
+    let mut client = two.router.client();
+    for off in ["off", "'of'", "false", "'f'", "no", "0"] {
+        assert_eq!(client.query(&format!("SET standard_conforming_strings = {off}")).sqlstate(), "0A000", "{off}");
+    }
+    assert_eq!(client.query("SET standard_conforming_strings = on").sqlstate(), "");
+    let parameters = [("user", "app"), ("database", "app"), ("options", "-c standard_conforming_strings=off")];
+    assert!(Wire::try_connect(two.router.port, &parameters).is_err_and(|error| error.sqlstate() == "0A000"));
+}
+
+/// What the router adds up it prints with all digits.
+#[test]
+fn sums_are_not_printed_with_fewer_digits() {
+    let two = Two::new("digits");
+    let mut client = two.router.client();
+    for sql in ["CREATE TABLE weights (user_id bigint, w float8)", "INSERT INTO weights VALUES (1, 0.1)"] {
+        assert_eq!(client.query(sql).sqlstate(), "");
+    }
+    assert_eq!(client.query("INSERT INTO weights VALUES (3, 0.2)").sqlstate(), "");
+    assert_eq!(client.text("SELECT sum(w) FROM weights"), "0.30000000000000004");
+    assert_eq!(client.query("SET extra_float_digits = 0").sqlstate(), "");
+    assert_eq!(client.query("SELECT sum(w) FROM weights").sqlstate(), "0A000");
+    assert_eq!(client.query("SELECT avg(w) FROM weights").sqlstate(), "0A000");
+    assert_eq!(client.text("SELECT count(w), max(w) FROM weights"), "2|0.2");
+    assert_eq!(client.execute("SELECT sum(w) FROM weights", &[], true).sqlstate(), "");
+    client.query("BEGIN");
+    assert_eq!(client.query("SET LOCAL extra_float_digits = -1").sqlstate(), "0A000");
+    client.query("ROLLBACK");
+    assert_eq!(client.query("SET extra_float_digits = 3").sqlstate(), "");
+    assert_eq!(client.text("SELECT sum(w) FROM weights"), "0.30000000000000004");
+}

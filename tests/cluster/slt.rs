@@ -36,6 +36,7 @@ macro_rules! files {
 
 files! {
     aggregates,
+    collations,
     empty,
     errors,
     extremes,
@@ -47,6 +48,7 @@ files! {
     point,
     refusals,
     sessions,
+    stored,
     subqueries,
     tables,
     transactions,

@@ -119,6 +119,13 @@ impl Combine {
         }
     }
 
+    /// Whether the result is a floating-point number that is printed here.
+    pub(super) fn prints_float(&self) -> bool {
+        let computed = matches!(self.function, Function::Sum(_) | Function::Avg { .. });
+        let text = self.output.is_some_and(|(_, format)| format == Format::Text);
+        computed && text && matches!(self.type_oid, oid::FLOAT4 | oid::FLOAT8)
+    }
+
     pub(super) fn start(&self) -> Accumulator {
         match &self.function {
             Function::Count(_) => Accumulator::Count(0),

@@ -15,7 +15,7 @@ use crate::merge::merge_sort::MergeSort;
 use crate::merge::order_key::{KeyColumn, OrderKey, Source as KeySource};
 use crate::merge::pipeline::{Source, Stage};
 use crate::merge::sort::Sort;
-use crate::plan::{ColumnRef, Node, SortKey, SortValue};
+use crate::plan::{ColumnRef, GroupKey, Node, SortKey, SortValue};
 use crate::refusal::Refusal;
 
 /// What the columns of a row are, at one place of the line.
@@ -37,6 +37,7 @@ pub(super) struct Line<'a> {
     pub(super) inputs: usize,
     pub(super) source: Source,
     pub(super) stages: Vec<Stage>,
+    pub(super) prints_floats: bool,
 }
 
 impl Columns {
@@ -85,12 +86,12 @@ impl Columns {
         self.formats.get(index).copied().unwrap_or(Format::Binary)
     }
 
-    fn equality(&self, columns: &[ColumnRef]) -> Result<Vec<KeyColumn>, Refusal> {
-        let key = |column: &ColumnRef| {
-            let index = self.resolve(*column)?;
-            KeyColumn::for_equality(index, self.shard_type(index), self.format(index))
+    fn equality(&self, keys: &[GroupKey]) -> Result<Vec<KeyColumn>, Refusal> {
+        let key = |key: &GroupKey| {
+            let index = self.resolve(key.column)?;
+            KeyColumn::for_equality(index, self.shard_type(index), self.format(index), key.collation)
         };
-        columns.iter().map(key).collect()
+        keys.iter().map(key).collect()
     }
 
     fn order(&self, keys: &[SortKey]) -> Result<Vec<OrderKey>, Refusal> {
@@ -128,6 +129,7 @@ impl Line<'_> {
                 for (index, _) in combines.iter().filter_map(|combine| combine.output) {
                     self.columns.shard_types[index] = self.columns.client_type(index);
                 }
+                self.prints_floats |= combines.iter().any(Combine::prints_float);
                 let aggregate = Aggregate::new(keys, combines, *sorted, self.columns.len());
                 self.stages.push(Stage::Aggregate(Box::new(aggregate)));
                 Ok(())
@@ -173,7 +175,7 @@ impl Line<'_> {
     /// A line that appends the streams and does nothing else.
     pub(super) fn new<'a>(columns: Columns, params: &'a [Input<'a>], inputs: usize) -> Line<'a> {
         let source = Source::Append(Append::new(columns.len()));
-        Line { columns, params, inputs, source, stages: Vec::new() }
+        Line { columns, params, inputs, source, stages: Vec::new(), prints_floats: false }
     }
 }
 

@@ -72,12 +72,17 @@ fn rows(
 ) -> Result<Option<u64>, Refusal> {
     let param = match count {
         Count::Rows(rows) => return Ok(Some(rows)),
+        Count::Negative => return Err(negative(clause, sqlstate)),
         Count::Param(number) => params.get(usize::from(number)),
     };
     let param = param.ok_or_else(|| Refusal::error("08P01", format!("the parameter of {clause} was not bound")))?;
     let Some(bytes) = param.bytes else { return Ok(None) };
     let value = whole(bytes, *param, clause)?;
-    u64::try_from(value).map(Some).map_err(|_| Refusal::error(sqlstate, format!("{clause} must not be negative")))
+    u64::try_from(value).map(Some).map_err(|_| negative(clause, sqlstate))
+}
+
+fn negative(clause: &'static str, sqlstate: &'static str) -> Refusal {
+    Refusal::error(sqlstate, format!("{clause} must not be negative"))
 }
 
 /// The parameter as a bigint, cast as an assignment would.

@@ -74,6 +74,7 @@ pub struct Merge {
     visible: usize,
     fields: usize,
     rows: u64,
+    prints_floats: bool,
 }
 
 /// How far a merge has come.
@@ -118,6 +119,7 @@ impl Merge {
             state: over.map_or(State::Reading, |stage| State::Draining(stage + 1)),
             memory: Memory::new(limits.buffered_bytes_max),
             rows: 0,
+            prints_floats: line.prints_floats,
         })
     }
 
@@ -162,6 +164,12 @@ impl Merge {
                 self.state = State::Draining(self.stages.len() - above);
             }
         }
+    }
+
+    /// Whether floating-point numbers are printed here, as PostgreSQL does by default: with as many
+    /// digits as tell the number from all others.
+    pub fn prints_floats(&self) -> bool {
+        self.prints_floats
     }
 
     /// How many rows were given out, for the command tag.

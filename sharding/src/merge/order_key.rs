@@ -36,13 +36,24 @@ pub(super) enum Source {
 
 impl KeyColumn {
     /// A column that can be compared for equality.
-    pub(super) fn for_equality(index: usize, type_oid: u32, format: Format) -> Result<Self, Refusal> {
+    pub(super) fn for_equality(
+        index: usize,
+        type_oid: u32,
+        format: Format,
+        collation: Collation,
+    ) -> Result<Self, Refusal> {
         let kind = Kind::of(type_oid).ok_or_else(|| {
             Refusal::unsupported(
                 format!("grouping values of type {} over several shards is not supported", oid::name(type_oid)),
                 "Group by a value of a built-in scalar type, for example a cast to text, or name one sharding key.",
             )
         })?;
+        if kind.has_collation() && collation == Collation::Nondeterministic {
+            return Err(Refusal::unsupported(
+                "grouping text under a collation where unlike strings may be equal is not supported over several shards",
+                "Group by the value with COLLATE \"C\", or name one sharding key.",
+            ));
+        }
         if format == Format::Text && !kind.reads_text() {
             return Err(text_form(type_oid));
         }

@@ -34,9 +34,8 @@ pub(super) fn build(builder: &mut Builder<'_, '_, '_>, group: Vec<Item>) -> Resu
     let mut keys = Vec::with_capacity(group.len());
     let mut ordered = true;
     for item in &group {
-        builder.check_equality(&item.expr, "GROUP BY")?;
+        keys.push(builder.group_key(&item.expr, &item.sql, "GROUP BY")?);
         ordered &= is_ordered(builder.binder, &item.expr);
-        keys.push(ColumnRef::Helper(builder.draft.helper(&item.sql)));
         builder.draft.group.push(item.sql.clone());
     }
     builder.draft.group_is_ordered = ordered;
@@ -87,7 +86,9 @@ fn sort_keys(
     for (item, found) in builder.order_items()? {
         let value = if is_aggregate(builder.binder, &found.expr) {
             SortValue::Aggregate(aggregates.number(builder, &found.expr)?)
-        } else if let Some(position) = group.iter().position(|group| same(builder.binder, &group.expr, &found.expr)) {
+        } else if let Some(position) =
+            group.iter().position(|group| builder.binder.same(&group.expr, &found.expr) == Some(true))
+        {
             SortValue::Column(ColumnRef::Helper(builder.draft.helper(&group[position].sql)))
         } else {
             return Err(reasons::spread("ORDER BY an expression that is neither a group key nor an aggregate"));
@@ -95,15 +96,6 @@ fn sort_keys(
         keys.push(builder.sort_key(item, &found, value)?);
     }
     Ok(keys)
-}
-
-/// Whether two expressions are the same column, or written alike.
-fn same(binder: &mut Binder<'_>, a: &Expr, b: &Expr) -> bool {
-    if let (Expr::Column(a), Expr::Column(b)) = (a, b) {
-        let (a, b) = (binder.column(a), binder.column(b));
-        return a.is_some() && a == b;
-    }
-    a == b
 }
 
 impl Aggregates {
@@ -147,8 +139,7 @@ fn partial(builder: &mut Builder<'_, '_, '_>, expr: &Expr) -> Result<(AggregateF
         "sum" => AggregateFunction::Sum { sum: whole },
         _ => {
             let collation = call.args.first().map_or(Collation::Bytes, |arg| builder.binder.collation_of(arg));
-            let text = call.args.first().and_then(|arg| builder.binder.table_column(arg));
-            if collation != Collation::Bytes && text.is_some_and(|column| matches!(column.type_oid, 25 | 1042 | 1043)) {
+            if collation != Collation::Bytes && call.args.first().is_some_and(|arg| builder.is_text(arg)) {
                 return Err(reasons::aggregate(&name));
             }
             if &*call.name == "min" {

@@ -6,8 +6,8 @@
 
 use super::KeyValue;
 use super::scope::{Columns, Found, Names, Rel, is_sharded, is_view};
-use super::terms::{ColumnKind, Family, Term, Terms, ValueSet};
-use crate::catalog::{Table, TableKind};
+use super::terms::{ColumnKind, Family, Nature, Term, Terms, ValueSet};
+use crate::catalog::{Collation, Table, TableKind};
 use crate::key::KeyType;
 use crate::map::ShardId;
 use crate::refusal::Refusal;
@@ -79,7 +79,7 @@ pub(crate) struct CteScope {
 }
 
 /// A column that a query gives out.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Output {
     pub name: Option<Box<str>>,
     /// The column it shows unchanged.
@@ -90,6 +90,15 @@ pub(crate) struct Output {
     pub carries: bool,
     /// The values it is limited to, for INSERT.
     pub values: Option<(Vec<KeyValue>, Family)>,
+    /// How its values are compared, if they turn out to be text.
+    pub collation: Collation,
+}
+
+impl Output {
+    /// A column that shows no column unchanged.
+    pub(crate) fn computed(name: Option<Box<str>>, collation: Collation) -> Self {
+        Self { name, term: None, transparent: false, carries: false, values: None, collation }
+    }
 }
 
 /// What follows from what.
@@ -278,13 +287,10 @@ impl<'c> Binder<'c> {
         self.cte_uses[id] += 1;
         let rel = self.add_rel(table, Columns::Derived(columns), !preserved);
         for (position, output) in outputs.iter().enumerate() {
-            let Some(inside) = output.term else { continue };
-            let outside = self.term(rel, position);
-            self.terms.set_kind(outside, self.terms.kind(inside));
-            if output.carries {
-                self.terms.edge(inside, outside);
-            }
-            if output.transparent {
+            let outside = self.shown_term(rel, position, output);
+            if let Some(inside) = output.term
+                && output.transparent
+            {
                 self.cte_edges.push((id, outside, inside));
             }
         }
@@ -302,13 +308,10 @@ impl<'c> Binder<'c> {
     pub(crate) fn derived(&mut self, rel: Rel<'c>, outputs: &[Output], roots: Vec<Root>, preserved: bool) -> usize {
         let rel = self.push_rel(rel);
         for (position, output) in outputs.iter().enumerate() {
-            let Some(inside) = output.term else { continue };
-            let outside = self.term(rel, position);
-            self.terms.set_kind(outside, self.terms.kind(inside));
-            if output.carries {
-                self.terms.edge(inside, outside);
-            }
-            if output.transparent {
+            let outside = self.shown_term(rel, position, output);
+            if let Some(inside) = output.term
+                && output.transparent
+            {
                 self.terms.edge(outside, inside);
             }
         }
@@ -319,16 +322,40 @@ impl<'c> Binder<'c> {
         rel
     }
 
+    /// The term of a column of a subquery or CTE, with what its query says of it.
+    fn shown_term(&mut self, rel: usize, position: usize, output: &Output) -> Term {
+        let outside = self.term(rel, position);
+        let inside = output.term.map(|inside| self.terms.nature(inside));
+        let nature = Nature {
+            kind: inside.map_or(ColumnKind::Foreign, |inside| inside.kind),
+            collation: output.collation,
+            nullable: self.rels[rel].nullable || inside.is_none_or(|inside| inside.nullable),
+            characters_max: inside.and_then(|inside| inside.characters_max),
+        };
+        self.terms.set_nature(outside, nature);
+        if let Some(inside) = output.term
+            && output.carries
+        {
+            self.terms.edge(inside, outside);
+        }
+        outside
+    }
+
     /// The term of a relation's column.
     pub(crate) fn term(&mut self, rel: usize, position: usize) -> Term {
         if let Some(term) = self.rels[rel].terms.get(&position) {
             return *term;
         }
-        let kind = match &self.rels[rel].columns {
-            Columns::Table(table) => table.columns.get(position).map_or(ColumnKind::Foreign, ColumnKind::of),
-            Columns::Derived(_) | Columns::Unknown => ColumnKind::Foreign,
+        let nature = match &self.rels[rel].columns {
+            Columns::Table(table) => table.columns.get(position).map_or(Nature::UNKNOWN, |column| Nature {
+                kind: ColumnKind::of(column),
+                collation: column.collation,
+                nullable: self.rels[rel].nullable,
+                characters_max: column.characters_max(),
+            }),
+            Columns::Derived(_) | Columns::Unknown => Nature::UNKNOWN,
         };
-        let term = self.terms.add(rel, kind);
+        let term = self.terms.add(rel, nature);
         self.rels[rel].terms.insert(position, term);
         term
     }
@@ -387,7 +414,7 @@ impl<'c> Binder<'c> {
 
     /// `term` is one of `keys` in every row that matters.
     pub(crate) fn limit(&mut self, term: Term, keys: Vec<KeyValue>, family: Family) {
-        self.terms.values.push(ValueSet { term, keys, family });
+        self.terms.values.push(ValueSet { term, keys, family, stored: false, stored_in: None });
     }
 
     /// The CTEs of a WITH come in sight; returns how many, for [`Binder::forget_ctes`].

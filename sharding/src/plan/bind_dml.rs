@@ -5,7 +5,7 @@ use super::bind::{Binder, Output, Usage};
 use super::bind_values::Reach;
 use super::reasons;
 use super::scope::{Columns, Rel};
-use super::terms::Family;
+use super::terms::{Family, Term, ValueSet};
 use crate::catalog::{Table, TableKind};
 use crate::sql::tree::{Assignment, Body, Conflict, Delete, Dml, Expr, From, Insert, Merge, TableRef, Target, Update};
 
@@ -14,6 +14,15 @@ struct KeyColumn<'c> {
     table: &'c Table,
     position: usize,
     name: &'c str,
+}
+
+impl KeyColumn<'_> {
+    /// Whether such a value is stored as it is written. A number with a point would be rounded, and
+    /// as text a number or uuid would be printed anew.
+    fn stores(&self, family: Family) -> bool {
+        let TableKind::Sharded { key_type, .. } = self.table.kind else { return false };
+        family != Family::Numeric && family.suits(key_type)
+    }
 }
 
 impl<'c> Binder<'c> {
@@ -90,7 +99,7 @@ impl<'c> Binder<'c> {
         if let (Body::Values(rows), None) = (&source.body, &source.with) {
             self.exprs(rows.iter().flatten());
             let rows = rows.iter().map(|row| field.and_then(|field| row.get(field)));
-            let values = rows.map(|value| value.and_then(|value| self.stored(value))).collect::<Option<Vec<_>>>();
+            let values = rows.map(|value| value.and_then(|value| self.stored(value, key))).collect::<Option<Vec<_>>>();
             let Some(values) = values else {
                 return self.refuse(match field {
                     None => reasons::insert_without_key(table, key.name),
@@ -110,27 +119,30 @@ impl<'c> Binder<'c> {
     fn insert_selected(&mut self, rel: usize, key: &KeyColumn<'c>, output: Output, table: &str) {
         let target = self.term(rel, key.position);
         match output {
-            Output { term: Some(source), .. } if self.terms.comparable(source, target) => {
+            Output { term: Some(source), .. } if self.terms.comparable(source, target) && self.fits(source, target) => {
                 self.terms.edge(source, target);
             }
-            Output { values: Some((keys, family)), .. } if family != Family::Numeric => {
-                self.limit(target, keys, family);
-            }
+            Output { values: Some((keys, family)), .. } if key.stores(family) => self.limit_key(rel, key, keys),
             _ => self.refuse(reasons::insert_unknown_key(table, key.name)),
         }
     }
 
-    /// The key of a row to be stored. A number with a point would be rounded, so it is no key here.
-    fn stored(&mut self, value: &Expr) -> Option<Vec<KeyValue>> {
-        match self.value(value)? {
-            (_, Family::Numeric) => None,
-            (keys, _) => Some(keys),
-        }
+    /// Whether every value of `source` is stored in `target` as it is.
+    fn fits(&self, source: Term, target: Term) -> bool {
+        let [source, target] = [source, target].map(|term| self.terms.nature(term).characters_max);
+        target.is_none_or(|most| source.is_some_and(|source| source <= most))
+    }
+
+    /// The key of a row to be stored.
+    fn stored(&mut self, value: &Expr, key: &KeyColumn<'c>) -> Option<Vec<KeyValue>> {
+        let (keys, family) = self.value(value)?;
+        key.stores(family).then_some(keys)
     }
 
     fn limit_key(&mut self, rel: usize, key: &KeyColumn<'c>, keys: Vec<KeyValue>) {
         let term = self.term(rel, key.position);
-        self.limit(term, keys, Family::Any);
+        let stored_in = self.terms.nature(term).characters_max;
+        self.terms.values.push(ValueSet { term, keys, family: Family::Any, stored: true, stored_in });
     }
 
     fn conflict(&mut self, conflict: &Conflict, key: Option<&KeyColumn<'c>>) {

@@ -3,7 +3,7 @@
 use super::bind::{Binder, Block, CteScope, Output, Root};
 use super::bind_values::Reach;
 use super::scope::{Columns, Rel};
-use super::terms::{ColumnKind, Term};
+use super::terms::{ColumnKind, Nature, Term};
 use crate::sql::tree::{
     Alias, Body, Cte, Derived, Distinct, Dml, Expr, From, Join, JoinKind, Other, Query, Select, SublinkKind, Target,
     Value, Window,
@@ -73,10 +73,17 @@ impl Binder<'_> {
         for expr in rows.iter().flatten().chain(&query.limit).chain(&query.offset) {
             self.expr(expr);
         }
-        self.close();
         let width = rows.first().map_or(0, Vec::len);
         let name = |position: usize| Some(format!("column{}", position + 1).into());
-        let outputs = (0..width).map(|position| Output { name: name(position), ..Output::default() }).collect();
+        let mut outputs = Vec::with_capacity(width);
+        for position in 0..width {
+            let mut collation = self.names.catalog.default_collation;
+            for value in rows.iter().filter_map(|row| row.get(position)) {
+                collation = collation.max_with(self.collation_of(value));
+            }
+            outputs.push(Output::computed(name(position), collation));
+        }
+        self.close();
         Seen { outputs: Some(outputs), ..Seen::default() }
     }
 
@@ -97,8 +104,13 @@ impl Binder<'_> {
     /// A column of a set operation: a filter on it reaches both sides, what one side knows does not
     /// hold for the other.
     fn set_output(&mut self, owner: usize, limited: bool, left: Output, right: &Output) -> Output {
-        let kind = [&left, right].iter().filter_map(|side| side.term).map(|term| self.terms.kind(term)).next();
-        let term = self.terms.add(owner, kind.unwrap_or(ColumnKind::Foreign));
+        let natures = [&left, right].map(|side| side.term.map_or(Nature::UNKNOWN, |term| self.terms.nature(term)));
+        let [a, b] = natures;
+        let collation = left.collation.max_with(right.collation);
+        // With another type on one side, the values of the other are cast to it.
+        let kind = if a.kind == b.kind { a.kind } else { ColumnKind::Foreign };
+        let nullable = a.nullable || b.nullable;
+        let term = self.terms.add(owner, Nature { kind, collation, nullable, characters_max: None });
         for side in [&left, right] {
             if let Some(inside) = side.term
                 && side.transparent
@@ -107,7 +119,7 @@ impl Binder<'_> {
                 self.terms.edge(term, inside);
             }
         }
-        Output { name: left.name, term: Some(term), transparent: !limited, carries: false, values: None }
+        Output { term: Some(term), transparent: !limited, ..Output::computed(left.name, collation) }
     }
 
     /// A relation that no name finds, to own terms.
@@ -260,7 +272,7 @@ impl Binder<'_> {
             _ => None,
         };
         let values = if term.is_none() { self.value(&target.expr) } else { None };
-        Output { name, carries: term.is_some(), term, transparent: false, values }
+        Output { carries: term.is_some(), term, values, ..Output::computed(name, self.collation_of(&target.expr)) }
     }
 
     fn star(&mut self, names: &[Box<str>], block: usize) -> Option<Vec<Output>> {
@@ -275,8 +287,10 @@ impl Binder<'_> {
             }
             any = true;
             for (position, name) in self.rels[rel].names()?.into_iter().enumerate() {
-                let term = Some(self.term(rel, position));
-                outputs.push(Output { name: Some(name.into()), term, carries: true, ..Output::default() });
+                let term = self.term(rel, position);
+                let collation = self.terms.nature(term).collation;
+                let output = Output::computed(Some(name.into()), collation);
+                outputs.push(Output { term: Some(term), carries: true, ..output });
             }
         }
         any.then_some(outputs)

@@ -28,7 +28,7 @@ impl Binder<'_> {
                     self.limit(term, keys, family);
                 }
                 if strict && !matches!(conjunct, Expr::Or(_)) {
-                    self.note_strict(term);
+                    self.note_strict(term, reach);
                 }
             }
             if let Expr::Op(op) = conjunct
@@ -41,10 +41,14 @@ impl Binder<'_> {
         missing
     }
 
-    fn note_strict(&mut self, term: Term) {
-        let rel = self.terms.owner(term);
-        let block = self.rels[rel].block;
-        self.blocks[block].strict.push(rel);
+    /// Rows of the condition's own query in which `term` is NULL are dropped; those of a query around it
+    /// are not.
+    fn note_strict(&mut self, term: Term, reach: &Reach) {
+        if self.within(term, reach) {
+            let rel = self.terms.owner(term);
+            let block = self.rels[rel].block;
+            self.blocks[block].strict.push(rel);
+        }
     }
 
     fn within(&self, term: Term, reach: &Reach) -> bool {
@@ -63,8 +67,8 @@ impl Binder<'_> {
             (Expr::Column(left), Expr::Column(right)) => {
                 let (Some(a), Some(b)) = (self.column(left), self.column(right)) else { return Vec::new() };
                 if strict {
-                    self.note_strict(a);
-                    self.note_strict(b);
+                    self.note_strict(a, reach);
+                    self.note_strict(b, reach);
                 }
                 self.equal_columns(a, b, reach)
             }
@@ -262,8 +266,10 @@ impl Binder<'_> {
         };
         for (test, output) in tests.iter().zip(outputs) {
             let (Expr::Column(names), Some(inside), true) = (test, output.term, output.transparent) else { continue };
+            // NULL is in no list, but only in one that has no rows is it surely not: rows of every shard matter.
             if let Some(outside) = self.column(names)
                 && self.terms.comparable(outside, inside)
+                && !self.terms.nature(outside).nullable
             {
                 self.terms.edge(outside, inside);
             }

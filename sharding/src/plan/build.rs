@@ -8,7 +8,7 @@ use super::decide::Context;
 use super::phases::Phase;
 use super::splice::{Clause, Draft};
 use super::targets::{Item, Targets, parts};
-use super::{ColumnRef, Count, Gather, Node, Shards, SortKey, SortValue, aggregates, reasons};
+use super::{ColumnRef, Count, Gather, GroupKey, Node, Shards, SortKey, SortValue, aggregates, reasons};
 use crate::catalog::Collation;
 use crate::refusal::Refusal;
 use crate::sql::parse::Parsed;
@@ -159,20 +159,29 @@ impl<'a> Builder<'a, '_, '_> {
         }
         let mut keys = Vec::with_capacity(shown.len());
         for shown in &shown {
-            self.check_equality(&shown.expr, "DISTINCT")?;
-            keys.push(ColumnRef::Helper(self.draft.helper(&shown.sql)));
+            keys.push(self.group_key(&shown.expr, &shown.sql, "DISTINCT")?);
         }
         self.draft.distinct = Clause::Remove;
         self.draft.push(|input| Node::Distinct { keys, sorted: false, input });
         Ok(())
     }
 
-    /// Bytes must tell whether values are equal.
-    pub(super) fn check_equality(&mut self, expr: &Expr, clause: &str) -> Result<(), Refusal> {
-        if self.binder.worst_collation(expr) == Collation::Nondeterministic {
+    /// A helper column whose equal values are brought together. Bytes must tell whether they are
+    /// equal; of an expression only its type, which the shards tell, says whether that is in doubt.
+    pub(super) fn group_key(&mut self, expr: &Expr, sql: &str, clause: &str) -> Result<GroupKey, Refusal> {
+        let collation = self.binder.collation_of(expr);
+        if collation == Collation::Nondeterministic && self.is_text(expr) {
             return Err(reasons::spread(&format!("{clause} of text under a collation where unlike strings are equal")));
         }
-        Ok(())
+        Ok(GroupKey { column: ColumnRef::Helper(self.draft.helper(sql)), collation })
+    }
+
+    /// Whether an expression is surely of a type with a collation.
+    pub(super) fn is_text(&mut self, expr: &Expr) -> bool {
+        match expr {
+            Expr::Other(other) => other.what.starts_with("collate "),
+            _ => self.binder.table_column(expr).is_some_and(|column| matches!(column.type_oid, 25 | 1042 | 1043)),
+        }
     }
 
     fn sort_keys(&mut self) -> Result<Vec<SortKey>, Refusal> {
@@ -185,10 +194,10 @@ impl<'a> Builder<'a, '_, '_> {
     }
 
     /// The items of ORDER BY with what they stand for.
-    pub(super) fn order_items(&self) -> Result<Vec<(&'a SortItem, Item)>, Refusal> {
+    pub(super) fn order_items(&mut self) -> Result<Vec<(&'a SortItem, Item)>, Refusal> {
         let spans = &self.targets.spans.order_items;
         let items = self.query.order.iter().zip(spans);
-        items.map(|(item, span)| Ok((item, self.targets.order_item(&item.expr, span)?))).collect()
+        items.map(|(item, span)| Ok((item, self.targets.order_item(self.binder, &item.expr, span)?))).collect()
     }
 
     fn group_items(&mut self) -> Result<Vec<Item>, Refusal> {
@@ -200,9 +209,7 @@ impl<'a> Builder<'a, '_, '_> {
     /// One key of an order; refused when the router cannot compare such values.
     pub(super) fn sort_key(&mut self, item: &SortItem, found: &Item, value: SortValue) -> Result<SortKey, Refusal> {
         let collation = self.binder.collation_of(&found.expr);
-        let text =
-            self.binder.table_column(&found.expr).is_some_and(|column| matches!(column.type_oid, 25 | 1042 | 1043));
-        if collation == Collation::Nondeterministic || text && collation != Collation::Bytes {
+        if collation != Collation::Bytes && self.is_text(&found.expr) {
             return Err(reasons::language_order(&found.sql));
         }
         Ok(SortKey {
@@ -225,13 +232,13 @@ impl<'a> Builder<'a, '_, '_> {
     }
 
     fn is_key_item(&mut self, expr: &Expr) -> bool {
-        self.targets.order_item(expr, &(0..0)).is_ok_and(|item| self.is_key(&item.expr))
+        self.targets.order_item(self.binder, expr, &(0..0)).is_ok_and(|item| self.is_key(&item.expr))
     }
 
     /// LIMIT and OFFSET, taken after everything else.
     pub(super) fn limit(&mut self) -> Result<(), Refusal> {
-        let count = count_of(self.query.limit.as_ref(), "2201W", "LIMIT")?;
-        let offset = count_of(self.query.offset.as_ref(), "2201X", "OFFSET")?;
+        let count = count_of(self.query.limit.as_ref(), "LIMIT")?;
+        let offset = count_of(self.query.offset.as_ref(), "OFFSET")?;
         let offset = offset.filter(|offset| *offset != Count::Rows(0));
         self.draft.limit_types = [cast_of(self.query.limit.as_ref()), cast_of(self.query.offset.as_ref())];
         if count.is_some() || offset.is_some() {
@@ -251,13 +258,13 @@ fn cast_of(expr: Option<&Expr>) -> &'static str {
 }
 
 /// The number of a LIMIT or OFFSET; none for ALL and NULL.
-fn count_of(expr: Option<&Expr>, sqlstate: &'static str, clause: &str) -> Result<Option<Count>, Refusal> {
-    let expr = match expr {
+fn count_of(expr: Option<&Expr>, clause: &str) -> Result<Option<Count>, Refusal> {
+    let (expr, cast) = match expr {
         None => return Ok(None),
         Some(Expr::Cast(cast)) if matches!(&*cast.target.name, "int2" | "int4" | "int8") && !cast.target.array => {
-            &cast.arg
+            (&cast.arg, &*cast.target.name)
         }
-        Some(expr) => expr,
+        Some(expr) => (expr, "int8"),
     };
     let rows = match expr {
         Expr::Param(index) => return Ok(Some(Count::Param(*index))),
@@ -266,9 +273,13 @@ fn count_of(expr: Option<&Expr>, sqlstate: &'static str, clause: &str) -> Result
         Expr::Const(Const { value: Value::Float(rows), .. }) => rows.parse().ok(),
         _ => None,
     };
-    match rows.map(u64::try_from) {
-        Some(Ok(rows)) => Ok(Some(Count::Rows(rows))),
-        Some(Err(_)) => Err(Refusal::error(sqlstate, format!("{clause} must not be negative"))),
+    let fits = |rows: i64| match cast {
+        "int2" => i16::try_from(rows).is_ok(),
+        "int4" => i32::try_from(rows).is_ok(),
+        _ => true,
+    };
+    match rows.filter(|rows| fits(*rows)) {
+        Some(rows) => Ok(Some(u64::try_from(rows).map_or(Count::Negative, Count::Rows))),
         None => Err(reasons::spread(&format!("{clause} by an expression"))),
     }
 }

@@ -17,7 +17,8 @@ pub(super) fn copy_from(found: &Table, name: &str, table: &TableRef, copy: &Copy
             };
             let field = field.and_then(|field| u16::try_from(field).ok());
             let field = field.ok_or_else(|| reasons::insert_without_key(name, key))?;
-            (CopyTarget::Sharded { field, key_type }, key.clone())
+            let stored_in = found.columns[column].characters_max();
+            (CopyTarget::Sharded { field, key_type, stored_in }, key.clone())
         }
         TableKind::Reference | TableKind::Local(_) => (CopyTarget::Reference, String::new()),
     };
@@ -25,7 +26,39 @@ pub(super) fn copy_from(found: &Table, name: &str, table: &TableRef, copy: &Copy
         Some(schema) => format!("{schema}.{name}"),
         None => name.to_owned(),
     };
+    if matches!(target, CopyTarget::Sharded { .. }) {
+        check_options(copy)?;
+    }
     Ok(CopyFrom { target, format: format(copy)?, table, key_column })
+}
+
+/// Refuses what the key of a row, or whether there is a row at all, depends on beyond its own field.
+fn check_options(copy: &Copy) -> Result<(), Refusal> {
+    for (name, value) in &copy.options {
+        match (&**name, value) {
+            ("format" | "delimiter" | "null" | "header" | "quote" | "escape" | "encoding" | "freeze", _)
+            | ("log_verbosity", _) => {}
+            // They change what is NULL, maybe in the key.
+            ("force_null" | "force_not_null", _) => {
+                let what = format!("COPY with {} into a sharded table", name.to_uppercase());
+                return Err(reasons::utility(&what, "Write NULL and empty strings apart in the data."));
+            }
+            ("on_error", CopyOption::Text(stop)) if stop.eq_ignore_ascii_case("stop") => {}
+            ("on_error" | "reject_limit", _) => {
+                let hint = "Leave rows that cannot be stored out of the data.";
+                return Err(reasons::utility("COPY that passes over errors into a sharded table", hint));
+            }
+            ("default", _) => {
+                let hint = "Write the values, or leave the column out.";
+                return Err(reasons::utility("COPY with a DEFAULT marker into a sharded table", hint));
+            }
+            _ => {
+                let what = format!("COPY with option \"{name}\" into a sharded table");
+                return Err(reasons::utility(&what, "Leave the option out."));
+            }
+        }
+    }
+    Ok(())
 }
 
 fn format(copy: &Copy) -> Result<CopyFormat, Refusal> {
@@ -42,9 +75,6 @@ fn format(copy: &Copy) -> Result<CopyFormat, Refusal> {
         && !["utf8", "utf-8", "unicode"].iter().any(|utf8| encoding.eq_ignore_ascii_case(utf8))
     {
         return Err(reasons::utility("COPY with another encoding than UTF8", "Convert the data to UTF8."));
-    }
-    if text("default").is_some() {
-        return Err(reasons::utility("COPY with a DEFAULT marker", "Write the values, or leave the column out."));
     }
     let header = copy.options.iter().any(|(name, value)| &**name == "header" && is_header(value));
     let null = |default: &str| text("null").unwrap_or(default).as_bytes().to_vec();

@@ -3,8 +3,8 @@
 use std::fmt::{self, Display, Formatter};
 
 use super::{
-    Aggregate, AggregateFunction, ColumnRef, Comparison, Condition, Count, Gather, KeyValue, Node, Operand, Plan,
-    Shards, SortKey, SortValue,
+    Aggregate, AggregateFunction, ColumnRef, Comparison, Condition, Count, Gather, GroupKey, KeyValue, Node, Operand,
+    Plan, Shards, SortKey, SortValue,
 };
 use crate::copy::CopyTarget;
 
@@ -156,6 +156,12 @@ fn named<T: Display>(f: &mut Formatter<'_>, name: &str, items: &[T]) -> fmt::Res
     list(f, items)
 }
 
+impl Display for GroupKey {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        self.column.fmt(f)
+    }
+}
+
 impl Display for ColumnRef {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self {
@@ -247,6 +253,7 @@ impl Display for Count {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self {
             Self::Rows(rows) => rows.fmt(f),
+            Self::Negative => f.write_str("negative"),
             Self::Param(index) => write!(f, "${}", u32::from(*index) + 1),
         }
     }

@@ -63,8 +63,9 @@ pub enum Shards {
     Any,
     /// The home of a local table.
     One(ShardId),
-    /// Where these keys live. All of them are values for key columns of one type.
-    Keys { key_type: KeyType, keys: Vec<KeyValue>, null: NullKey },
+    /// Where these keys live. All of them are values for key columns of one type; `stored_in` says
+    /// how many characters of them a column keeps that they are to be stored in.
+    Keys { key_type: KeyType, keys: Vec<KeyValue>, null: NullKey, stored_in: Option<u32> },
     /// The home of a local table and where these keys live, which must be the same shard.
     Home { home: ShardId, keys: Box<Self> },
     /// Every shard.
@@ -141,7 +142,7 @@ pub enum Node {
     /// the input is sorted by the group keys, and each group is given out as soon as it is complete;
     /// else groups are kept in memory, in order of appearance. Without keys there is exactly one group.
     Aggregate {
-        keys: Vec<ColumnRef>,
+        keys: Vec<GroupKey>,
         aggregates: Vec<Aggregate>,
         sorted: bool,
         input: Box<Self>,
@@ -154,7 +155,7 @@ pub enum Node {
     /// Equal rows become one; equality by the binary values of `keys`. When `sorted`, equal rows are
     /// neighbours.
     Distinct {
-        keys: Vec<ColumnRef>,
+        keys: Vec<GroupKey>,
         sorted: bool,
         input: Box<Self>,
     },
@@ -172,6 +173,14 @@ pub enum Node {
     Project {
         input: Box<Self>,
     },
+}
+
+/// A column whose equal values are brought together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GroupKey {
+    pub column: ColumnRef,
+    /// What the planner knows of the collation, if the type turns out to have one.
+    pub collation: crate::catalog::Collation,
 }
 
 /// One key of an order.
@@ -266,6 +275,8 @@ pub enum Comparison {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Count {
     Rows(u64),
+    /// An error, but only once PostgreSQL has found nothing else wrong.
+    Negative,
     /// Parameter `$n`, counted from 0; NULL means no limit.
     Param(u16),
 }

@@ -27,7 +27,7 @@ pub(crate) fn insert_unknown_key(table: &str, key: &str) -> Refusal {
         format!(
             "the value of sharding key \"{key}\" for INSERT into \"{table}\" is not known before the statement runs"
         ),
-        "Give it as a literal or a parameter.",
+        "Give it as a literal or a parameter of the column's type.",
     )
 }
 

@@ -7,6 +7,7 @@ use crate::key::{Format, Input, Key, KeyType};
 use crate::map::{ShardId, ShardMap};
 use crate::refusal::Refusal;
 use crate::sql::shape::LiteralKind;
+use crate::value::oid;
 
 /// Type ids as PostgreSQL counts them.
 const INT4: u32 = 23;
@@ -33,8 +34,9 @@ impl Shards {
             Self::Any => Ok(ShardSet::Any),
             Self::One(shard) => Ok(ShardSet::One(*shard)),
             Self::All => Ok(several((0..map.shards()).map(ShardId).collect())),
-            Self::Keys { key_type, keys, null } => {
-                let mut found = Found { map, values, key_type: *key_type, null: *null, shards: Vec::new() };
+            Self::Keys { key_type, keys, null, stored_in } => {
+                let (key_type, null, stored_in) = (*key_type, *null, *stored_in);
+                let mut found = Found { map, values, key_type, null, stored_in, shards: Vec::new() };
                 for key in keys {
                     found.add(key)?;
                 }
@@ -68,6 +70,7 @@ struct Found<'a> {
     values: Values<'a>,
     key_type: KeyType,
     null: NullKey,
+    stored_in: Option<u32>,
     shards: Vec<ShardId>,
 }
 
@@ -108,17 +111,21 @@ impl<'a> Found<'a> {
             return self.add_null();
         }
         match self.key_type.coerce(input)? {
-            Some(key) => self.add_key(&key),
+            Some(key) => self.add_key(key),
             None => match self.null {
                 NullKey::Nothing => {}
-                NullKey::Refused => return Err(out_of_range(self.key_type)),
+                NullKey::Refused => return Err(rounded()),
             },
         }
         Ok(())
     }
 
-    fn add_key(&mut self, key: &Key) {
-        self.shards.push(self.map.shard_of(key));
+    fn add_key(&mut self, key: Key) {
+        let key = match self.stored_in {
+            Some(characters) => key.stored_in(characters),
+            None => key,
+        };
+        self.shards.push(self.map.shard_of(&key));
     }
 
     fn add_text(&mut self, text: &str, type_oid: u32) -> Result<(), Refusal> {
@@ -151,9 +158,10 @@ impl<'a> Found<'a> {
             Format::Binary => self.add_binary_elements(bytes).unwrap_or_else(|| Err(bad_array())),
             Format::Text => {
                 let text = std::str::from_utf8(bytes).map_err(|_| bad_array())?;
+                let type_oid = element_type(array.type_oid).ok_or_else(|| unknown_elements(array.type_oid))?;
                 for element in text_elements(text).ok_or_else(bad_array)? {
                     match element {
-                        Some(element) => self.add_text(&element, element_type(array.type_oid))?,
+                        Some(element) => self.add_text(&element, type_oid)?,
                         None => self.add_null()?,
                     }
                 }
@@ -198,9 +206,10 @@ fn number_type(kind: LiteralKind, number: &str) -> u32 {
     }
 }
 
-/// The type of the elements of an array type; 0 leaves it to the column.
-fn element_type(array: u32) -> u32 {
-    match array {
+/// The type of the elements of an array type; 0, which leaves it to the column, for no type.
+fn element_type(array: u32) -> Option<u32> {
+    Some(match array {
+        0 => 0,
         1005 => 21,
         1007 => INT4,
         1016 => INT8,
@@ -208,8 +217,15 @@ fn element_type(array: u32) -> u32 {
         1015 => 1043,
         1231 => NUMERIC,
         2951 => 2950,
-        _ => 0,
-    }
+        _ => return None,
+    })
+}
+
+fn unknown_elements(array: u32) -> Refusal {
+    Refusal::unsupported(
+        format!("elements of {} cannot be used as sharding keys", oid::name(array)),
+        "Declare the parameter as an array of the key's type, or leave its type to the server.",
+    )
 }
 
 /// The elements of an array in PostgreSQL's text form, of any number of dimensions.
@@ -261,16 +277,8 @@ fn null_key() -> Refusal {
         .with_hint("Give every row a sharding key: it decides which shard holds the row.")
 }
 
-fn out_of_range(key_type: KeyType) -> Refusal {
-    let name = match key_type {
-        KeyType::Int2 => "smallint",
-        KeyType::Int4 => "integer",
-        KeyType::Int8 => "bigint",
-        KeyType::Text | KeyType::Uuid => {
-            return Refusal::error("22P02", "the value cannot be stored in the sharding key");
-        }
-    };
-    Refusal::error("22003", format!("{name} out of range"))
+fn rounded() -> Refusal {
+    Refusal::unsupported("the value of the sharding key would be rounded to be stored", "Pass it as an integer.")
 }
 
 #[cfg(test)]

@@ -77,6 +77,8 @@ impl Binder<'_> {
     fn cover(&self) -> Option<Shards> {
         let mut open: Vec<usize> = (0..self.occurrences.len()).collect();
         let mut key_type = None;
+        let mut stored_in = None;
+        let mut null = NullKey::Nothing;
         let mut keys = Vec::new();
         let reached: Vec<Vec<usize>> = self.terms.values.iter().map(|set| self.limited_by(set)).collect();
         while !open.is_empty() {
@@ -90,14 +92,19 @@ impl Binder<'_> {
             for occurrence in &reached[best] {
                 key_type = Some(common_type(key_type, self.occurrences[*occurrence].key_type)?);
             }
-            keys.extend(self.terms.values[best].keys.iter().cloned());
+            // Values to be stored are cut, values to be compared are not.
+            let values = &self.terms.values[best];
+            if *stored_in.get_or_insert(values.stored_in) != values.stored_in {
+                return None;
+            }
+            if values.stored {
+                null = NullKey::Refused;
+            }
+            keys.extend(values.keys.iter().cloned());
             open.retain(|occurrence| !reached[best].contains(occurrence));
         }
-        Some(Shards::Keys { key_type: key_type?, keys, null: self.null_key() })
-    }
-
-    fn null_key(&self) -> NullKey {
-        if self.occurrences.iter().any(|occurrence| occurrence.inserts) { NullKey::Refused } else { NullKey::Nothing }
+        let stored_in = stored_in.flatten();
+        Some(Shards::Keys { key_type: key_type?, keys, null, stored_in })
     }
 
     /// The occurrences of sharded tables that these values limit.

@@ -67,6 +67,11 @@ impl<'a> Draft<'a> {
         u16::try_from(found).unwrap_or(u16::MAX)
     }
 
+    /// How many targets the client wrote; as many as there are visible columns when none is a star.
+    pub(super) fn targets(&self) -> usize {
+        self.spans.targets.len()
+    }
+
     pub(super) fn text_of(&self, span: Range<usize>) -> &'a str {
         &self.text[span]
     }

@@ -11,10 +11,11 @@ use super::bind_query::implicit_name;
 use super::reasons;
 use super::scope::Columns;
 use super::terms::Term;
-use crate::catalog::{Collation, Column};
+use crate::catalog::{Collation, Column, is_built_in_type};
 use crate::refusal::Refusal;
+use crate::sql::functions;
 use crate::sql::spans::{self, SelectSpans};
-use crate::sql::tree::{Const, Expr, Names, Select, Target, Value};
+use crate::sql::tree::{Const, Expr, Func, Names, Select, Target, Value};
 
 /// A column of the answer, stars taken apart.
 #[derive(Clone, Debug)]
@@ -65,10 +66,15 @@ impl<'a> Targets<'a> {
     }
 
     /// What one item of ORDER BY or DISTINCT ON stands for.
-    pub(crate) fn order_item(&self, expr: &Expr, span: &Range<usize>) -> Result<Item, Refusal> {
+    pub(crate) fn order_item(
+        &self,
+        binder: &mut Binder<'_>,
+        expr: &Expr,
+        span: &Range<usize>,
+    ) -> Result<Item, Refusal> {
         if let Expr::Column(names) = expr
             && let [name] = &**names
-            && let Some(item) = self.named(name, "ORDER BY")?
+            && let Some(item) = self.named(binder, name, "ORDER BY")?
         {
             return Ok(item);
         }
@@ -85,7 +91,7 @@ impl<'a> Targets<'a> {
         if let Expr::Column(names) = expr
             && let [name] = &**names
             && !binder.has_column(name)
-            && let Some(item) = self.named(name, "GROUP BY")?
+            && let Some(item) = self.named(binder, name, "GROUP BY")?
         {
             return Ok(item);
         }
@@ -93,7 +99,7 @@ impl<'a> Targets<'a> {
     }
 
     /// The column of the answer with this name.
-    fn named(&self, name: &str, clause: &str) -> Result<Option<Item>, Refusal> {
+    fn named(&self, binder: &mut Binder<'_>, name: &str, clause: &str) -> Result<Option<Item>, Refusal> {
         let Some(shown) = &self.shown else {
             let hidden = self.select.targets.iter().any(|target| output_name(target).as_deref() == Some(name));
             if hidden {
@@ -103,8 +109,12 @@ impl<'a> Targets<'a> {
         };
         let mut found = shown.iter().filter(|shown| shown.name.as_deref() == Some(name));
         let Some(first) = found.next() else { return Ok(None) };
-        if found.any(|other| other.expr != first.expr) {
-            return Err(Refusal::error("42702", format!("{clause} \"{name}\" is ambiguous")));
+        for other in found {
+            match binder.same(&first.expr, &other.expr) {
+                Some(true) => {}
+                Some(false) => return Err(Refusal::error("42702", format!("{clause} \"{name}\" is ambiguous"))),
+                None => return Err(reasons::spread(&format!("{clause} by a name that two columns have"))),
+            }
         }
         Ok(Some(Item { expr: first.expr.clone(), sql: first.sql.clone() }))
     }
@@ -159,6 +169,14 @@ fn quoted(name: &str) -> String {
 }
 
 impl Binder<'_> {
+    /// Whether two expressions are the same to PostgreSQL; `None` when the router cannot tell.
+    pub(crate) fn same(&mut self, a: &Expr, b: &Expr) -> Option<bool> {
+        if let (Expr::Column(a), Expr::Column(b)) = (a, b) {
+            return Some(self.column(a)? == self.column(b)?);
+        }
+        (a == b).then_some(true)
+    }
+
     /// Whether a table of the innermost block has a column of this name, or may have.
     fn has_column(&mut self, name: &str) -> bool {
         let block = self.block();
@@ -186,7 +204,12 @@ impl Binder<'_> {
         }
     }
 
-    /// How values of an expression are ordered, as far as that is known.
+    fn is_built_in(&self, call: &Func) -> bool {
+        functions::lookup(self.names.catalog, call.schema.as_deref(), &call.name).is_some_and(|known| known.built_in)
+    }
+
+    /// How values of an expression are compared if they are text; the least friendly way when that is
+    /// not known.
     pub(crate) fn collation_of(&mut self, expr: &Expr) -> Collation {
         if let Expr::Other(other) = expr
             && let Some(name) = other.what.strip_prefix("collate ")
@@ -197,10 +220,14 @@ impl Binder<'_> {
             );
             return if bytes { Collation::Bytes } else { Collation::Nondeterministic };
         }
-        match self.table_column(expr) {
-            Some(column) => column.collation,
-            None => self.worst_collation(expr).max_with(self.names.catalog.default_collation),
+        match expr {
+            Expr::Column(names) => self.collation_of_column(names),
+            _ => self.worst_collation(expr).max_with(self.names.catalog.default_collation),
         }
+    }
+
+    fn collation_of_column(&mut self, names: &Names) -> Collation {
+        self.column(names).map_or(Collation::Nondeterministic, |term| self.terms.nature(term).collation)
     }
 
     /// The least friendly collation among the columns and COLLATE clauses of an expression.
@@ -208,11 +235,15 @@ impl Binder<'_> {
         let mut worst = Collation::Bytes;
         for part in parts(expr) {
             worst = worst.max_with(match part {
-                Expr::Column(_) => match self.table_column(part) {
-                    Some(column) => column.collation,
-                    None => self.names.catalog.default_collation,
-                },
+                Expr::Column(names) => self.collation_of_column(names),
                 Expr::Other(other) if other.what.starts_with("collate ") => self.collation_of(part),
+                // A domain, a field of a row or a user's function may bring a collation of its own.
+                Expr::Cast(cast) if !is_built_in_type(&cast.target.name) => Collation::Nondeterministic,
+                Expr::Other(other) if other.what.starts_with("part") && other.what.contains('.') => {
+                    Collation::Nondeterministic
+                }
+                Expr::Func(call) if !self.is_built_in(call) => Collation::Nondeterministic,
+                Expr::Sublink(_) => Collation::Nondeterministic,
                 _ => Collation::Bytes,
             });
         }
@@ -222,7 +253,7 @@ impl Binder<'_> {
 
 impl Collation {
     /// The less friendly of two.
-    fn max_with(self, other: Self) -> Self {
+    pub(crate) fn max_with(self, other: Self) -> Self {
         match (self, other) {
             (Self::Nondeterministic, _) | (_, Self::Nondeterministic) => Self::Nondeterministic,
             (Self::Language, _) | (_, Self::Language) => Self::Language,

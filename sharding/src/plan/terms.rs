@@ -45,28 +45,54 @@ pub(crate) enum Family {
     Uuid,
 }
 
+/// What is known of the values of a column.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Nature {
+    pub kind: ColumnKind,
+    /// How they are compared, if they turn out to be text.
+    pub collation: Collation,
+    /// NULL where an outer join found no row.
+    pub nullable: bool,
+    /// No text is longer than so many characters.
+    pub characters_max: Option<u32>,
+}
+
+impl Nature {
+    /// A column of which nothing is known.
+    pub(crate) const UNKNOWN: Self = Self {
+        kind: ColumnKind::Foreign,
+        collation: Collation::Nondeterministic,
+        nullable: true,
+        characters_max: None,
+    };
+}
+
 /// The values one term is limited to by one predicate.
 #[derive(Clone, Debug)]
 pub(crate) struct ValueSet {
     pub term: Term,
     pub keys: Vec<KeyValue>,
     pub family: Family,
+    /// The values are to be stored, not compared.
+    pub stored: bool,
+    /// The column that they are to be stored in keeps so many characters.
+    pub stored_in: Option<u32>,
 }
 
 #[derive(Debug, Default)]
 pub(crate) struct Terms {
     edges: Vec<Vec<Term>>,
     owners: Vec<usize>,
-    kinds: Vec<ColumnKind>,
+    natures: Vec<Nature>,
     pub values: Vec<ValueSet>,
 }
 
 impl Terms {
     /// A new column of relation `owner`.
-    pub(crate) fn add(&mut self, owner: usize, kind: ColumnKind) -> Term {
+    pub(crate) fn add(&mut self, owner: usize, nature: Nature) -> Term {
         self.edges.push(Vec::new());
         self.owners.push(owner);
-        self.kinds.push(kind);
+        self.natures.push(nature);
         Term(u32::try_from(self.edges.len() - 1).unwrap_or(u32::MAX))
     }
 
@@ -75,17 +101,18 @@ impl Terms {
         self.owners[term.0 as usize]
     }
 
-    pub(crate) fn kind(&self, term: Term) -> ColumnKind {
-        self.kinds[term.0 as usize]
+    pub(crate) fn nature(&self, term: Term) -> Nature {
+        self.natures[term.0 as usize]
     }
 
-    pub(crate) fn set_kind(&mut self, term: Term, kind: ColumnKind) {
-        self.kinds[term.0 as usize] = kind;
+    pub(crate) fn set_nature(&mut self, term: Term, nature: Nature) {
+        self.natures[term.0 as usize] = nature;
     }
 
     /// Whether `a = b` means that both are the same key.
     pub(crate) fn comparable(&self, a: Term, b: Term) -> bool {
-        self.kind(a) != ColumnKind::Foreign && self.kind(a) == self.kind(b)
+        let (a, b) = (self.nature(a).kind, self.nature(b).kind);
+        a != ColumnKind::Foreign && a == b
     }
 
     pub(crate) fn edge(&mut self, from: Term, to: Term) {

@@ -43,6 +43,8 @@ CREATE TABLE payments (
     paid_on date,
     PRIMARY KEY (user_id, id)
 );
+CREATE TABLE handles (handle varchar(8) PRIMARY KEY, v int);
+CREATE TABLE nicks (nick text PRIMARY KEY, v int);
 CREATE TABLE plans (id int PRIMARY KEY, name text, price numeric);
 CREATE TABLE countries (code text PRIMARY KEY, name text);
 CREATE TABLE audit_log (id bigint PRIMARY KEY, actor bigint, what text, at timestamptz);

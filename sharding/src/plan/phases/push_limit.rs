@@ -15,21 +15,26 @@ pub(super) fn apply(draft: &mut Draft<'_>) {
             sum.map(|sum| sum.to_string())
         }
         (Count::Param(count), None) => Some(format!("${}::{}", count + 1, draft.limit_types[0])),
+        (Count::Negative, _) | (_, Some(Count::Negative)) => None,
         (count, Some(offset)) => {
             let [count_type, offset_type] = draft.limit_types;
-            let offset = match offset {
-                Count::Param(index) => format!("COALESCE(${}::{offset_type}, 0)", index + 1),
-                Count::Rows(rows) => rows.to_string(),
-            };
-            let count = match count {
-                Count::Param(index) => format!("${}::{count_type}", index + 1),
-                Count::Rows(rows) => rows.to_string(),
-            };
-            Some(format!("{} + {}", capped(&count), capped(&offset)))
+            let (count, mut skipped) = (written(*count, count_type), written(*offset, offset_type));
+            if matches!(offset, Count::Param(_)) {
+                skipped = format!("COALESCE({skipped}, 0)");
+            }
+            Some(format!("{} + {}", capped(&count), capped(&skipped)))
         }
     };
     if let Some(limit) = limit {
         draft.limit = Clause::Replace(format!("LIMIT {limit}"));
+    }
+}
+
+fn written(count: Count, type_name: &str) -> String {
+    match count {
+        Count::Param(index) => format!("${}::{type_name}", index + 1),
+        Count::Rows(rows) => rows.to_string(),
+        Count::Negative => "-1".to_owned(),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Groups in order: each shard sorts its groups, so the router completes one after another.
 
 use crate::plan::splice::{Clause, Draft};
-use crate::plan::{ColumnRef, Node, SortKey, SortValue};
+use crate::plan::{ColumnRef, GroupKey, Node, SortKey, SortValue};
 
 pub(super) fn apply(draft: &mut Draft<'_>) {
     let tree = std::mem::replace(&mut draft.tree, Node::Route);
@@ -15,9 +15,8 @@ fn sort(draft: &mut Draft<'_>, node: Node) -> Node {
             merge_sorted(*input, keys)
         }
         Node::Aggregate { ref keys, .. } if !keys.is_empty() && draft.group_is_ordered => {
-            let order = draft.group.join("), (");
-            draft.order = Clause::Replace(format!("ORDER BY ({order})"));
-            let keys = keys.iter().zip(&draft.group).map(|(column, name)| ascending(*column, name)).collect();
+            draft.order = Clause::Replace(format!("ORDER BY {}", positions(draft, keys)));
+            let keys = keys.iter().zip(&draft.group).map(|(key, name)| ascending(key.column, name)).collect();
             merge_sorted(node, keys)
         }
         node => node.with_input(|input| sort(draft, input)),
@@ -34,8 +33,9 @@ fn orders_groups(keys: &[SortKey], input: &Node) -> bool {
         },
         _ => return false,
     };
-    let in_group = |key: &SortKey| matches!(key.value, SortValue::Column(column) if group.contains(&column));
-    let in_order = |column: &ColumnRef| keys.iter().any(|key| key.value == SortValue::Column(*column));
+    let in_group =
+        |key: &SortKey| matches!(key.value, SortValue::Column(column) if group.iter().any(|key| key.column == column));
+    let in_order = |group: &GroupKey| keys.iter().any(|key| key.value == SortValue::Column(group.column));
     !group.is_empty() && keys.iter().all(in_group) && group.iter().all(in_order)
 }
 
@@ -52,6 +52,16 @@ fn merge_sorted(node: Node, keys: Vec<SortKey>) -> Node {
         }
         node => node.with_input(|input| merge_sorted(input, keys)),
     }
+}
+
+/// The group keys by their places in the answer: a name would mean the visible column of that name
+/// first.
+fn positions(draft: &Draft<'_>, keys: &[GroupKey]) -> String {
+    let position = |key: &GroupKey| match key.column {
+        ColumnRef::Visible(column) => usize::from(column) + 1,
+        ColumnRef::Helper(helper) => draft.targets() + usize::from(helper) + 1,
+    };
+    keys.iter().map(|key| position(key).to_string()).collect::<Vec<_>>().join(", ")
 }
 
 fn ascending(column: ColumnRef, name: &str) -> SortKey {
