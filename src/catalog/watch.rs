@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Acquire, Ordering::Release};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use deadpool_postgres::Pool;
+use deadpool_postgres::{Pool, PoolError};
 use pgsluice_sharding::catalog::{Catalog, TableKind, TableRule, TableRules};
 use pgsluice_sharding::map::ShardId;
 use tokio::sync::Mutex;
@@ -325,7 +325,14 @@ async fn bounded<T>(
     pool: &Pool,
     work: impl AsyncFnOnce(&tokio_postgres::Client) -> Result<T, LoadError>,
 ) -> Result<T, LoadError> {
-    let client = pool.get().await.map_err(|error| LoadError::Connect(crate::control::reason(&error)))?;
+    let client = pool.get().await.map_err(|error| {
+        // The pool's own words around PostgreSQL's tell an operator nothing.
+        let reason = match &error {
+            PoolError::Backend(error) => crate::control::reason(error),
+            error => crate::control::reason(error),
+        };
+        LoadError::Connect(reason)
+    })?;
     match tokio::time::timeout(LOAD_TIMEOUT, work(&client)).await {
         Ok(result) => result,
         Err(_) => {
