@@ -173,6 +173,13 @@ pub struct Shard {
     pub replicas: Vec<Instance>,
 }
 
+impl Shard {
+    /// The primary as configured, then the replicas.
+    pub fn instances(&self) -> impl Iterator<Item = &Instance> {
+        std::iter::once(&self.primary).chain(&self.replicas)
+    }
+}
+
 /// One PostgreSQL to connect to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Instance {
@@ -202,6 +209,11 @@ impl Instance {
             Host::Tcp(host) => format!("{host}:{}", self.port),
             Host::Unix(folder) => format!("{}:{}", folder.display(), self.port),
         }
+    }
+
+    /// Whether the same rows are there, whoever asks.
+    pub fn is_same_place(&self, other: &Self) -> bool {
+        (&self.host, self.port, &self.database) == (&other.host, other.port, &other.database)
     }
 }
 

@@ -157,13 +157,8 @@ pub(crate) fn catalog_shard(shard: &config::Shard, config: &Config) -> Option<Ca
 /// Asks the instances of a shard.
 pub(crate) fn prober(position: usize, shard: &config::Shard, config: &Config) -> ShardProber {
     let timeout = config.pool.connect_timeout;
-    let logins = instances(shard).map(|instance| control::config(instance, &config.users, timeout));
+    let logins = shard.instances().map(|instance| control::config(instance, &config.users, timeout));
     ShardProber::new(ShardId(count(position)), logins.collect(), timeout)
-}
-
-/// The configured primary, then the replicas.
-pub(super) fn instances(shard: &config::Shard) -> impl Iterator<Item = &Instance> {
-    std::iter::once(&shard.primary).chain(&shard.replicas)
 }
 
 fn health_of(
@@ -174,7 +169,7 @@ fn health_of(
     before: Option<&Database>,
 ) -> Arc<Mutex<ShardHealth>> {
     let addresses =
-        |shard: &config::Shard| -> Vec<(Host, u16)> { instances(shard).map(|i| (i.host.clone(), i.port)).collect() };
+        |shard: &config::Shard| -> Vec<(Host, u16)> { shard.instances().map(|i| (i.host.clone(), i.port)).collect() };
     let same = |before: &Database| {
         let old = before.config.shards.get(position)?;
         (addresses(old) == addresses(shard)).then(|| before.shards[position].clone())
@@ -196,7 +191,7 @@ fn probe(
     let (prober, health) = (prober(position, shard, config), health.clone());
     let interval = config.replicas.check_interval;
     let (database, name) = (database.to_owned(), shard.name.clone());
-    let addresses: Vec<String> = instances(shard).map(Instance::address).collect();
+    let addresses: Vec<String> = shard.instances().map(Instance::address).collect();
     let report = move |result: ProbeResult| {
         let news = lock(&health).record(&result);
         if let Some(news) = news {
