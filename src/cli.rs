@@ -2,6 +2,7 @@
 
 mod check;
 mod explain;
+mod placement;
 mod signals;
 
 use std::io::{Read, Write};
