@@ -13,6 +13,7 @@ mod value;
 
 pub use problem::Problem;
 pub use value::Surroundings;
+pub(crate) use value::{show_duration, show_size};
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -38,7 +39,7 @@ impl Config {
     /// Reads and checks a configuration file; see `parse`.
     pub fn load(path: &Path) -> Result<Self, Vec<Problem>> {
         let text = std::fs::read_to_string(path)
-            .map_err(|error| vec![Problem { line: 0, text: format!("cannot read {}: {error}", path.display()) }])?;
+            .map_err(|error| vec![Problem { line: 0, text: format!("cannot be read: {error}") }])?;
         Self::parse(&text)
     }
 }

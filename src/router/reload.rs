@@ -41,7 +41,7 @@ impl Shared {
 
     fn take_over(&self) -> Result<Vec<String>, Vec<String>> {
         let Some(reread) = &self.reread else {
-            return Err(vec!["there is no configuration file to read again".to_owned()]);
+            return Err(vec!["this router was started without a file that could be read again".to_owned()]);
         };
         let old = self.config();
         let mut new = reread()?;
