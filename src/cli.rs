@@ -130,7 +130,8 @@ impl Source {
     /// # Errors
     /// Two sources, or none.
     fn file(&self) -> Result<Option<PathBuf>, String> {
-        let typed = |value: Option<&OsStr>, variable: &str| value.is_some() && value != env::var_os(variable).as_deref();
+        let typed =
+            |value: Option<&OsStr>, variable: &str| value.is_some() && value != env::var_os(variable).as_deref();
         let config = self.config.as_deref().map(Path::as_os_str);
         let url = self.database_url.as_deref().map(OsStr::new);
         let by_url = match (config, url) {
@@ -156,7 +157,9 @@ impl Source {
         let listen = [(self.listen, "listen", "SLUICE_LISTEN", "address"), (self.http, "http", "SLUICE_HTTP", "http")];
         for (address, option, variable, key) in listen {
             if address.is_some() && env::var_os(variable).is_none() {
-                return Err(format!("--{option} goes with --database-url; a file says it itself: [listen] {key} = \"...\""));
+                return Err(format!(
+                    "--{option} goes with --database-url; a file says it itself: [listen] {key} = \"...\""
+                ));
             }
         }
         Ok(self.config.clone())
@@ -220,7 +223,10 @@ fn check(arguments: &CheckArguments) -> Result<ExitCode, String> {
     let databases: Vec<String> = config
         .databases
         .iter()
-        .map(|database| format!("{} ({} shards)", database.name, database.shards.len()))
+        .map(|database| match database.shards.len() {
+            1 => format!("{} (1 shard)", database.name),
+            shards => format!("{} ({shards} shards)", database.name),
+        })
         .collect();
     let servers = if arguments.offline { "" } else { " and so are the servers" };
     println!("The configuration is right{servers}. Databases: {}", databases.join(", "));

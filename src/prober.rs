@@ -262,6 +262,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn who_is_of_another_cluster_than_the_configured_primary_counts_as_down() {
+        let mut prober = ShardProber::new(ShardId(0), Vec::new(), Duration::ZERO);
+        let says =
+            |cluster| Ok(Probe { in_recovery: true, lsn: None, max_prepared_transactions: 0, timeline: 0, cluster });
+        assert_eq!(prober.of_this_shard(1, says(Some(7))), says(Some(7)), "nobody knows yet");
+        prober.of_this_shard(0, says(Some(8))).expect("the primary says who the shard is");
+        assert!(prober.of_this_shard(1, says(Some(7))).is_err_and(|text| text.contains("system identifier is 7")));
+        assert_eq!(prober.of_this_shard(1, says(Some(8))), says(Some(8)));
+        assert_eq!(prober.of_this_shard(1, says(None)), says(None), "it may not be asked");
+        prober.of_this_shard(0, says(Some(9))).expect("a new cluster at the same address");
+        assert!(prober.of_this_shard(1, says(Some(8))).is_err());
+    }
+
+    #[test]
     fn positions_are_read_and_written_as_postgresql_does() {
         let lsn = Lsn::parse("16/B374D848").expect("a position");
         assert_eq!(lsn, Lsn(0x16_b374_d848));

@@ -10,8 +10,13 @@ type Row = (&'static str, String, bool);
 /// read them.
 pub fn config_rows(config: &Config) -> Vec<ConfigRow> {
     let rows = rows(config).into_iter().zip(rows(&Config::default()));
-    rows.map(|((key, value, changeable), (_, default, _))| ConfigRow { key: key.to_owned(), value, default, changeable })
-        .collect()
+    rows.map(|((key, value, changeable), (_, default, _))| ConfigRow {
+        key: key.to_owned(),
+        value,
+        default,
+        changeable,
+    })
+    .collect()
 }
 
 fn rows(config: &Config) -> Vec<Row> {

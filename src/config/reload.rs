@@ -89,7 +89,9 @@ fn misplaced_in(old: &Database, new: &Database) -> Vec<String> {
     if old.buckets != new.buckets {
         found.push(format!("there are {} buckets, not {}", old.buckets, new.buckets));
     }
-    for shard in &new.shards {
+    // With other names it is said already.
+    let same = if found.is_empty() { &new.shards[..] } else { &[] };
+    for shard in same {
         let was_elsewhere = |instance: &&Instance| {
             let of = |shard: &&Shard| shard.instances().any(|other| other.is_same_place(instance));
             old.shards.iter().find(of).is_some_and(|before| before.name != shard.name)
@@ -98,7 +100,10 @@ fn misplaced_in(old: &Database, new: &Database) -> Vec<String> {
             found.push(format!("{} holds the rows of another shard than {}", instance.address(), shard.name));
         }
     }
-    found.into_iter().map(|text| format!("database {}: {text}: rows would be looked for where they are not", old.name)).collect()
+    found
+        .into_iter()
+        .map(|text| format!("database {}: {text}: rows would be looked for where they are not", old.name))
+        .collect()
 }
 
 impl Config {

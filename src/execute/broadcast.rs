@@ -1,11 +1,10 @@
 //! The same statement on every shard, in one atomic step.
 
-use bytes::BytesMut;
 use pgsluice_sharding::sql::{Access, Effects, TransactionOptions};
 
 use crate::protocol::error::ErrorFields;
-use crate::protocol::frame::Header;
 
+use super::ask::Notices;
 use super::{CatalogChange, Conversation, Failure};
 
 impl Conversation {
@@ -59,51 +58,11 @@ impl Conversation {
         for shard in self.served.all_shards() {
             let i = self.link(Some(shard), Access::Write).await?;
             self.links[i].wrote = true;
-            let before = self.client.out.len();
-            let answer = self.ask(i, text).await?;
-            if tag.is_some() {
-                drop_notices(&mut self.client.out, before);
-            }
+            let notices = if tag.is_none() { Notices::Passed } else { Notices::Dropped };
+            let answer = self.ask_hearing(i, text, notices).await?;
             tag.get_or_insert_with(|| answer.tag().to_owned());
             answer.into_result(self)?;
         }
         Ok(tag.unwrap_or_default())
-    }
-}
-
-/// Takes the notices out of the whole messages from `start` on.
-fn drop_notices(out: &mut BytesMut, start: usize) {
-    let tail = out.split_off(start);
-    let mut rest = &tail[..];
-    while let Ok(Some(header)) = Header::parse(rest) {
-        let (message, after) = rest.split_at(header.total);
-        if header.tag != b'N' {
-            out.extend_from_slice(message);
-        }
-        rest = after;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::protocol::backend;
-    use crate::protocol::error::Severity;
-
-    #[test]
-    fn only_notices_after_the_start_are_dropped() {
-        let notice = |out: &mut BytesMut| {
-            backend::notice_response(out, &ErrorFields::new(Severity::Notice, "00000", "skipping".to_owned()));
-        };
-        let mut out = BytesMut::new();
-        notice(&mut out);
-        let start = out.len();
-        let mut expected = out.clone();
-        notice(&mut out);
-        backend::parameter_status(&mut out, "TimeZone", "UTC");
-        notice(&mut out);
-        backend::parameter_status(&mut expected, "TimeZone", "UTC");
-        drop_notices(&mut out, start);
-        assert_eq!(out, expected);
     }
 }

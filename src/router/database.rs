@@ -121,7 +121,8 @@ impl Database {
             .map(|(n, shard)| health_of(shard, n, config, shared.epoch, before))
             .collect();
         let probing = database.shards.iter().zip(&shards).enumerate();
-        let probing = probing.map(|(n, (shard, health))| probe((&database.name, n), shard, config, shared, health)).collect();
+        let probing =
+            probing.map(|(n, (shard, health))| probe((&database.name, n), shard, config, shared, health)).collect();
         // What servers say of themselves may change with the settings.
         let greetings = Arc::default();
         Self { config: database.clone(), map, catalog, greetings, shards, watching, _probing: probing }
