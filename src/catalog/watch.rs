@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use deadpool_postgres::{Pool, PoolError};
 use pgsluice_sharding::catalog::{Catalog, TableKind, TableRule, TableRules};
 use pgsluice_sharding::map::ShardId;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 use tokio::task::JoinSet;
 
 use crate::catalog::{LoadError, Loaded, ShardCatalog, compare, fingerprint, load};
@@ -49,6 +49,8 @@ pub struct CatalogWatch {
     problems: RwLock<Arc<[String]>>,
     /// How many refreshes have begun.
     begun: AtomicU64,
+    /// Whether [`Self::run`] has tried once.
+    tried: watch::Sender<bool>,
     /// One load at a time. Holds the number of the last refresh that ended well.
     loading: Mutex<u64>,
 }
@@ -64,6 +66,7 @@ impl CatalogWatch {
             current: RwLock::new(Arc::new(empty)),
             problems: RwLock::new(Arc::new([])),
             begun: AtomicU64::new(0),
+            tried: watch::Sender::new(false),
             loading: Mutex::new(0),
         }
     }
@@ -194,6 +197,7 @@ impl CatalogWatch {
                     }
                 }
             }
+            self.tried.send_replace(true);
             let pause = if self.version() == 0 {
                 let now = backoff;
                 backoff = (backoff * 2).min(interval);
@@ -203,6 +207,12 @@ impl CatalogWatch {
             };
             tokio::time::sleep(pause).await;
         }
+    }
+
+    /// Returns when [`Self::run`] has tried to load for the first time, well or not.
+    pub async fn first_load(&self) {
+        // It cannot fail: the sender is a part of this.
+        drop(self.tried.subscribe().wait_for(|tried| *tried).await);
     }
 
     /// Makes `catalog` the current one under a new version, unless it says nothing new.

@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::Duration;
 
-use crate::support::running::{Running, databases, shared, superuser};
+use crate::support::running::{RULES, Running, database_config, databases, shared, superuser};
 use crate::support::wire::{Answer, Wire, bind, execute, message, parse, query, sync};
 
 /// A router over two shards with an empty table; keys 1 and 3 are on different shards.
@@ -194,4 +194,16 @@ fn explain_in_a_format_that_cannot_be_joined_is_refused() {
         assert_eq!(client.text(&format!("EXPLAIN {sql}")).matches("(primary)").count(), 2, "{sql}");
     }
     assert!(client.text("EXPLAIN (FORMAT json) SELECT v FROM rt WHERE user_id = 1").starts_with('['));
+}
+
+#[test]
+fn who_comes_right_after_the_start_is_served() {
+    let two = Two::new("early");
+    for round in 0..10 {
+        let router = Running::start(&database_config(shared(), &two.shards, RULES));
+        let mut client = router.client();
+        let insert = format!("INSERT INTO rt VALUES ({round}, 1)");
+        let answer = if round % 2 == 0 { client.query(&insert) } else { client.execute(&insert, &[], false) };
+        assert_eq!(answer.sqlstate(), "", "{:?}", answer.error);
+    }
 }
