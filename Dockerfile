@@ -26,7 +26,8 @@ COPY --from=build /usr/local/bin/sluice /usr/local/bin/sluice
 ENV SLUICE_LISTEN=0.0.0.0:6432 SLUICE_HTTP=0.0.0.0:6433
 USER sluice
 EXPOSE 6432 6433
-STOPSIGNAL SIGTERM
+# Transactions end first; SIGTERM would wait for clients to leave.
+STOPSIGNAL SIGINT
 HEALTHCHECK --interval=5s --timeout=5s --start-period=5s --retries=3 CMD ["sluice", "health"]
 ENTRYPOINT ["sluice"]
 CMD ["serve"]

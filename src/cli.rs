@@ -2,8 +2,11 @@
 
 mod check;
 mod explain;
+mod placement;
 mod signals;
 
+use std::env;
+use std::ffi::OsStr;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
@@ -55,7 +58,7 @@ struct Source {
     #[arg(short, long, value_name = "FILE", env = "SLUICE_CONFIG")]
     config: Option<PathBuf>,
     /// Instead of a file: pool connections to this database
-    #[arg(long, value_name = "URL", env = "SLUICE_DATABASE_URL", hide_env_values = true, conflicts_with = "config")]
+    #[arg(long, value_name = "URL", env = "SLUICE_DATABASE_URL", hide_env_values = true)]
     database_url: Option<String>,
     /// With --database-url: where clients connect [default: 127.0.0.1:6432]
     #[arg(long, value_name = "ADDRESS", env = "SLUICE_LISTEN")]
@@ -84,6 +87,7 @@ struct DemoArguments {
     /// Users in the sample data
     #[arg(long, default_value_t = 10_000)]
     users: u32,
+    /// Where the router listens, on 127.0.0.1
     #[arg(long, default_value_t = 6432)]
     port: u16,
     /// Run this file of SQL through the router and exit with psql's status
@@ -122,12 +126,43 @@ pub fn run() -> ExitCode {
 
 impl Source {
     /// The file that is read; None when a URL stands in its place.
-    fn file(&self) -> Option<PathBuf> {
-        if self.database_url.is_some() {
-            return None;
+    ///
+    /// # Errors
+    /// Two sources, or none.
+    fn file(&self) -> Result<Option<PathBuf>, String> {
+        let typed =
+            |value: Option<&OsStr>, variable: &str| value.is_some() && value != env::var_os(variable).as_deref();
+        let config = self.config.as_deref().map(Path::as_os_str);
+        let url = self.database_url.as_deref().map(OsStr::new);
+        let by_url = match (config, url) {
+            (None, None) => {
+                let found = CONFIG_FILES.iter().map(PathBuf::from).find(|file| file.exists());
+                let [first, second] = CONFIG_FILES;
+                return found.map(Some).ok_or_else(|| {
+                    format!("there is no {first} and no {second}: name a file with --config, or a database with --database-url")
+                });
+            }
+            (Some(_), None) => false,
+            (None, Some(_)) => true,
+            // What was typed counts more than what the environment says.
+            (Some(_), Some(_)) => match (typed(config, "SLUICE_CONFIG"), typed(url, "SLUICE_DATABASE_URL")) {
+                (true, false) => false,
+                (false, true) => true,
+                _ => return Err("there is a configuration file and a database URL: choose one".to_owned()),
+            },
+        };
+        if by_url {
+            return Ok(None);
         }
-        let fallback = || CONFIG_FILES.iter().map(PathBuf::from).find(|file| file.exists());
-        Some(self.config.clone().or_else(fallback).unwrap_or_else(|| PathBuf::from(CONFIG_FILES[0])))
+        let listen = [(self.listen, "listen", "SLUICE_LISTEN", "address"), (self.http, "http", "SLUICE_HTTP", "http")];
+        for (address, option, variable, key) in listen {
+            if address.is_some() && env::var_os(variable).is_none() {
+                return Err(format!(
+                    "--{option} goes with --database-url; a file says it itself: [listen] {key} = \"...\""
+                ));
+            }
+        }
+        Ok(self.config.clone())
     }
 
     fn listen(&self) -> Listen {
@@ -136,16 +171,10 @@ impl Source {
     }
 
     fn load(&self) -> Result<Config, String> {
-        let file = self.file();
-        let result = match (&file, &self.database_url) {
-            (None, Some(url)) => Config::for_url_at(url, self.listen()),
-            (Some(file), _) if !file.exists() => {
-                return Err(format!(
-                    "there is no {}: name a file with --config, or a database with --database-url",
-                    file.display()
-                ));
-            }
-            (file, _) => Config::load(file.as_deref().unwrap_or(Path::new(CONFIG_FILES[0]))),
+        let file = self.file()?;
+        let result = match &file {
+            Some(file) => Config::load(file),
+            None => Config::for_url_at(self.database_url.as_deref().unwrap_or_default(), self.listen()),
         };
         result.map_err(|problems| describe(file.as_deref(), &problems))
     }
@@ -194,7 +223,10 @@ fn check(arguments: &CheckArguments) -> Result<ExitCode, String> {
     let databases: Vec<String> = config
         .databases
         .iter()
-        .map(|database| format!("{} ({} shards)", database.name, database.shards.len()))
+        .map(|database| match database.shards.len() {
+            1 => format!("{} (1 shard)", database.name),
+            shards => format!("{} ({shards} shards)", database.name),
+        })
         .collect();
     let servers = if arguments.offline { "" } else { " and so are the servers" };
     println!("The configuration is right{servers}. Databases: {}", databases.join(", "));
@@ -202,6 +234,9 @@ fn check(arguments: &CheckArguments) -> Result<ExitCode, String> {
 }
 
 fn show_demo(arguments: &DemoArguments) -> Result<ExitCode, String> {
+    if let Some(file) = &arguments.exec {
+        std::fs::File::open(file).map_err(|error| format!("{}: {error}", file.display()))?;
+    }
     let demo = Demo {
         shards: usize::from(arguments.shards),
         replicas: usize::from(arguments.replicas),

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use pgsluice_sharding::map::ShardId;
 use tokio::task::JoinSet;
-use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
+use tokio_postgres::{Client, NoTls, SimpleQueryMessage, SimpleQueryRow};
 
 /// The role, the position, whether two-phase commit is possible, and a primary's timeline: the first
 /// eight digits of the name of its current log file, which is right at once after a promotion.
@@ -21,6 +21,9 @@ SELECT pg_catalog.pg_is_in_recovery(), \
   pg_catalog.current_setting('max_prepared_transactions'), \
   CASE WHEN NOT pg_catalog.pg_is_in_recovery() \
     THEN pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()) END";
+
+/// Who a PostgreSQL is: its replicas say the same. Some providers do not let users ask.
+const CLUSTER: &str = "SELECT system_identifier FROM pg_catalog.pg_control_system()";
 
 /// A position in the write-ahead log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -53,6 +56,8 @@ pub struct Probe {
     /// Rises with every promotion: of two that call themselves primary, the higher one is. 0 for a
     /// replica.
     pub timeline: u32,
+    /// The system identifier, which a primary and its replicas share; `None` where it may not be asked.
+    pub cluster: Option<i64>,
 }
 
 impl Probe {
@@ -91,14 +96,16 @@ pub struct ShardProber {
     instances: Vec<Target>,
     /// Who was primary in the last round; asked first.
     primary: usize,
+    /// What the configured primary said last; who says otherwise is none of its replicas.
+    cluster: Option<i64>,
     timeout: Duration,
 }
 
 impl ShardProber {
     /// `timeout` bounds connecting and answering, each.
     pub fn new(shard: ShardId, instances: Vec<tokio_postgres::Config>, timeout: Duration) -> Self {
-        let instances = instances.into_iter().map(|config| Target { config, client: None }).collect();
-        Self { shard, instances, primary: 0, timeout }
+        let instances = instances.into_iter().map(|config| Target { config, client: None, cluster: None }).collect();
+        Self { shard, instances, primary: 0, cluster: None, timeout }
     }
 
     /// One round every `interval`, until dropped. A round that takes longer delays the next one.
@@ -117,6 +124,7 @@ impl ShardProber {
         let Some(target) = self.instances.get_mut(primary) else { return };
         let asked = Instant::now();
         let answer = target.probe(self.timeout).await;
+        let answer = self.of_this_shard(primary, answer);
         let reference = match answer {
             Ok(Probe { in_recovery: false, lsn: Some(lsn), .. }) => Some(Reference { lsn, asked }),
             _ => None,
@@ -136,6 +144,7 @@ impl ShardProber {
         while let Some(ended) = tasks.join_next().await {
             let Ok((at, target, asked, answer)) = ended else { continue };
             self.instances[at] = target;
+            let answer = self.of_this_shard(at, answer);
             if let Some(timeline) = answer.as_ref().ok().and_then(Probe::claim)
                 && leader.is_none_or(|(highest, _)| timeline > highest)
             {
@@ -145,6 +154,20 @@ impl ShardProber {
         }
         if let Some((_, at)) = leader {
             self.primary = at;
+        }
+    }
+
+    /// A replica of another PostgreSQL would answer with rows that are not this shard's.
+    fn of_this_shard(&mut self, instance: usize, answer: Result<Probe, String>) -> Result<Probe, String> {
+        let Ok(Probe { cluster: Some(cluster), .. }) = answer else { return answer };
+        if instance == 0 {
+            self.cluster = Some(cluster);
+        }
+        match self.cluster {
+            Some(known) if known != cluster => Err(format!(
+                "this is no replica of the shard's primary: its system identifier is {cluster}, the primary's {known}"
+            )),
+            _ => answer,
         }
     }
 
@@ -163,37 +186,51 @@ impl ShardProber {
 struct Target {
     config: tokio_postgres::Config,
     client: Option<Client>,
+    /// Asked once per connection.
+    cluster: Option<i64>,
 }
 
 impl Target {
     /// The connection moves out; what stays can connect again.
     fn take(&mut self) -> Self {
-        Self { config: self.config.clone(), client: self.client.take() }
+        Self { config: self.config.clone(), client: self.client.take(), cluster: self.cluster }
     }
 
     /// Asks over the open connection, or over a new one. After any failure the connection is closed.
     async fn probe(&mut self, timeout: Duration) -> Result<Probe, String> {
         let client = match self.client.take().filter(|client| !client.is_closed()) {
             Some(client) => client,
-            None => bounded(timeout, "connecting", connect(&self.config)).await?,
+            None => {
+                let client = bounded(timeout, "connecting", connect(&self.config)).await?;
+                // Without an answer to this one, its other answers still count.
+                let answer = bounded(timeout, "the first question", client.simple_query(CLUSTER)).await;
+                self.cluster = answer.ok().and_then(|messages| first_row(&messages)?.get(0)?.parse().ok());
+                client
+            }
         };
         let messages = bounded(timeout, "the health check", client.simple_query(PROBE)).await?;
         self.client = Some(client);
-        let row = messages.iter().find_map(|message| match message {
-            SimpleQueryMessage::Row(row) => Some([row.get(0), row.get(1), row.get(2), row.get(3)]),
-            _ => None,
-        });
-        row.and_then(read).ok_or_else(|| "the server answered the health check with something else".to_owned())
+        let row = first_row(&messages).map(|row| [row.get(0), row.get(1), row.get(2), row.get(3)]);
+        let probe = row.and_then(|row| read(row, self.cluster));
+        probe.ok_or_else(|| "the server answered the health check with something else".to_owned())
     }
 }
 
-fn read([recovery, lsn, prepared, log_file]: [Option<&str>; 4]) -> Option<Probe> {
+fn first_row(messages: &[SimpleQueryMessage]) -> Option<&SimpleQueryRow> {
+    messages.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => Some(row),
+        _ => None,
+    })
+}
+
+fn read([recovery, lsn, prepared, log_file]: [Option<&str>; 4], cluster: Option<i64>) -> Option<Probe> {
     let timeline = log_file.and_then(|name| u32::from_str_radix(name.get(..8)?, 16).ok());
     Some(Probe {
         timeline: timeline.unwrap_or(0),
         in_recovery: recovery? == "t",
         lsn: lsn.and_then(Lsn::parse),
         max_prepared_transactions: prepared?.parse().ok()?,
+        cluster,
     })
 }
 
@@ -223,6 +260,20 @@ async fn bounded<T>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_is_of_another_cluster_than_the_configured_primary_counts_as_down() {
+        let mut prober = ShardProber::new(ShardId(0), Vec::new(), Duration::ZERO);
+        let says =
+            |cluster| Ok(Probe { in_recovery: true, lsn: None, max_prepared_transactions: 0, timeline: 0, cluster });
+        assert_eq!(prober.of_this_shard(1, says(Some(7))), says(Some(7)), "nobody knows yet");
+        prober.of_this_shard(0, says(Some(8))).expect("the primary says who the shard is");
+        assert!(prober.of_this_shard(1, says(Some(7))).is_err_and(|text| text.contains("system identifier is 7")));
+        assert_eq!(prober.of_this_shard(1, says(Some(8))), says(Some(8)));
+        assert_eq!(prober.of_this_shard(1, says(None)), says(None), "it may not be asked");
+        prober.of_this_shard(0, says(Some(9))).expect("a new cluster at the same address");
+        assert!(prober.of_this_shard(1, says(Some(8))).is_err());
+    }
 
     #[test]
     fn positions_are_read_and_written_as_postgresql_does() {

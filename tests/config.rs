@@ -136,6 +136,17 @@ fn a_reload_tells_what_changes_and_what_cannot() {
     let third = "b/app\"\n[[database.shard]]\nname = \"c\"\nprimary = \"postgres://x@c/app\"";
     assert_eq!(
         changes(&[("b/app\"", third)]),
-        ["database.app.shard.c.primary: (none) -> x@c:5432/app", "database.app.shards: a, b -> a, b, c"]
+        ["database.app.shard.c.primary: (none) -> x@c:5432/app", "database.app.shards: a, b -> a, b, c (restart)"]
     );
+
+    let misplaced = |changes: &[(&str, &str)]| reload::misplaced(&old, &text(changes)).join("\n");
+    assert_eq!(
+        misplaced(&[("b/app\"", third)]),
+        "database app: the shards are a, b, not a, b, c: rows would be looked for where they are not"
+    );
+    assert!(misplaced(&[("\"user_id\"", "\"user_id\"\nbuckets = 64")]).contains("4096 buckets, not 64"));
+    let swapped = misplaced(&[("x@a/app", "x@z/app"), ("x@b/app", "x@a/app")]);
+    assert!(swapped.contains("a:5432 holds the rows of another shard than b"), "{swapped}");
+    // A primary elsewhere is a failover.
+    assert_eq!(misplaced(&[("x@a/app", "x@z/app"), ("size = 20", "size = 30")]), "");
 }

@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicU64, Ordering::Acquire, Ordering::Release};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use deadpool_postgres::Pool;
+use deadpool_postgres::{Pool, PoolError};
 use pgsluice_sharding::catalog::{Catalog, TableKind, TableRule, TableRules};
 use pgsluice_sharding::map::ShardId;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 use tokio::task::JoinSet;
 
 use crate::catalog::{LoadError, Loaded, ShardCatalog, compare, fingerprint, load};
@@ -49,6 +49,8 @@ pub struct CatalogWatch {
     problems: RwLock<Arc<[String]>>,
     /// How many refreshes have begun.
     begun: AtomicU64,
+    /// Whether [`Self::run`] has tried once.
+    tried: watch::Sender<bool>,
     /// One load at a time. Holds the number of the last refresh that ended well.
     loading: Mutex<u64>,
 }
@@ -64,6 +66,7 @@ impl CatalogWatch {
             current: RwLock::new(Arc::new(empty)),
             problems: RwLock::new(Arc::new([])),
             begun: AtomicU64::new(0),
+            tried: watch::Sender::new(false),
             loading: Mutex::new(0),
         }
     }
@@ -194,6 +197,7 @@ impl CatalogWatch {
                     }
                 }
             }
+            self.tried.send_replace(true);
             let pause = if self.version() == 0 {
                 let now = backoff;
                 backoff = (backoff * 2).min(interval);
@@ -203,6 +207,12 @@ impl CatalogWatch {
             };
             tokio::time::sleep(pause).await;
         }
+    }
+
+    /// Returns when [`Self::run`] has tried to load for the first time, well or not.
+    pub async fn first_load(&self) {
+        // It cannot fail: the sender is a part of this.
+        drop(self.tried.subscribe().wait_for(|tried| *tried).await);
     }
 
     /// Makes `catalog` the current one under a new version, unless it says nothing new.
@@ -325,7 +335,14 @@ async fn bounded<T>(
     pool: &Pool,
     work: impl AsyncFnOnce(&tokio_postgres::Client) -> Result<T, LoadError>,
 ) -> Result<T, LoadError> {
-    let client = pool.get().await.map_err(|error| LoadError::Connect(crate::control::reason(&error)))?;
+    let client = pool.get().await.map_err(|error| {
+        // The pool's own words around PostgreSQL's tell an operator nothing.
+        let reason = match &error {
+            PoolError::Backend(error) => crate::control::reason(error),
+            error => crate::control::reason(error),
+        };
+        LoadError::Connect(reason)
+    })?;
     match tokio::time::timeout(LOAD_TIMEOUT, work(&client)).await {
         Ok(result) => result,
         Err(_) => {

@@ -64,7 +64,7 @@ fn load(config: &Config, database: &Database) -> Result<Arc<Catalog>, String> {
     let shards = database.shards.iter().filter_map(|shard| catalog_shard(shard, config)).collect();
     let watch = CatalogWatch::new(&database.name, database.rules.clone(), shards);
     let runtime = runtime()?;
-    runtime.block_on(watch.refresh_all()).map_err(|error| error.to_string())?;
+    runtime.block_on(watch.refresh_all()).map_err(|_| watch.problems().join("\n"))?;
     Ok(watch.current())
 }
 

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::file::{DatabaseLines, File};
 use super::reader::Reader;
-use super::{AuthMethod, Config, Database, Host, Instance, Role, Secret, User};
+use super::{AuthMethod, Config, Database, Host, Instance, Role, Secret, Shard, User};
 
 /// The console answers under these names.
 const CONSOLE_NAMES: [&str; 2] = ["sluice", "pgbouncer"];
@@ -97,7 +97,7 @@ fn check_pool_sizes(file: &File, reader: &Reader<'_>) {
 
 fn instances(config: &Config) -> impl Iterator<Item = &Instance> {
     let shards = config.databases.iter().flat_map(|database| &database.shards);
-    shards.flat_map(|shard| std::iter::once(&shard.primary).chain(&shard.replicas))
+    shards.flat_map(Shard::instances)
 }
 
 /// Whoever a URL names with a password may log in with it, as if it were a `[[user]]`.

@@ -4,9 +4,25 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::{Limits, Listen, Log, LogFormat, PoolMode, PoolSettings, ReplicaSettings};
+use super::{AuthMethod, Config, Limits, Listen, Log, LogFormat, PoolMode, PoolSettings, ReplicaSettings};
 
 const MEGABYTE: usize = 1 << 20;
+
+/// A router for nobody and no database.
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: Listen::default(),
+            pool: PoolSettings::default(),
+            auth: AuthMethod::ScramSha256,
+            users: Vec::new(),
+            databases: Vec::new(),
+            replicas: ReplicaSettings::default(),
+            limits: Limits::default(),
+            log: Log::default(),
+        }
+    }
+}
 
 impl Default for Listen {
     fn default() -> Self {

@@ -13,6 +13,7 @@ mod value;
 
 pub use problem::Problem;
 pub use value::Surroundings;
+pub(crate) use value::{show_duration, show_size};
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -38,7 +39,7 @@ impl Config {
     /// Reads and checks a configuration file; see `parse`.
     pub fn load(path: &Path) -> Result<Self, Vec<Problem>> {
         let text = std::fs::read_to_string(path)
-            .map_err(|error| vec![Problem { line: 0, text: format!("cannot read {}: {error}", path.display()) }])?;
+            .map_err(|error| vec![Problem { line: 0, text: format!("cannot be read: {error}") }])?;
         Self::parse(&text)
     }
 }
@@ -173,6 +174,13 @@ pub struct Shard {
     pub replicas: Vec<Instance>,
 }
 
+impl Shard {
+    /// The primary as configured, then the replicas.
+    pub fn instances(&self) -> impl Iterator<Item = &Instance> {
+        std::iter::once(&self.primary).chain(&self.replicas)
+    }
+}
+
 /// One PostgreSQL to connect to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Instance {
@@ -202,6 +210,11 @@ impl Instance {
             Host::Tcp(host) => format!("{host}:{}", self.port),
             Host::Unix(folder) => format!("{}:{}", folder.display(), self.port),
         }
+    }
+
+    /// Whether the same rows are there, whoever asks.
+    pub fn is_same_place(&self, other: &Self) -> bool {
+        (&self.host, self.port, &self.database) == (&other.host, other.port, &other.database)
     }
 }
 

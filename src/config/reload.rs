@@ -6,7 +6,7 @@ use std::fmt;
 use pgsluice_sharding::catalog::{DefaultKind, TableRule};
 
 use super::value::{show_duration, show_size};
-use super::{AuthMethod, Config, Database, Instance, LogFormat, PoolSettings, Role, Secret};
+use super::{AuthMethod, Config, Database, Instance, LogFormat, PoolSettings, Role, Secret, Shard};
 
 /// Read once, at start: sockets and threads are made from these.
 const FIXED: [&str; 4] = ["listen.address", "listen.http", "listen.socket_dir", "listen.workers"];
@@ -62,11 +62,48 @@ fn shown(setting: Option<&Setting>) -> Option<String> {
     setting.map(|setting| setting.value.clone())
 }
 
-/// Shards may be added behind the others: a shard's position is its name in the map.
 fn is_reloadable(old: Option<&Setting>, new: Option<&Setting>) -> bool {
-    let (Some(old), Some(new)) = (old, new) else { return true };
-    let list = |setting: &Setting| -> Vec<String> { setting.value.split(", ").map(str::to_owned).collect() };
-    old.reloadable || (old.key.ends_with(".shards") && list(new).starts_with(&list(old)))
+    let (Some(old), Some(_)) = (old, new) else { return true };
+    old.reloadable
+}
+
+/// Where `new` would look for rows on shards that do not hold them, one line each: buckets follow from
+/// the number and the order of the shards.
+pub fn misplaced(old: &Config, new: &Config) -> Vec<String> {
+    let pairs = old.databases.iter().filter_map(|old| {
+        let new = new.databases.iter().find(|new| new.name == old.name)?;
+        (old.shards.len().max(new.shards.len()) > 1).then_some((old, new))
+    });
+    pairs.flat_map(|(old, new)| misplaced_in(old, new)).collect()
+}
+
+fn misplaced_in(old: &Database, new: &Database) -> Vec<String> {
+    let mut found = Vec::new();
+    let names = |database: &Database| {
+        let names: Vec<&str> = database.shards.iter().map(|shard| shard.name.as_str()).collect();
+        names.join(", ")
+    };
+    if names(old) != names(new) {
+        found.push(format!("the shards are {}, not {}", names(old), names(new)));
+    }
+    if old.buckets != new.buckets {
+        found.push(format!("there are {} buckets, not {}", old.buckets, new.buckets));
+    }
+    // With other names it is said already.
+    let same = if found.is_empty() { &new.shards[..] } else { &[] };
+    for shard in same {
+        let was_elsewhere = |instance: &&Instance| {
+            let of = |shard: &&Shard| shard.instances().any(|other| other.is_same_place(instance));
+            old.shards.iter().find(of).is_some_and(|before| before.name != shard.name)
+        };
+        if let Some(instance) = shard.instances().find(was_elsewhere) {
+            found.push(format!("{} holds the rows of another shard than {}", instance.address(), shard.name));
+        }
+    }
+    found
+        .into_iter()
+        .map(|text| format!("database {}: {text}: rows would be looked for where they are not", old.name))
+        .collect()
 }
 
 impl Config {

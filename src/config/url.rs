@@ -30,6 +30,7 @@ pub(super) fn instance(url: &str, default_database: Option<&str>) -> Result<Inst
         .parse()
         .map_err(|error: tokio_postgres::Error| format!("not a PostgreSQL URL: {}", root_cause(&error)))?;
     let host = match config.get_hosts() {
+        [UrlHost::Tcp(name)] if name.contains('@') => return Err("write @ in a password as %40".to_owned()),
         [UrlHost::Tcp(name)] => Host::Tcp(name.clone()),
         [UrlHost::Unix(folder)] => Host::Unix(folder.clone()),
         [] => return Err("the URL has no host".to_owned()),
@@ -103,6 +104,7 @@ mod tests {
             ("mysql://a/b", "postgres://"),
             ("postgres://a,b/c", "replicas"),
             ("postgres:///x", "no host"),
+            ("postgres://u:p@ss@a/c", "%40"),
             ("postgres://a:99999/c", "port"),
             ("postgres://a/c?sslmode=require", "TLS"),
             ("postgres://a/c?sslmode=verify-full", "TLS"),

@@ -84,7 +84,7 @@ fn split_unit(text: &str) -> (Option<u64>, &str) {
 }
 
 /// As it would be written in the file.
-pub(super) fn show_duration(duration: Duration) -> String {
+pub(crate) fn show_duration(duration: Duration) -> String {
     let milliseconds = duration.as_millis();
     for (unit, length) in [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000)] {
         if milliseconds >= length && milliseconds.is_multiple_of(length) {
@@ -95,7 +95,7 @@ pub(super) fn show_duration(duration: Duration) -> String {
 }
 
 /// As it would be written in the file.
-pub(super) fn show_size(bytes: usize) -> String {
+pub(crate) fn show_size(bytes: usize) -> String {
     for (unit, length) in [("GB", 1 << 30), ("MB", 1 << 20), ("kB", 1 << 10)] {
         if bytes >= length && bytes.is_multiple_of(length) {
             return format!("{}{unit}", bytes / length);

@@ -16,6 +16,16 @@ use super::{Conversation, End, Failure};
 /// Most bytes of an answer that are kept.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 
+/// What becomes of the notices in an answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Notices {
+    /// They go to the client.
+    #[default]
+    Passed,
+    /// Another server has said the same.
+    Dropped,
+}
+
 /// What a server said to a simple query.
 #[derive(Default)]
 pub(super) struct Answer {
@@ -23,6 +33,7 @@ pub(super) struct Answer {
     pub(super) messages: BytesMut,
     /// The ErrorResponse, whole.
     pub(super) error: Option<BytesMut>,
+    notices: Notices,
 }
 
 impl Answer {
@@ -87,6 +98,10 @@ impl Conversation {
     /// Runs a simple query on server `i` and reads the answer. Notices and parameter changes go to
     /// the client, as if it had asked.
     pub(super) async fn ask(&mut self, i: usize, sql: &str) -> Result<Answer, Failure> {
+        self.ask_hearing(i, sql, Notices::Passed).await
+    }
+
+    pub(super) async fn ask_hearing(&mut self, i: usize, sql: &str, notices: Notices) -> Result<Answer, Failure> {
         if self.links[i].is_unsynced() || !self.links[i].server.state.is_settled() {
             self.settle(i).await?;
         }
@@ -95,12 +110,15 @@ impl Conversation {
         link.server.state.expect(Due::Query(Audience::Client));
         // A Query ends a pipeline as Sync does.
         link.sent = Sent::Synced;
-        self.read_answer(i).await
+        self.read_into(i, Answer { notices, ..Answer::default() }).await
     }
 
     /// Reads what server `i` still owes.
     pub(super) async fn read_answer(&mut self, i: usize) -> Result<Answer, Failure> {
-        let mut answer = Answer::default();
+        self.read_into(i, Answer::default()).await
+    }
+
+    async fn read_into(&mut self, i: usize, mut answer: Answer) -> Result<Answer, Failure> {
         self.links[i].borrow_buffer(&self.worker);
         while !(self.links[i].server.state.is_settled() && self.links[i].out.is_empty()) {
             match self.take_answer(i, &mut answer)? {
@@ -153,6 +171,7 @@ impl Conversation {
         match header.tag {
             b'E' if hidden => return Err(self.hidden_query_failed(i, 5..header.total)),
             b'E' => answer.error = Some(message.into()),
+            b'N' if answer.notices == Notices::Dropped => {}
             b'N' | b'S' | b'A' if verdict == crate::pool::server::Verdict::Pass => {
                 client.out.extend_from_slice(message);
             }

@@ -4,6 +4,7 @@ use pgsluice_sharding::sql::{Access, Effects, TransactionOptions};
 
 use crate::protocol::error::ErrorFields;
 
+use super::ask::Notices;
 use super::{CatalogChange, Conversation, Failure};
 
 impl Conversation {
@@ -51,13 +52,14 @@ impl Conversation {
         result
     }
 
-    /// The command tag of the first shard; every shard gives the same.
+    /// The command tag and the notices of the first shard; every shard gives the same.
     async fn run_on_all(&mut self, text: &str) -> Result<String, Failure> {
         let mut tag = None;
         for shard in self.served.all_shards() {
             let i = self.link(Some(shard), Access::Write).await?;
             self.links[i].wrote = true;
-            let answer = self.ask(i, text).await?;
+            let notices = if tag.is_none() { Notices::Passed } else { Notices::Dropped };
+            let answer = self.ask_hearing(i, text, notices).await?;
             tag.get_or_insert_with(|| answer.tag().to_owned());
             answer.into_result(self)?;
         }

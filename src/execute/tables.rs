@@ -35,6 +35,12 @@ impl Conversation {
             self.own_catalog = None;
         }
         if self.catalog_change == CatalogChange::None {
+            let unknown = self.served.shards.len() > 1 && self.served.catalog.borrow().watch().version() == 0;
+            if unknown {
+                // Who comes right after the start waits for the tables instead of hearing that there are none.
+                let watch = self.served.catalog.borrow().watch().clone();
+                Box::pin(watch.first_load()).await;
+            }
             return Ok(());
         }
         if self.session.transaction.is_idle() {

@@ -14,9 +14,6 @@ use crate::pool::connect::Target;
 use crate::pool::core::PoolLimits;
 use crate::pool::driver::WorkerMessage;
 
-/// What servers tell PostgreSQL as their application_name until a session sets its own.
-const APPLICATION_NAME: &str = "sluice";
-
 /// Which pool: the servers of one user, database and instance.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PoolKey {
@@ -256,7 +253,8 @@ fn spec(config: &Config, key: &PoolKey) -> Option<Spec> {
             user: key.user.to_string(),
             database: instance.database.clone(),
             password: password.map(str::to_owned),
-            parameters: vec![("application_name".to_owned(), APPLICATION_NAME.to_owned())],
+            // No application_name either: a client that gives none has an empty one.
+            parameters: Vec::new(),
         },
         limits: Arc::new(PoolLimits {
             wait_timeout: settings.wait_timeout,

@@ -185,7 +185,7 @@ impl From<&ProbeResult> for Probe {
         let answer = match &result.answer {
             Err(_) => Answer::Down,
             Ok(probe) if probe.in_recovery => Answer::Replica { replayed: lsn(probe) },
-            Ok(probe) => Answer::Primary { lsn: lsn(probe), timeline: 0 },
+            Ok(probe) => Answer::Primary { lsn: lsn(probe), timeline: probe.timeline },
         };
         Self { instance: result.instance, asked_at: result.asked, answer }
     }
@@ -266,7 +266,11 @@ impl Health {
     /// Decides whether `instance`, which says it is the primary, is it. The higher timeline wins; of equals, a live one stays.
     fn claim(&mut self, instance: usize, timeline: u32) -> Change {
         match self.primary {
-            Some((current, _)) if current == instance => {
+            Some((current, known)) if current == instance => {
+                if known != timeline {
+                    // Put back to an earlier state, or promoted between two probes.
+                    self.forget_primary();
+                }
                 self.primary = Some((instance, timeline));
                 return Change::None;
             }
@@ -397,6 +401,37 @@ mod tests {
         assert!(!one.is_out());
         assert_eq!(Fault::of_replica(b"SFEHLER\0C40001\0Mmit Wiederherstellung\0\0"), Some(Fault::RecoveryConflict));
         assert_eq!(Fault::of_replica(b"SERROR\0C42P01\0Mno such table\0\0"), None);
+    }
+
+    #[test]
+    fn a_promoted_replica_wins_over_a_primary_that_still_answers() {
+        let t = Instant::now();
+        let mut health = Health::new(2, LAG_MAX, t);
+        let answer = |instance, timeline| {
+            let answer = Ok(prober::Probe {
+                in_recovery: false,
+                lsn: Some(prober::Lsn(100)),
+                max_prepared_transactions: 0,
+                timeline,
+                cluster: None,
+            });
+            let shard = pgsluice_sharding::ShardId(0);
+            Probe::from(&ProbeResult { shard, instance, asked: t, answered: t, primary: None, answer })
+        };
+        assert_eq!(health.record(answer(0, 1), t), Change::Primary { instance: 0 });
+        assert_eq!(health.record(answer(1, 2), t), Change::Primary { instance: 1 });
+        assert_eq!(health.record(answer(0, 1), t), Change::None);
+        assert_eq!(health.instance(0).state(), State::Down);
+    }
+
+    #[test]
+    fn positions_before_another_timeline_of_the_same_primary_say_nothing() {
+        let t = Instant::now();
+        let mut health = Health::new(2, LAG_MAX, t);
+        primary(&mut health, 0, t, 100, 1);
+        primary(&mut health, 0, t + MS, 50, 2);
+        replica(&mut health, 1, t + 2 * MS, 60);
+        assert_eq!(health.instance(1).fresh_as_of(), Some(t + MS));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::catalog::{CatalogWatch, Shard as CatalogShard};
 use crate::config::{self, Config, Host, Instance};
 use crate::control;
 use crate::execute::greeting::Greetings;
-use crate::pool::health::{Health, InstanceHealth};
+use crate::pool::health::{Change, Health, InstanceHealth};
 use crate::prober::{Probe, ProbeResult, ShardProber};
 
 /// How often the shards are asked whether their tables have changed.
@@ -53,13 +53,39 @@ impl ShardHealth {
         Self { health: Health::new(instances, lag_max, epoch), instances: vec![Seen::default(); instances] }
     }
 
-    fn record(&mut self, result: &ProbeResult) {
+    /// Gives what an operator would like to read in the log, if anything is new.
+    fn record(&mut self, result: &ProbeResult) -> Option<News> {
         let seen = &mut self.instances[result.instance];
+        let before = seen.problem.clone();
         match &result.answer {
             Ok(probe) => *seen = Seen { probe: Some(*probe), problem: None },
             Err(problem) => seen.problem = Some(problem.clone()),
         }
-        self.health.record(result.into(), result.answered);
+        let now = seen.problem.clone();
+        let known = self.health.primary();
+        match self.health.record(result.into(), result.answered) {
+            Change::Primary { .. } if known.is_some() || result.instance != 0 => Some(News::Primary),
+            _ if now == before => None,
+            _ => Some(now.map_or(News::Well, News::Problem)),
+        }
+    }
+}
+
+/// What a probe has changed.
+enum News {
+    Problem(String),
+    /// It answers again.
+    Well,
+    Primary,
+}
+
+impl News {
+    fn tell(&self, database: &str, shard: &str, instance: &str) {
+        match self {
+            Self::Problem(problem) => tracing::warn!(database, shard, instance, "{problem}"),
+            Self::Well => tracing::info!(database, shard, instance, "this instance is well again"),
+            Self::Primary => tracing::warn!(database, shard, instance, "this instance is the primary now"),
+        }
     }
 }
 
@@ -95,7 +121,8 @@ impl Database {
             .map(|(n, shard)| health_of(shard, n, config, shared.epoch, before))
             .collect();
         let probing = database.shards.iter().zip(&shards).enumerate();
-        let probing = probing.map(|(n, (shard, health))| probe(n, shard, config, shared, health)).collect();
+        let probing =
+            probing.map(|(n, (shard, health))| probe((&database.name, n), shard, config, shared, health)).collect();
         // What servers say of themselves may change with the settings.
         let greetings = Arc::default();
         Self { config: database.clone(), map, catalog, greetings, shards, watching, _probing: probing }
@@ -131,13 +158,8 @@ pub(crate) fn catalog_shard(shard: &config::Shard, config: &Config) -> Option<Ca
 /// Asks the instances of a shard.
 pub(crate) fn prober(position: usize, shard: &config::Shard, config: &Config) -> ShardProber {
     let timeout = config.pool.connect_timeout;
-    let logins = instances(shard).map(|instance| control::config(instance, &config.users, timeout));
+    let logins = shard.instances().map(|instance| control::config(instance, &config.users, timeout));
     ShardProber::new(ShardId(count(position)), logins.collect(), timeout)
-}
-
-/// The configured primary, then the replicas.
-pub(super) fn instances(shard: &config::Shard) -> impl Iterator<Item = &Instance> {
-    std::iter::once(&shard.primary).chain(&shard.replicas)
 }
 
 fn health_of(
@@ -148,7 +170,7 @@ fn health_of(
     before: Option<&Database>,
 ) -> Arc<Mutex<ShardHealth>> {
     let addresses =
-        |shard: &config::Shard| -> Vec<(Host, u16)> { instances(shard).map(|i| (i.host.clone(), i.port)).collect() };
+        |shard: &config::Shard| -> Vec<(Host, u16)> { shard.instances().map(|i| (i.host.clone(), i.port)).collect() };
     let same = |before: &Database| {
         let old = before.config.shards.get(position)?;
         (addresses(old) == addresses(shard)).then(|| before.shards[position].clone())
@@ -161,7 +183,7 @@ fn health_of(
 }
 
 fn probe(
-    position: usize,
+    (database, position): (&str, usize),
     shard: &config::Shard,
     config: &Config,
     shared: &Shared,
@@ -169,7 +191,15 @@ fn probe(
 ) -> Task {
     let (prober, health) = (prober(position, shard, config), health.clone());
     let interval = config.replicas.check_interval;
-    Task(shared.control.spawn(async move { prober.run(interval, |result| lock(&health).record(&result)).await }))
+    let (database, name) = (database.to_owned(), shard.name.clone());
+    let addresses: Vec<String> = shard.instances().map(Instance::address).collect();
+    let report = move |result: ProbeResult| {
+        let news = lock(&health).record(&result);
+        if let Some(news) = news {
+            news.tell(&database, &name, &addresses[result.instance]);
+        }
+    };
+    Task(shared.control.spawn(async move { prober.run(interval, report).await }))
 }
 
 fn count(n: usize) -> u16 {

@@ -2,7 +2,7 @@
 
 use pgsluice_sharding::catalog::Catalog;
 use pgsluice_sharding::plan::{Plan, ShardSet, Values};
-use pgsluice_sharding::sql::{Planner, Statement};
+use pgsluice_sharding::sql::{Command, Planner, Statement};
 use pgsluice_sharding::{ShardId, ShardMap};
 
 use crate::protocol::ErrorFields;
@@ -20,6 +20,9 @@ pub fn lines(
 ) -> Result<Vec<String>, ErrorFields> {
     let script = planner.plan(catalog, None, text)?;
     let values = Values { text, literals: planner.literals(), params: &[] };
+    if script.statements.iter().all(|statement| statement.command == Command::Empty) {
+        return Err(ErrorFields::error("42601", "there is no statement to explain"));
+    }
     let mut lines = Vec::new();
     for statement in &script.statements {
         lines.extend(statement.plan.to_string().lines().map(str::to_owned));

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout_at;
 
 use super::Shared;
-use super::database::{Database, Seen, instances};
+use super::database::{Database, Seen};
 use super::worker::Message;
 use crate::admin::{Needs, config_rows};
 use crate::config::{self, Config, Instance, PoolMode};
@@ -316,7 +316,7 @@ impl Shared {
         let counts = self.directory.instances();
         let row = |position: usize, shard: &config::Shard| -> Vec<InstanceRow> {
             let known = database.shard(position);
-            let rows = instances(shard).zip(known.health.instances()).zip(&known.instances);
+            let rows = shard.instances().zip(known.health.instances()).zip(&known.instances);
             rows.map(|((instance, health), seen)| {
                 let count = counts.iter().find(|(host, port, ..)| *host == instance.host && *port == instance.port);
                 let row = instance_row(database, &shard.name, instance, seen);
@@ -373,7 +373,7 @@ fn shard_rows(database: &Database) -> Vec<ShardRow> {
             database: database.config.name.clone(),
             id,
             name: shard.name.clone(),
-            primary: primary.and_then(|n| instances(shard).nth(n)).map(Instance::address),
+            primary: primary.and_then(|n| shard.instances().nth(n)).map(Instance::address),
             replicas_up: state(State::Replica).filter(|instance| !instance.is_out()).count(),
             replicas: shard.replicas.len(),
             buckets: wide(buckets.filter(|bucket| database.map.shard_of_bucket(*bucket).0 == id).count()),
@@ -387,7 +387,7 @@ fn shard_rows(database: &Database) -> Vec<ShardRow> {
 fn pool_row((key, _, pool): &(PoolKey, Mode, PoolSnapshot), config: &Config) -> PoolRow {
     let database = config.databases.iter().find(|database| *database.name == *key.database);
     let shard = database.and_then(|database| database.shards.get(usize::from(key.shard)));
-    let instance = shard.and_then(|shard| instances(shard).nth(usize::from(key.instance)));
+    let instance = shard.and_then(|shard| shard.instances().nth(usize::from(key.instance)));
     let mode = database.map_or(config.pool.mode, |database| mode_of(config, &key.user, database));
     PoolRow {
         instance: instance.map(Instance::address),
@@ -423,7 +423,7 @@ fn problems(database: &Database) -> Vec<ProblemRow> {
     let mut found: Vec<String> = database.catalog.problems().to_vec();
     for (position, shard) in database.config.shards.iter().enumerate() {
         let known = database.shard(position);
-        for (instance, seen) in instances(shard).zip(&known.instances) {
+        for (instance, seen) in shard.instances().zip(&known.instances) {
             let unprepared = seen.probe.is_some_and(|probe| probe.max_prepared_transactions == 0);
             let problem = match &seen.problem {
                 Some(problem) => problem.clone(),

@@ -86,7 +86,7 @@ impl Operate {
 
     async fn reload(&self) -> Result<Vec<String>, ErrorFields> {
         let failed = |problems: Vec<String>| {
-            ErrorFields::error("F0000", "the configuration has problems; the router goes on with what it has")
+            ErrorFields::error("F0000", "not reloaded: the router goes on with the configuration it has")
                 .with_detail(problems.join("\n"))
         };
         // On the control thread: files are read, and tasks are begun there.

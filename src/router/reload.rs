@@ -41,10 +41,14 @@ impl Shared {
 
     fn take_over(&self) -> Result<Vec<String>, Vec<String>> {
         let Some(reread) = &self.reread else {
-            return Err(vec!["there is no configuration file to read again".to_owned()]);
+            return Err(vec!["this router was started without a file that could be read again".to_owned()]);
         };
         let old = self.config();
         let mut new = reread()?;
+        let misplaced = reload::misplaced(&old, &new);
+        if !misplaced.is_empty() {
+            return Err(misplaced);
+        }
         let later = keep_what_is_fixed(&old, &mut new);
         let context = Context::new(&new, self.random.salt_key).map_err(|error| vec![error.to_string()])?;
         for change in reload::diff(&old, &new) {
@@ -77,14 +81,10 @@ impl Shared {
 
 /// Puts back what cannot change while the router runs, and says so, one line each.
 fn keep_what_is_fixed(old: &Config, new: &mut Config) -> Vec<String> {
-    let is_fixed =
-        |change: &reload::Change| !change.reloadable || FIXED.contains(&change.key.as_str()) || moves_rows(change);
+    let is_fixed = |change: &reload::Change| !change.reloadable || FIXED.contains(&change.key.as_str());
     let changes = reload::diff(old, new);
-    let later = changes.iter().filter(|change| is_fixed(change)).map(|change| match moves_rows(change) {
-        true => format!("{change} (not while the router runs: rows would be looked for where they are not)"),
-        false => format!("{change} (takes effect after a restart)"),
-    });
-    let later = later.collect();
+    let later = changes.iter().filter(|change| is_fixed(change));
+    let later = later.map(|change| format!("{change} (takes effect after a restart)")).collect();
     new.listen.address = old.listen.address;
     new.listen.http = old.listen.http;
     new.listen.socket_dir.clone_from(&old.listen.socket_dir);
@@ -99,14 +99,6 @@ fn keep_what_is_fixed(old: &Config, new: &mut Config) -> Vec<String> {
         }
     }
     later
-}
-
-/// Whether the setting says which shard holds a row.
-fn moves_rows(change: &reload::Change) -> bool {
-    let existed = change.old.is_some() && change.new.is_some();
-    existed
-        && change.key.starts_with("database.")
-        && (change.key.ends_with(".buckets") || change.key.ends_with(".shards"))
 }
 
 fn names(database: &config::Database) -> Vec<&str> {

@@ -11,7 +11,6 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
 use tokio::time::{sleep, timeout};
 
-use super::database::instances;
 use super::gather::{self, Report};
 use super::operator::Operate;
 use super::{Shared, Stage, runtime};
@@ -223,7 +222,7 @@ impl Host {
 
     /// The pools of a shard for this user, the configured primary's first.
     fn pools_of(&self, shard: usize, config: &config::Shard, user: &str, database: &str) -> Vec<Rc<Pool>> {
-        let keys = instances(config).enumerate().map(|(n, instance)| PoolKey {
+        let keys = config.instances().enumerate().map(|(n, instance)| PoolKey {
             user: instance.user.as_deref().unwrap_or(user).into(),
             database: database.into(),
             shard: u16::try_from(shard).unwrap_or(u16::MAX),

@@ -3,8 +3,8 @@
 use std::thread;
 use std::time::Duration;
 
-use crate::support::running::{Running, databases, shared, superuser};
-use crate::support::wire::{Wire, bind, execute, message, parse, query, sync};
+use crate::support::running::{RULES, Running, database_config, databases, shared, superuser};
+use crate::support::wire::{Answer, Wire, bind, execute, message, parse, query, sync};
 
 /// A router over two shards with an empty table; keys 1 and 3 are on different shards.
 struct Two {
@@ -50,7 +50,7 @@ fn run(sql: &str) -> Vec<u8> {
     [parse("", sql), bind("", "", &[], false), execute("")].concat()
 }
 
-fn pipeline(client: &mut Wire, statements: &[String]) -> crate::support::wire::Answer {
+fn pipeline(client: &mut Wire, statements: &[String]) -> Answer {
     let mut out: Vec<u8> = statements.iter().flat_map(|sql| run(sql)).collect();
     out.extend(sync());
     client.send(&out);
@@ -228,4 +228,55 @@ fn sums_are_not_printed_with_fewer_digits() {
     client.query("ROLLBACK");
     assert_eq!(client.query("SET extra_float_digits = 3").sqlstate(), "");
     assert_eq!(client.text("SELECT sum(w) FROM weights"), "0.30000000000000004");
+}
+
+#[test]
+fn ddl_on_all_shards_gives_the_notices_of_one() {
+    let two = Two::new("notices");
+    let mut client = two.router.client();
+    let notices = |answer: Answer| answer.notices.iter().map(|notice| notice.message().to_owned()).collect::<Vec<_>>();
+    let seen = notices(client.query("DROP TABLE IF EXISTS nope"));
+    assert_eq!(seen, ["table \"nope\" does not exist, skipping"]);
+    let seen = notices(client.execute("DROP TABLE IF EXISTS nope, neither", &[], false));
+    assert_eq!(seen.len(), 2, "{seen:?}");
+    let seen = notices(client.query("BEGIN; CREATE TABLE IF NOT EXISTS rt (user_id bigint); COMMIT"));
+    assert_eq!(seen, ["relation \"rt\" already exists, skipping"]);
+}
+
+#[test]
+fn a_client_that_names_no_application_has_an_empty_name() {
+    let two = Two::new("unnamed");
+    let mut unnamed = two.router.client();
+    assert_eq!(unnamed.text("SHOW application_name"), "");
+    let mut named = two.router.client();
+    named.query("SET application_name = 'shop'");
+    for _ in 0..3 {
+        assert_eq!(named.text("SHOW application_name"), "shop");
+        assert_eq!(unnamed.text("SHOW application_name"), "");
+    }
+}
+
+#[test]
+fn explain_in_a_format_that_cannot_be_joined_is_refused() {
+    let two = Two::new("formats");
+    let mut client = two.router.client();
+    for sql in ["SELECT v FROM rt", "SELECT count(*) FROM rt", "SELECT v FROM rt ORDER BY v LIMIT 1"] {
+        let json = format!("EXPLAIN (FORMAT json) {sql}");
+        assert_eq!(client.query(&json).sqlstate(), "0A000", "{sql}");
+        assert_eq!(client.execute(&json, &[], false).sqlstate(), "0A000", "{sql}");
+        assert_eq!(client.text(&format!("EXPLAIN {sql}")).matches("(primary)").count(), 2, "{sql}");
+    }
+    assert!(client.text("EXPLAIN (FORMAT json) SELECT v FROM rt WHERE user_id = 1").starts_with('['));
+}
+
+#[test]
+fn who_comes_right_after_the_start_is_served() {
+    let two = Two::new("early");
+    for round in 0..10 {
+        let router = Running::start(&database_config(shared(), &two.shards, RULES));
+        let mut client = router.client();
+        let insert = format!("INSERT INTO rt VALUES ({round}, 1)");
+        let answer = if round % 2 == 0 { client.query(&insert) } else { client.execute(&insert, &[], false) };
+        assert_eq!(answer.sqlstate(), "", "{:?}", answer.error);
+    }
 }

@@ -87,6 +87,62 @@ fn check_asks_the_servers_and_explain_plans_without_running() {
     std::fs::remove_file(&schema).unwrap();
 }
 
+#[test]
+fn check_finds_rows_on_wrong_shards_and_a_shard_that_is_there_twice() {
+    let settings = vec![prepared("10")];
+    let cluster = Cluster::start(ClusterOptions { shards: 2, settings, ..Default::default() }).unwrap();
+    for shard in 0..2 {
+        let sql = "CREATE TABLE users (id bigint PRIMARY KEY); ALTER TABLE users OWNER TO app; \
+                   INSERT INTO users SELECT generate_series(1, 50)";
+        cluster.primary(shard).psql(sql).unwrap();
+    }
+    let file = std::env::temp_dir().join(format!("sluice-check-rows-{}.toml", std::process::id()));
+    let check = |config: &str| {
+        std::fs::write(&file, format!("[auth]\nmethod = \"trust\"\n{config}")).unwrap();
+        let answer = sluice(&["check", "--config", file.to_str().unwrap()]);
+        std::fs::remove_file(&file).unwrap();
+        answer
+    };
+    let config = cluster.database_config("app", "sharding_key = \"user_id\"\ntables.users.key = \"id\"");
+    let (code, text) = check(&config);
+    assert_eq!(code, Some(1), "{text}");
+    for shard in ["a", "b"] {
+        let start = format!("database app: shard {shard}: ");
+        assert!(text.lines().any(|line| line.starts_with(&start) && line.contains("rows of public.users")), "{text}");
+    }
+
+    let (first, second) = (cluster.primary(0).port(), cluster.primary(1).port());
+    let (_, text) = check(&config.replace(&format!("127.0.0.1:{second}"), &format!("localhost:{first}")));
+    assert!(text.contains("the primaries of shards a and b are the same database"), "{text}");
+
+    // Rows that were put through the router are where it looks for them.
+    (0..2).for_each(|shard| cluster.primary(shard).psql("TRUNCATE users").map(drop).unwrap());
+    let router = Sluice::start(&config);
+    (1..10).for_each(|id| drop(router.psql("app", &format!("INSERT INTO users VALUES ({id})")).unwrap()));
+    let (code, text) = check(&config);
+    assert_eq!(code, Some(0), "{text}");
+}
+
+#[test]
+fn what_is_typed_counts_more_than_the_environment() {
+    let run = |arguments: &[&str], variables: &[(&str, &str)]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sluice"));
+        let output = command.args(arguments).envs(variables.iter().copied()).output().unwrap();
+        (output.status.success(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
+    };
+    let (file, url) = (concat!(env!("CARGO_MANIFEST_DIR"), "/tests/config/minimal.toml"), "postgres://x:y@h/by_url");
+    let check = ["check", "--offline"];
+    let by_file =
+        run(&[&check[..], &["-c", file]].concat(), &[("SLUICE_DATABASE_URL", url), ("SLUICE_HTTP", "[::]:1")]);
+    assert!(by_file.0 && !by_file.1.contains("by_url"), "{by_file:?}");
+    let by_url = run(&[&check[..], &["--database-url", url]].concat(), &[("SLUICE_CONFIG", file)]);
+    assert!(by_url.0 && by_url.1.contains("by_url"), "{by_url:?}");
+    let both = run(&[&check[..], &["--database-url", url, "-c", file]].concat(), &[]);
+    assert!(!both.0 && both.1.contains("choose one"), "{both:?}");
+    let ignored = run(&[&check[..], &["-c", file, "--http", "[::]:1"]].concat(), &[]);
+    assert!(!ignored.0 && ignored.1.contains("[listen] http"), "{ignored:?}");
+}
+
 fn prepared(max: &str) -> (String, String) {
     ("max_prepared_transactions".to_owned(), max.to_owned())
 }

@@ -210,13 +210,22 @@ async fn reload_changes_what_can_change_and_nothing_when_the_file_is_wrong() {
     assert!(error.contains("pool.sise") && error.contains("pool.mode"), "all problems at once: {error}");
     client.execute("SELECT plan FROM users WHERE id = 1", &[]).await.unwrap();
 
-    // Another database, another rule, and a change that would misplace rows.
+    // With a change that would misplace rows, nothing of the file is taken.
+    let second = cluster.database_config("app", RULES).replace("name = \"app\"", "name = \"second\"");
     let more = before.replace("tables.users.key = \"id\"", "tables_default = \"reference\"\nbuckets = 64");
-    sluice.reload(&format!(
-        "{more}{}",
-        cluster.database_config("app", RULES).replace("name = \"app\"", "name = \"second\"")
-    ));
-    sluice.wait_for_log("rows would be looked for where they are not");
+    sluice.reload(&format!("{more}{second}"));
+    sluice.wait_for_log("there are 4096 buckets, not 64");
+    let error = psql(port, "admin", "sluice", "RELOAD").unwrap_err();
+    assert!(error.contains("rows would be looked for where they are not"), "{error}");
+    assert!(sluice.psql("second", "SELECT 5").unwrap_err().contains("does not exist"));
+    let third = format!("{before}[[database.shard]]\nname = \"c\"\nprimary = \"postgres://app@127.0.0.1:1/app\"\n");
+    sluice.reload(&third);
+    sluice.wait_for_log("the shards are a, b, not a, b, c");
+
+    // Another database and another rule.
+    let more = before.replace("tables.users.key = \"id\"", "tables_default = \"reference\"");
+    sluice.reload(&format!("{more}{second}"));
+    eventually("a second database", || sluice.psql("second", "SELECT 5").ok()).await;
     assert_eq!(sluice.psql("second", "SELECT 5").unwrap_or_else(|error| error), "5");
     assert_eq!(client.query_one("SELECT plan FROM users WHERE id = 1", &[]).await.unwrap().get::<_, &str>(0), "free");
 

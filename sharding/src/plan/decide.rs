@@ -265,6 +265,10 @@ fn decide_explain(context: Context<'_>, mut explain: Explain, inner: &Stmt, pars
     if !explain.analyze {
         decided.effects = Effects::default();
     }
+    // Plans of several shards make one document only as text.
+    if !explain.text_format && matches!(decided.plan, Plan::Gather(_)) {
+        decided.plan = refused(reasons::utility("EXPLAIN in this format", "Leave FORMAT out, or write FORMAT text."));
+    }
     explain.inner = start..parsed.span.end;
     explain.prefix = parsed.span.start..start;
     decided.command = Command::Explain(Box::new(explain));
