@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 /// The top-level modules from the ground up, each with what it may import of the others. A module may
 /// only name modules above it in this list, so there is no way back up.
-const LAYERS: [(&str, &[&str]); 20] = [
+const LAYERS: [(&str, &[&str]); 21] = [
     ("protocol", &[]),
     ("config", &["log"]),
     ("log", &["config"]),
@@ -17,20 +17,32 @@ const LAYERS: [(&str, &[&str]); 20] = [
     ("session", &["protocol", "pool"]),
     ("control", &["config"]),
     ("catalog", &["control"]),
+    ("listening", &["control"]),
     ("prober", &["control"]),
     ("stats", &[]),
     ("view", &["config", "prober", "stats"]),
     ("transport", &[]),
     ("pool", &["protocol", "config", "auth", "session", "prober", "transport"]),
     ("commit", &["pool"]),
-    ("execute", &["protocol", "config", "session", "catalog", "stats", "transport", "pool", "commit"]),
+    ("execute", &["protocol", "config", "session", "catalog", "listening", "stats", "transport", "pool", "commit"]),
     ("admin", &["protocol", "config", "stats", "view"]),
     ("net", &["protocol", "config", "auth", "session", "transport", "execute", "admin"]),
     ("http", &["stats", "view"]),
     (
         "router",
         &[
-            "protocol", "config", "catalog", "control", "prober", "stats", "view", "pool", "execute", "admin", "net",
+            "protocol",
+            "config",
+            "catalog",
+            "control",
+            "listening",
+            "prober",
+            "stats",
+            "view",
+            "pool",
+            "execute",
+            "admin",
+            "net",
             "http",
         ],
     ),

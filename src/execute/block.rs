@@ -43,6 +43,7 @@ impl Conversation {
             Command::RollbackTo(name) => self.rollback_to(name, text).await,
             Command::DiscardAll => self.discard_all().await,
             Command::Deallocate(name) => self.deallocate(name.as_deref(), text).await,
+            Command::Listen(_) | Command::Unlisten(_) => self.listen(command).await,
             _ => self.setting(command, text).await,
         }
     }
@@ -72,7 +73,7 @@ impl Conversation {
         if let Some(modes) = options.modes() {
             let text = format!("SET TRANSACTION {modes}");
             self.tell_all(&text).await?;
-            self.session.transaction.remember(&text);
+            self.session.transaction.remember(&text, &[]);
             self.session.transaction.set_options(options);
         }
         self.session.transaction.outlive_text();
@@ -112,8 +113,10 @@ impl Conversation {
             self.catalog_change = CatalogChange::Unread;
         }
         if let Some(settings) = self.session.transaction.rollback_to(name) {
-            for link in self.links.iter_mut().filter(|link| link.joined) {
-                link.server.state.set_settings(settings.clone());
+            if let Some(block) = self.session.transaction.block() {
+                for link in self.links.iter_mut().filter(|link| link.joined) {
+                    link.server.state.set_settings(block.settings_on_servers().clone());
+                }
             }
             self.session.restore_settings(settings);
         }
@@ -131,6 +134,7 @@ impl Conversation {
         }
         let begin = self.chain_text(chain);
         let committed = self.commit_block().await?;
+        self.catch_up().await?;
         self.complete(if committed { "COMMIT" } else { "ROLLBACK" });
         self.chain(begin);
         Ok(())
@@ -152,7 +156,12 @@ impl Conversation {
     /// Commits the block; false when the one server answered with ROLLBACK. The block is over in any
     /// case.
     pub(super) async fn commit_block(&mut self) -> Result<bool, Failure> {
-        let result = self.commit_links().await;
+        let listens = self.session.transaction.take_listens();
+        let result = match self.begin_to_listen(&listens).await {
+            Ok(()) => self.commit_links().await,
+            Err(failure) => self.roll_back_links().await.and(Err(failure)),
+        };
+        self.settle_listens(listens, matches!(result, Ok(true)));
         let before = self.session.transaction.end();
         self.session.statements.close_portals();
         self.settle_settings(matches!(result, Ok(true)), before);
@@ -184,16 +193,17 @@ impl Conversation {
         for (only_read, id) in order {
             let i = self.position(id)?;
             match self.ask(i, "COMMIT").await {
-                Ok(answer) if answer.error.is_none() => {
-                    committed &= !answer.tag_is("ROLLBACK");
-                    self.links[i].joined = false;
+                Ok(answer) if answer.error.is_none() && answer.tag_is("ROLLBACK") => {
+                    committed = false;
+                    self.left_block(i, false);
                 }
+                Ok(answer) if answer.error.is_none() => self.left_block(i, true),
                 // What was written is committed; this server had nothing to add to it.
                 Err(Failure::Error(fields)) if writes && only_read => {
                     tracing::warn!(reason = %fields.message, "a server failed after the commit on the others");
                 }
                 Ok(answer) => {
-                    self.links[i].joined = false;
+                    self.left_block(i, false);
                     let result = answer.into_result(self);
                     self.roll_back_links().await?;
                     result?;
@@ -247,9 +257,9 @@ impl Conversation {
         let Some(i) = self.links.by_server(server) else { return Ok(Event::Lost(participant)) };
         match self.ask(i, sql).await {
             Ok(answer) => {
-                self.links[i].joined = false;
                 // A transaction that has failed answers PREPARE and COMMIT with ROLLBACK.
                 let refused = answer.error.is_some() || (!sql.starts_with("ROLLBACK") && answer.tag_is("ROLLBACK"));
+                self.left_block(i, !refused && !sql.starts_with("ROLLBACK"));
                 if !refused {
                     return Ok(Event::Done(participant));
                 }
@@ -283,7 +293,7 @@ impl Conversation {
         let joined: Vec<u64> = self.links.iter().filter(|link| link.joined).map(|link| link.server.id.0).collect();
         for id in joined {
             let Some(i) = self.links.by_server(id) else { continue };
-            self.links[i].joined = false;
+            self.left_block(i, false);
             self.links[i].wrote = false;
             match self.ask(i, "ROLLBACK").await {
                 // A server that is gone has rolled back.
@@ -294,15 +304,19 @@ impl Conversation {
         Ok(())
     }
 
-    /// After a block the settings are the new ones, or those from before it.
+    /// The block is over on server `i`: after a rollback it has the settings with which it joined.
+    fn left_block(&mut self, i: usize, committed: bool) {
+        let link = &mut self.links[i];
+        link.joined = false;
+        if let (false, Some(block)) = (committed, self.session.transaction.block()) {
+            link.server.state.set_settings(block.settings_before().clone());
+        }
+    }
+
+    /// After a block the session's settings are the new ones, or those from before it.
     fn settle_settings(&mut self, committed: bool, before: Option<Rc<crate::session::settings::Settings>>) {
         if !committed && let Some(before) = before {
             self.session.restore_settings(before);
-        }
-        let settings = self.session.settings().clone();
-        for link in self.links.iter_mut() {
-            link.joined = false;
-            link.server.state.set_settings(settings.clone());
         }
     }
 
@@ -332,7 +346,7 @@ impl Conversation {
             && !self.links.iter().any(|link| link.joined)
         {
             // Where the block begins, replica or primary, may depend on this.
-            self.session.transaction.remember(text);
+            self.session.transaction.remember(text, &[]);
             self.session.transaction.set_options(options);
             self.complete("SET");
             return Ok(());
@@ -356,7 +370,7 @@ impl Conversation {
             changes.iter().for_each(|change| change.apply_to_server(&mut settings));
             link.server.state.set_settings(self.worker.share(settings, self.session.settings()));
         }
-        self.session.transaction.remember(text);
+        self.session.transaction.remember(text, &changes);
         if let Command::SetTransaction(options) = command {
             self.session.transaction.set_options(options);
         }
@@ -391,6 +405,7 @@ impl Conversation {
             self.links[i].server.state.discarded();
         }
         self.session.discard();
+        self.subscription = None;
         self.complete("DISCARD ALL");
         Ok(())
     }
@@ -441,15 +456,6 @@ impl Conversation {
                 self.session.declared(name, shard);
             }
             Command::Unlisten(None) => self.session.unpin(Pin::Listen),
-            Command::Begin(options) if self.session.transaction.is_idle() => {
-                self.session.transaction.begin("BEGIN", options.clone(), self.session.settings().clone());
-            }
-            Command::Set { .. } | Command::Reset(_) | Command::ResetAll | Command::SetSessionCharacteristics(_) => {
-                for change in SettingChange::of(command) {
-                    self.session.change_settings(&change);
-                }
-                self.links[i].server.state.set_settings(self.session.settings().clone());
-            }
             _ => {}
         }
         let _ = text;

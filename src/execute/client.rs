@@ -71,15 +71,12 @@ impl Client {
     }
 
     /// [`Self::read_more`], unless the client is to leave.
-    pub(super) async fn read_more_unless(&mut self, dismissed: impl Fn(&Context<'_>) -> bool) -> Result<(), End> {
+    pub(super) async fn read_more_unless(&mut self, is_dismissed: impl Fn(&Context<'_>) -> bool) -> Result<(), End> {
         if self.out.is_empty() && self.out.capacity() > 0 {
             self.out = BytesMut::new();
         }
         poll_fn(|cx| match self.poll_more(cx) {
-            Poll::Pending if dismissed(cx) => Poll::Ready(Err(End::Fatal(ErrorFields::fatal(
-                "57P01",
-                "terminating connection due to administrator command",
-            )))),
+            Poll::Pending if is_dismissed(cx) => Poll::Ready(Err(dismissed())),
             other => other,
         })
         .await
@@ -158,6 +155,11 @@ impl Client {
         self.out.clear();
         Ok(())
     }
+}
+
+/// What a client hears that is asked to leave.
+pub(super) fn dismissed() -> End {
+    End::Fatal(ErrorFields::fatal("57P01", "terminating connection due to administrator command"))
 }
 
 /// A length that no message has: the stream cannot be followed any further.

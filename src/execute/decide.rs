@@ -80,6 +80,8 @@ fn is_session_command(command: &Command) -> bool {
             | Command::ResetAll
             | Command::DiscardAll
             | Command::Deallocate(_)
+            | Command::Listen(_)
+            | Command::Unlisten(_)
     )
 }
 
@@ -117,6 +119,8 @@ pub(super) fn is_transaction_control(command: &Command) -> bool {
             | Command::RollbackTo(_)
             | Command::DiscardAll
             | Command::Deallocate(_)
+            | Command::Listen(_)
+            | Command::Unlisten(_)
     )
 }
 

@@ -620,7 +620,7 @@ impl Conversation {
         self.pipeline = Pipeline::Running;
         self.served.stats.query_time.record(self.asked_at.elapsed());
         let result = match result {
-            Ok(false) => self.refresh_catalog().await.map(|()| false),
+            Ok(false) => Box::pin(self.after_sync()).await.map(|()| false),
             other => other,
         };
         match result {
@@ -636,6 +636,11 @@ impl Conversation {
             self.session.statements.close_portals();
         }
         Ok(())
+    }
+
+    async fn after_sync(&mut self) -> Result<(), Failure> {
+        self.refresh_catalog().await?;
+        self.catch_up_when_idle().await
     }
 
     async fn settle_or_fail(&mut self) -> Result<(), End> {
@@ -655,9 +660,10 @@ impl Conversation {
                 Box::pin(self.pump(i)).await?;
             }
         }
-        let failed = self.session.transaction.is_failed();
-        if self.links.len() == 1 && self.links[0].is_unsynced() && !failed && self.catalog_change == CatalogChange::None
-        {
+        // Nothing is to come between the server's ReadyForQuery and the client.
+        let passes =
+            !self.session.transaction.is_failed() && self.catalog_change == CatalogChange::None && !self.is_listening();
+        if self.links.len() == 1 && self.links[0].is_unsynced() && passes {
             self.sync_link(0, Audience::Client);
             self.pump(0).await?;
             return Ok(true);

@@ -4,18 +4,20 @@ use std::future::poll_fn;
 use std::io;
 use std::ops::Range;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Buf;
 use tokio::io::AsyncWrite;
 
+use crate::listening::{Lost, Notification};
 use crate::pool::server::{Verdict, is_outdated_plan};
 use crate::protocol::backend::TransactionStatus;
 use crate::protocol::error::ErrorFields;
 use crate::protocol::frame::Header;
 use crate::protocol::frontend;
 
-use super::client::write_all;
+use super::client::{dismissed, write_all};
 use super::extended::PARSE_COMPLETE;
 use super::links::{Copying, Effect, Life, Link, Sent};
 use super::worker::Worker;
@@ -33,6 +35,13 @@ enum Wake {
     Server,
     ServerGone(io::Error),
     ClientGone(End),
+}
+
+/// What comes while nothing is asked.
+enum Unasked {
+    Client(Result<(), End>),
+    Server(usize),
+    Heard(Result<Arc<Notification>, Lost>),
 }
 
 /// What a walk over the server's bytes found.
@@ -391,23 +400,31 @@ impl Conversation {
         }
         loop {
             let woken = {
-                let Self { client, links, .. } = &mut *self;
+                let Self { client, links, subscription, presence, session, .. } = &mut *self;
+                let mut ear = subscription.as_mut().filter(|_| session.transaction.is_idle());
                 poll_fn(|cx| {
                     if let Poll::Ready(result) = client.poll_more(cx) {
-                        return Poll::Ready(Ok(result));
+                        return Poll::Ready(Unasked::Client(result));
                     }
                     for (i, link) in links.iter_mut().enumerate() {
                         if link.server.stream.poll_read_ready(cx).is_ready() {
-                            return Poll::Ready(Err(i));
+                            return Poll::Ready(Unasked::Server(i));
                         }
                     }
-                    Poll::Pending
+                    if links.is_empty() && presence.poll_dismissed(cx) {
+                        return Poll::Ready(Unasked::Client(Err(dismissed())));
+                    }
+                    match &mut ear {
+                        Some(ear) => ear.poll_heard(cx).map(Unasked::Heard),
+                        None => Poll::Pending,
+                    }
                 })
                 .await
             };
             match woken {
-                Ok(result) => return result,
-                Err(i) => self.unasked(i).await?,
+                Unasked::Client(result) => return result,
+                Unasked::Server(i) => self.unasked(i).await?,
+                Unasked::Heard(heard) => self.heard(heard).await?,
             }
         }
     }

@@ -448,7 +448,12 @@ impl Conversation {
         {
             link.hidden_query(&block.prelude());
             link.joined = true;
-            link.server.state.set_settings(self.session.settings().clone());
+            link.server.state.set_settings(block.settings_on_servers().clone());
+            if link.server.state.settings() != self.session.settings() {
+                // RESET in the block: what the startup packet said comes back.
+                link.hidden_query(&self.session.settings().replay(link.server.state.settings()));
+                link.server.state.set_settings(self.session.settings().clone());
+            }
         }
         // Whom a statement runs as is never left to chance: it must have succeeded before.
         if identity { Box::pin(self.settle(i)).await } else { Ok(()) }

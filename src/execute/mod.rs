@@ -10,6 +10,7 @@
 //! - [`broadcast`]: the same statement on every shard
 //! - [`copy`]: COPY FROM STDIN, one shard or split
 //! - [`block`]: BEGIN, COMMIT, savepoints, SET over the servers held
+//! - [`listen`]: LISTEN and what it brings
 //! - [`explain`]: the route and the shards' plans as rows
 
 mod ask;
@@ -24,6 +25,7 @@ mod forward;
 mod gather;
 pub mod greeting;
 mod links;
+mod listen;
 pub mod presence;
 mod simple;
 mod tables;
@@ -37,6 +39,7 @@ use std::time::Instant;
 use pgsluice_sharding::catalog::Catalog;
 
 use crate::config::PoolMode;
+use crate::listening::Subscription;
 use crate::protocol::backend::{self, TransactionStatus};
 use crate::protocol::error::ErrorFields;
 use crate::protocol::frame::Header;
@@ -122,6 +125,8 @@ pub struct Conversation {
     catalog_change: CatalogChange,
     /// The catalog as the transaction that is running has made it.
     own_catalog: Option<Arc<Catalog>>,
+    /// What it listens to; there is none while it listens to nothing.
+    subscription: Option<Box<Subscription>>,
     /// When the request that is being answered came.
     asked_at: Instant,
     /// When the transaction that is running began.
@@ -148,6 +153,7 @@ impl Conversation {
             unsent_parses: Vec::new(),
             catalog_change: CatalogChange::None,
             own_catalog: None,
+            subscription: None,
             asked_at: Instant::now(),
             transaction_began: None,
         }
@@ -216,7 +222,7 @@ impl Conversation {
     /// Waits for the client to send more; meanwhile passes on what servers send unasked.
     async fn wait(&mut self) -> Result<(), End> {
         self.presence.rests(&self.session);
-        if self.links.is_empty() {
+        if self.links.is_empty() && !self.is_listening() {
             let presence = &self.presence;
             return self.client.read_more_unless(|cx| presence.poll_dismissed(cx)).await;
         }

@@ -106,12 +106,16 @@ impl Conversation {
 
     async fn run_single(&mut self, script: SharedScript, decision: Decision, total: usize) -> Result<(), Failure> {
         match decision {
-            // Whoever is told that DDL has passed must find it passed for everybody.
-            Decision::Forward { .. } if script.statements[0].effects.changes_catalog => {
+            // Whoever is told that DDL has passed must find it passed for everybody; who listens has
+            // heard itself by then.
+            Decision::Forward { access, .. }
+                if script.statements[0].effects.changes_catalog || (access == Access::Write && self.is_listening()) =>
+            {
                 let text: Rc<str> = self.query_text(total)?.into();
                 self.take_request();
                 Box::pin(self.run_in_router(&script, 0, &text, decision, true)).await?;
                 self.refresh_catalog().await?;
+                self.catch_up_when_idle().await?;
                 self.ready();
                 Ok(())
             }
@@ -187,7 +191,9 @@ impl Conversation {
     /// they run one after another, in transactions as PostgreSQL's.
     async fn run_script(&mut self, script: SharedScript, total: usize) -> Result<(), Failure> {
         let text: Rc<str> = self.query_text(total)?.into();
-        if let Some((shard, access)) = self.one_shard(&text)? {
+        if let Some((shard, access)) = self.one_shard(&text)?
+            && !(access == Access::Write && self.is_listening())
+        {
             let i = self.link(shard, access).await?;
             self.note_access(i, access)?;
             let effects: Vec<Effect> = (0..script.statements.len()).map(|n| effect_of(&script, n, &text)).collect();
@@ -203,6 +209,7 @@ impl Conversation {
         let result = self.run_parts(&text, script.statements.len()).await;
         self.end_text(result).await?;
         self.refresh_catalog().await?;
+        self.catch_up_when_idle().await?;
         self.ready();
         Ok(())
     }

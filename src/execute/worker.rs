@@ -17,6 +17,7 @@ use super::greeting::{Greeting, Greetings};
 use super::presence::Presence;
 use crate::catalog::CatalogReader;
 use crate::config::{Limits, PoolMode};
+use crate::listening::Listening;
 use crate::pool::balance::{Candidate, choose};
 use crate::pool::driver::Pool;
 use crate::pool::health::{InstanceHealth, State};
@@ -239,6 +240,7 @@ pub struct Served {
     pub stats: Arc<PoolStats>,
     /// What PostgreSQL said of statements that run on several shards.
     pub descriptions: RefCell<HashMap<StatementId, Rc<Description>>>,
+    pub listening: Arc<Listening>,
     /// What servers report after startup settings were applied: ParameterStatus messages.
     pub greetings: RefCell<HashMap<Rc<Settings>, Greeting>>,
     /// The same of all workers.

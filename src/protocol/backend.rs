@@ -139,6 +139,15 @@ pub fn close_complete(out: &mut BytesMut) {
     put_message(out, b'3', |_| {});
 }
 
+/// NotificationResponse.
+pub fn notification_response(out: &mut BytesMut, pid: i32, channel: &str, payload: &str) {
+    put_message(out, b'A', |out| {
+        out.put_i32(pid);
+        put_cstr(out, channel.as_bytes());
+        put_cstr(out, payload.as_bytes());
+    });
+}
+
 pub fn no_data(out: &mut BytesMut) {
     put_message(out, b'n', |_| {});
 }

@@ -12,6 +12,7 @@ use crate::catalog::{CatalogWatch, Shard as CatalogShard};
 use crate::config::{self, Config, Host, Instance};
 use crate::control;
 use crate::execute::greeting::Greetings;
+use crate::listening::Listening;
 use crate::pool::health::{Change, Health, InstanceHealth};
 use crate::prober::{Probe, ProbeResult, ShardProber};
 
@@ -27,6 +28,7 @@ pub(super) struct Database {
     pub(super) map: Arc<ShardMap>,
     pub(super) catalog: Arc<CatalogWatch>,
     pub(super) greetings: Arc<Greetings>,
+    pub(super) listening: Arc<Listening>,
     /// By position in the configuration.
     pub(super) shards: Vec<Arc<Mutex<ShardHealth>>>,
     /// Lives as long as the catalog, over reloads.
@@ -104,6 +106,12 @@ impl Database {
         let shards = count(database.shards.len());
         let catalog_shards = database.shards.iter().filter_map(|shard| catalog_shard(shard, config)).collect();
         let rules = database.rules.clone();
+        let logins = listening_logins(database, config);
+        let listening = match before {
+            Some(before) => before.listening.clone(),
+            None => Arc::new(Listening::new(Vec::new(), shared.control.clone())),
+        };
+        listening.reconfigure(logins);
         let (map, catalog, watching) = if let Some(before) = before {
             before.catalog.reconfigure(rules, catalog_shards);
             (before.map.clone(), before.catalog.clone(), before.watching.clone())
@@ -125,7 +133,7 @@ impl Database {
             probing.map(|(n, (shard, health))| probe((&database.name, n), shard, config, shared, health)).collect();
         // What servers say of themselves may change with the settings.
         let greetings = Arc::default();
-        Self { config: database.clone(), map, catalog, greetings, shards, watching, _probing: probing }
+        Self { config: database.clone(), map, catalog, greetings, listening, shards, watching, _probing: probing }
     }
 
     /// What is known of a shard at this moment.
@@ -153,6 +161,12 @@ pub(crate) fn catalog_shard(shard: &config::Shard, config: &Config) -> Option<Ca
     let login = control::config(&shard.primary, &config.users, timeout);
     let primary = control::pool(login, CATALOG_CONNECTIONS, timeout).ok()?;
     Some(CatalogShard { name: shard.name.clone(), primary })
+}
+
+/// Notifications pass through the first shard.
+fn listening_logins(database: &config::Database, config: &Config) -> Vec<tokio_postgres::Config> {
+    let instances = database.shards.first().into_iter().flat_map(config::Shard::instances);
+    instances.map(|instance| control::config(instance, &config.users, config.pool.connect_timeout)).collect()
 }
 
 /// Asks the instances of a shard.

@@ -215,6 +215,7 @@ impl Host {
             stats: self.shared.stats.register(self.worker.index, database, user),
             descriptions: RefCell::default(),
             greetings: RefCell::default(),
+            listening: state.listening.clone(),
             all_greetings: state.greetings.clone(),
             successor: RefCell::default(),
         })

@@ -32,6 +32,8 @@ pub struct Session {
     pub transaction: Transaction,
     pub statements: Statements,
     pins: BTreeSet<Pin>,
+    /// The channels that it listens to.
+    pub listens: BTreeSet<String>,
     /// Where the cursors of DECLARE are.
     cursors: HashMap<String, ShardId>,
     /// When this session last wrote on each shard: replicas that are older may not serve it.
@@ -100,6 +102,7 @@ impl Session {
             transaction: Transaction::default(),
             statements: Statements::new(statements_max),
             pins: BTreeSet::new(),
+            listens: BTreeSet::new(),
             cursors: HashMap::new(),
             wrote: vec![None; usize::from(shards)],
         }
@@ -126,6 +129,7 @@ impl Session {
         self.current = self.base.clone();
         self.statements.clear();
         self.pins.clear();
+        self.listens.clear();
         self.cursors.clear();
     }
 

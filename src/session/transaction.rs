@@ -5,6 +5,7 @@ use std::rc::Rc;
 use pgsluice_sharding::sql::{Isolation, TransactionOptions};
 
 use crate::protocol::backend::TransactionStatus;
+use crate::session::SettingChange;
 use crate::session::settings::Settings;
 
 /// The transaction block of one client. Nothing else holds this fact.
@@ -26,8 +27,21 @@ pub struct Block {
     options: TransactionOptions,
     /// The session's settings before BEGIN.
     settings: Rc<Settings>,
+    /// What a server has that was brought to those settings and has run the prelude: RESET goes
+    /// further there than in a session with settings of its startup packet.
+    on_servers: Rc<Settings>,
     savepoints: Vec<Savepoint>,
     extent: Extent,
+    /// LISTEN and UNLISTEN, which count from the commit on.
+    listens: Vec<ListenChange>,
+}
+
+/// A change of what a session listens to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ListenChange {
+    Listen(String),
+    Unlisten(String),
+    UnlistenAll,
 }
 
 /// How far a block reaches.
@@ -46,6 +60,9 @@ struct Savepoint {
     /// How much of the prelude came before and includes it.
     prelude: usize,
     settings: Rc<Settings>,
+    on_servers: Rc<Settings>,
+    /// How many changes of what it listens to came before.
+    listens: usize,
 }
 
 impl Block {
@@ -56,6 +73,11 @@ impl Block {
 
     pub fn settings_before(&self) -> &Rc<Settings> {
         &self.settings
+    }
+
+    /// The settings of a server that has joined the block.
+    pub fn settings_on_servers(&self) -> &Rc<Settings> {
+        &self.on_servers
     }
 
     /// What a chained block begins with: a BEGIN with this block's options, those of SET TRANSACTION
@@ -123,7 +145,15 @@ impl Transaction {
     /// BEGIN, as the client wrote it.
     pub fn begin(&mut self, text: &str, options: TransactionOptions, settings: Rc<Settings>) {
         let prelude = vec![text.into()];
-        *self = Self::Open(Block { prelude, options, settings, savepoints: Vec::new(), extent: Extent::Begun });
+        *self = Self::Open(Block {
+            prelude,
+            options,
+            on_servers: settings.clone(),
+            settings,
+            savepoints: Vec::new(),
+            extent: Extent::Begun,
+            listens: Vec::new(),
+        });
     }
 
     /// The statements of a text that follow are one transaction.
@@ -161,10 +191,30 @@ impl Transaction {
         };
     }
 
-    /// A statement that later servers must repeat: SET, SET LOCAL, SET TRANSACTION.
-    pub fn remember(&mut self, text: &str) {
+    /// A statement that later servers must repeat, with what it does to their settings: SET, SET LOCAL,
+    /// SET TRANSACTION.
+    pub fn remember(&mut self, text: &str, changes: &[SettingChange]) {
+        let Self::Open(block) = self else { return };
+        block.prelude.push(text.into());
+        if !changes.is_empty() {
+            let mut settings = (*block.on_servers).clone();
+            changes.iter().for_each(|change| change.apply_to_server(&mut settings));
+            block.on_servers = Rc::new(settings);
+        }
+    }
+
+    /// LISTEN or UNLISTEN in a block.
+    pub fn change_listens(&mut self, change: ListenChange) {
         if let Self::Open(block) = self {
-            block.prelude.push(text.into());
+            block.listens.push(change);
+        }
+    }
+
+    /// The changes that the commit brings.
+    pub fn take_listens(&mut self) -> Vec<ListenChange> {
+        match self {
+            Self::Open(block) => std::mem::take(&mut block.listens),
+            Self::Idle | Self::Failed(_) => Vec::new(),
         }
     }
 
@@ -181,7 +231,9 @@ impl Transaction {
         if let Self::Open(block) = self {
             block.prelude.push(text.into());
             let prelude = block.prelude.len();
-            block.savepoints.push(Savepoint { name: name.to_owned(), prelude, settings });
+            let listens = block.listens.len();
+            let on_servers = block.on_servers.clone();
+            block.savepoints.push(Savepoint { name: name.to_owned(), prelude, settings, on_servers, listens });
         }
     }
 
@@ -207,6 +259,8 @@ impl Transaction {
             block.savepoints.truncate(at + 1);
             let savepoint = &block.savepoints[at];
             block.prelude.truncate(savepoint.prelude);
+            block.listens.truncate(savepoint.listens);
+            block.on_servers = savepoint.on_servers.clone();
             savepoint.settings.clone()
         });
         *self = Self::Open(block);

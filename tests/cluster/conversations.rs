@@ -252,3 +252,39 @@ fn mistakes_get_the_errors_of_postgres() {
         &[Text("SET TRANSACTION READ ONLY"), Text("RELEASE a"), Text("ROLLBACK TO a"), Text("SAVEPOINT a")],
     ]);
 }
+
+#[test]
+fn reset_goes_back_to_the_startup_packet() {
+    let (plain, shards) = (databases("plain", 1), databases("shards", 2));
+    let router = Running::over(&shards);
+    let ways = [
+        "RESET ALL",
+        "RESET application_name",
+        "SET application_name = DEFAULT",
+        "BEGIN; RESET ALL; COMMIT",
+        "BEGIN; RESET ALL; SHOW work_mem; ROLLBACK",
+        "RESET ALL; SHOW work_mem",
+        "SELECT pg_advisory_unlock_all(); CLOSE ALL; UNLISTEN *; RESET ALL",
+        "BEGIN; SAVEPOINT s; RESET ALL; ROLLBACK TO s; SHOW work_mem; COMMIT",
+        "BEGIN; RESET work_mem; SAVEPOINT s; SET work_mem = '9MB'; ROLLBACK TO s; SHOW work_mem; COMMIT",
+        "BEGIN; SET work_mem = '9MB'; SELECT 1 / 0",
+        "BEGIN; RESET ALL; SET work_mem = '9MB'; COMMIT",
+    ];
+    for way in ways {
+        for first in ["SET work_mem = '8MB'", "SELECT 1"] {
+            let steps =
+                [Text(first), Text(way), Text("ROLLBACK"), Text("SHOW application_name"), Text("SHOW work_mem")];
+            let [expected, seen] =
+                [(shared().port(), plain[0].as_str()), (router.port, "app")].map(|(port, database)| {
+                    let startup = [
+                        ("user", "app"),
+                        ("database", database),
+                        ("application_name", "mine"),
+                        ("options", "-c work_mem=7MB"),
+                    ];
+                    hold(&mut Wire::try_connect(port, &startup).unwrap(), &steps)
+                });
+            assert_eq!(seen, expected);
+        }
+    }
+}

@@ -12,6 +12,7 @@ mod demo;
 mod faults;
 mod generated;
 mod hostile;
+mod listening;
 mod loading;
 mod placement;
 mod regressions;

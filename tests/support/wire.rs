@@ -83,6 +83,8 @@ pub struct Answer {
     pub results: Vec<Result>,
     pub error: Option<Fields>,
     pub notices: Vec<Fields>,
+    /// Process id, channel and payload of notifications.
+    pub notifications: Vec<(i32, String, String)>,
     /// What COPY TO STDOUT sent.
     pub copied: Vec<u8>,
     /// `I`, `T` or `E`.
@@ -282,7 +284,8 @@ impl Wire {
                 b'N' => answer.notices.push(Fields::read(&message.body)),
                 b'G' => self.send_copy(copy),
                 b'd' => answer.copied.extend_from_slice(&message.body),
-                b'S' | b'H' | b'c' | b'1' | b'2' | b'3' | b'n' | b's' | b't' | b'A' => {}
+                b'S' | b'H' | b'c' | b'1' | b'2' | b'3' | b'n' | b's' | b't' => {}
+                b'A' => answer.notifications.push(notification(&message.body)),
                 b'Z' => {
                     answer.status = message.body[0];
                     return answer;
@@ -298,6 +301,13 @@ impl Wire {
         }
         self.send(&message(b'c', b""));
     }
+}
+
+/// Process id, channel and payload.
+pub fn notification(body: &[u8]) -> (i32, String, String) {
+    let pid = i32::from_be_bytes(body[..4].try_into().unwrap());
+    let mut texts = body[4..].split(|byte| *byte == 0).map(|text| String::from_utf8_lossy(text).into_owned());
+    (pid, texts.next().unwrap(), texts.next().unwrap())
 }
 
 /// The SQLSTATE in the body of an ErrorResponse.

@@ -295,14 +295,9 @@ fn session(command: &Command) -> Decided {
     let (access, plan) = match command {
         Command::Show(_) => (Access::Read, anywhere()),
         Command::TwoPhase => (Access::Write, refused(reasons::utility("PREPARE TRANSACTION", hint))),
-        Command::Listen(_) | Command::Unlisten(_) => (Access::Lock, first_shard()),
         Command::Notify => (Access::Write, first_shard()),
         Command::Cursor(_) => (Access::Lock, anywhere()),
         _ => (Access::Read, Plan::Session),
     };
-    let mut decided = Decided::new(command.clone(), access, plan);
-    if matches!(command, Command::Listen(_)) {
-        decided.effects.pin = Some(Pin::Listen);
-    }
-    decided
+    Decided::new(command.clone(), access, plan)
 }
