@@ -478,7 +478,7 @@ impl Conversation {
                 .with_hint("Keep a transaction that writes to one value of the sharding key.")
                 .into());
         }
-        self.links[i].wrote = true;
+        self.note_write(i);
         Ok(())
     }
 

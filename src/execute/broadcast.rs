@@ -57,7 +57,7 @@ impl Conversation {
         let mut tag = None;
         for shard in self.served.all_shards() {
             let i = self.link(Some(shard), Access::Write).await?;
-            self.links[i].wrote = true;
+            self.note_write(i);
             let notices = if tag.is_none() { Notices::Passed } else { Notices::Dropped };
             let answer = self.ask_hearing(i, text, notices).await?;
             tag.get_or_insert_with(|| answer.tag().to_owned());

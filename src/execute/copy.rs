@@ -212,7 +212,7 @@ impl Conversation {
         let mut response = None;
         for id in ids {
             let i = self.position(*id)?;
-            self.links[i].wrote = true;
+            self.note_write(i);
             frontend::query(&mut self.links[i].out, text.as_bytes());
             self.links[i].server.state.expect(Due::Query(Audience::Client));
             response = self.await_copy_response(i).await?;

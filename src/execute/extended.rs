@@ -299,6 +299,9 @@ impl Conversation {
             Some(Decision::Forward { shard, access }) => {
                 let command = statement.script.statements.first().map(|first| &first.command);
                 let shard = command.and_then(|command| self.cursor_shard(command)).or(shard);
+                if let Some(first) = statement.script.statements.first() {
+                    self.find_sequences(first)?;
+                }
                 let i = self.link(shard, access).await?;
                 self.turn_to(i).await?;
                 self.note_access(i, access)?;

@@ -48,7 +48,7 @@ pub(super) struct Link {
 }
 
 /// The instance that a server belongs to.
-struct Place {
+pub(super) struct Place {
     served: Rc<Served>,
     shard: ShardId,
     instance: usize,
@@ -60,7 +60,7 @@ impl Place {
         &self.served.shard(self.shard).instances[self.instance].1
     }
 
-    fn pool(&self) -> &Rc<Pool> {
+    pub(super) fn pool(&self) -> &Rc<Pool> {
         &self.served.shard(self.shard).instances[self.instance].0
     }
 }
@@ -330,6 +330,11 @@ impl Conversation {
             Err(Failure::Error(_)) if replica_ok => Box::pin(self.take_server(shard, false)).await?,
             taken => taken?,
         };
+        self.hold(shard, place, server);
+        Ok(self.links.len() - 1)
+    }
+
+    pub(super) fn hold(&mut self, shard: ShardId, place: Place, server: Box<Server>) {
         self.presence.enter(Held { cancel: server.cancel_handle(), shard, instance: place.instance });
         self.served.stats.server_assignments.add(1);
         if place.replica {
@@ -353,7 +358,11 @@ impl Conversation {
             errors: 0,
             effects: VecDeque::new(),
         });
-        Ok(self.links.len() - 1)
+    }
+
+    /// The instance of a shard that takes writes.
+    pub(super) fn primary_of(&self, shard: ShardId) -> Place {
+        self.choose_instance(shard, false)
     }
 
     /// A server of the instance that is best now.

@@ -11,6 +11,7 @@
 //! - [`copy`]: COPY FROM STDIN, one shard or split
 //! - [`block`]: BEGIN, COMMIT, savepoints, SET over the servers held
 //! - [`listen`]: LISTEN and what it brings
+//! - [`sequences`]: whose server knows currval
 //! - [`explain`]: the route and the shards' plans as rows
 
 mod ask;
@@ -27,6 +28,7 @@ pub mod greeting;
 mod links;
 mod listen;
 pub mod presence;
+mod sequences;
 mod simple;
 mod tables;
 pub mod worker;

@@ -121,6 +121,7 @@ impl Conversation {
             }
             Decision::Forward { shard, access } => {
                 let shard = self.cursor_shard(&script.statements[0].command).or(shard);
+                self.find_sequences(&script.statements[0])?;
                 let i = self.link(shard, access).await?;
                 self.note_access(i, access)?;
                 self.served.stats.routed.add(1);
@@ -174,6 +175,7 @@ impl Conversation {
             Decision::Explain => self.explain(&statement.command, text, describe).await,
             Decision::Forward { shard, access } => {
                 let shard = self.cursor_shard(&statement.command).or(shard);
+                self.find_sequences(statement)?;
                 let i = self.link(shard, access).await?;
                 self.note_access(i, access)?;
                 self.served.stats.routed.add(1);

@@ -38,6 +38,8 @@ pub struct Worker {
     settings: RefCell<HashSet<Rc<Settings>>>,
     /// The clients of this worker, by the number of the cancel key.
     pub clients: RefCell<HashMap<i32, Weak<Presence>>>,
+    /// Some client has asked for what a sequence gave it.
+    sequences_watched: Cell<bool>,
     /// Raised for whatever needs a number of its own: transaction names, turns.
     counter: Cell<u64>,
     /// Makes statement ids that no client can foresee; the same on all workers.
@@ -54,9 +56,18 @@ impl Worker {
             statements: RefCell::default(),
             settings: RefCell::default(),
             clients: RefCell::default(),
+            sequences_watched: Cell::new(false),
             counter: Cell::new(0),
             seed,
         }
+    }
+
+    pub(super) fn watch_sequences(&self) {
+        self.sequences_watched.set(true);
+    }
+
+    pub(super) fn watches_sequences(&self) -> bool {
+        self.sequences_watched.get()
     }
 
     fn count(&self) -> u64 {

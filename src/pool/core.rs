@@ -282,11 +282,27 @@ impl<S: Pooled, W> PoolCore<S, W> {
             return None;
         }
         let idle = self.idle.pop_back()?;
+        self.taken();
+        Some(idle.server)
+    }
+
+    /// As [`Self::try_take`], of one server and no other.
+    pub fn try_take_that(&mut self, now: Instant, is_wanted: impl Fn(&S) -> bool) -> Option<S> {
+        let at = self.idle.iter().position(|idle| is_wanted(&idle.server))?;
+        let is_hot = now.saturating_duration_since(self.idle.get(at)?.since) < self.limits.check_delay;
+        if self.live > 0 || !is_hot {
+            return None;
+        }
+        let idle = self.idle.remove(at)?;
+        self.taken();
+        Some(idle.server)
+    }
+
+    fn taken(&mut self) {
         self.counts.active += 1;
         let share = self.shared.share(self.me);
         share.idle.store(len(&self.idle), Relaxed);
         share.active.store(self.counts.active, Relaxed);
-        Some(idle.server)
     }
 
     /// A client waits for a server. It will be granted one, or refused, unless it leaves.

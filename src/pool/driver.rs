@@ -296,14 +296,27 @@ impl Pool {
     /// An idle server of this worker, when nobody waits before the caller. Found alive, as far as the kernel knows.
     pub fn try_acquire(self: &Rc<Self>, now: Instant) -> Option<Box<Server>> {
         loop {
-            let mut server = self.core.borrow_mut().try_take(now)?;
-            if server.look() == Life::Alive {
-                assert!(server.state.is_clean(), "an idle server is at rest");
-                server.home = Home::of(self);
+            let server = self.core.borrow_mut().try_take(now)?;
+            if let Some(server) = self.if_alive(server) {
                 return Some(server);
             }
-            self.handle(Event::Broken { server });
         }
+    }
+
+    /// That server and no other, if it is idle and nobody waits for one.
+    pub fn try_acquire_that(self: &Rc<Self>, now: Instant, is_wanted: impl Fn(&Server) -> bool) -> Option<Box<Server>> {
+        let server = self.core.borrow_mut().try_take_that(now, |server| is_wanted(server))?;
+        self.if_alive(server)
+    }
+
+    fn if_alive(self: &Rc<Self>, mut server: Box<Server>) -> Option<Box<Server>> {
+        if server.look() == Life::Alive {
+            assert!(server.state.is_clean(), "an idle server is at rest");
+            server.home = Home::of(self);
+            return Some(server);
+        }
+        self.handle(Event::Broken { server });
+        None
     }
 
     /// A server, after those who came before. A future that is dropped leaves the queue, or gives back what it was just granted.

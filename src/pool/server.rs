@@ -96,6 +96,8 @@ pub struct ServerState {
     settings: Rc<Settings>,
     /// A session has left something behind that only DISCARD ALL removes.
     tainted: bool,
+    /// The client that may have advanced sequences here since they were last discarded.
+    writer: Option<u64>,
 }
 
 impl ServerState {
@@ -107,6 +109,7 @@ impl ServerState {
             prepared: Prepared::new(prepared_max),
             settings: Rc::default(),
             tainted: false,
+            writer: None,
         }
     }
 
@@ -297,8 +300,18 @@ impl ServerState {
         self.tainted
     }
 
+    /// The client that wrote here last.
+    pub fn writer(&self) -> Option<u64> {
+        self.writer
+    }
+
+    pub fn set_writer(&mut self, client: u64) {
+        self.writer = Some(client);
+    }
+
     /// DISCARD ALL has run.
     pub fn discarded(&mut self) {
+        self.writer = None;
         self.tainted = false;
         self.prepared.clear();
         self.settings = Rc::default();
@@ -318,20 +331,27 @@ pub struct Resting {
     prepared: Prepared,
     settings: Settings,
     tainted: bool,
+    writer: Option<u64>,
 }
 
 impl ServerState {
     /// What must be kept of a clean server, free to cross threads.
     pub fn into_resting(self) -> Resting {
         assert!(self.is_clean(), "only a server at rest moves");
-        Resting { prepared: self.prepared, settings: Rc::unwrap_or_clone(self.settings), tainted: self.tainted }
+        Resting {
+            prepared: self.prepared,
+            settings: Rc::unwrap_or_clone(self.settings),
+            tainted: self.tainted,
+            writer: self.writer,
+        }
     }
 }
 
 impl From<Resting> for ServerState {
     fn from(resting: Resting) -> Self {
-        let Resting { prepared, settings, tainted } = resting;
-        Self { due: VecDeque::new(), status: TransactionStatus::Idle, prepared, settings: Rc::new(settings), tainted }
+        let Resting { prepared, settings, tainted, writer } = resting;
+        let (due, status, settings) = (VecDeque::new(), TransactionStatus::Idle, Rc::new(settings));
+        Self { due, status, prepared, settings, tainted, writer }
     }
 }
 

@@ -36,6 +36,8 @@ pub struct Session {
     pub listens: BTreeSet<String>,
     /// Where the cursors of DECLARE are.
     cursors: HashMap<String, ShardId>,
+    /// The server that it wrote on last: what it did to sequences is known there alone.
+    pub last_server_written: Option<(ShardId, u64)>,
     /// When this session last wrote on each shard: replicas that are older may not serve it.
     wrote: Vec<Option<Instant>>,
 }
@@ -104,6 +106,7 @@ impl Session {
             pins: BTreeSet::new(),
             listens: BTreeSet::new(),
             cursors: HashMap::new(),
+            last_server_written: None,
             wrote: vec![None; usize::from(shards)],
         }
     }

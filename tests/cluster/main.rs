@@ -17,5 +17,6 @@ mod loading;
 mod placement;
 mod regressions;
 mod routing;
+mod sequences;
 mod slt;
 mod tagged;

@@ -142,7 +142,7 @@ impl Binder<'_> {
     fn note_pin(&mut self, call: &Func) {
         let name = &*call.name;
         let pin = match name {
-            "nextval" | "currval" | "lastval" | "setval" => Pin::Sequence,
+            "currval" | "lastval" => Pin::Sequence,
             "set_config" if !is_local_setting(call) => Pin::SetConfig,
             "pg_advisory_lock" | "pg_advisory_lock_shared" | "pg_try_advisory_lock" | "pg_try_advisory_lock_shared" => {
                 Pin::AdvisoryLock
