@@ -366,3 +366,50 @@ fn a_late_cancel_does_not_hit_the_next_client_of_the_server() {
         assert_eq!(second.answer(b"").text(), round.to_string());
     }
 }
+
+/// Every client's cancel is for its own query; a storm of them reaches nobody else and leaves nothing.
+#[test]
+fn a_storm_of_cancels_hits_no_bystander() {
+    let over = databases("storm", 1);
+    let router = Running::start(&format!("[pool]\nsize = 4\n{}", database_config(shared(), &over, RULES)));
+    router.wait_until_ready();
+    let cancels = std::env::var("SLUICE_CANCELS").ok().and_then(|text| text.parse().ok()).unwrap_or(800_usize);
+    let port = router.port;
+    let done = std::sync::atomic::AtomicBool::new(false);
+    thread::scope(|scope| {
+        let bystanders: Vec<_> = (0..4)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut client = Wire::connect(port, "app", "app");
+                    let mut count = 0;
+                    while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                        count += 1;
+                        assert_eq!(client.text(&format!("SELECT {count} FROM pg_sleep(0.001)")), count.to_string());
+                    }
+                })
+            })
+            .collect();
+        let attackers: Vec<_> = (0..8)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut client = Wire::connect(port, "app", "app");
+                    for round in 0..cancels / 8 {
+                        if round % 4 == 0 {
+                            client.send(&wire::query("SELECT 1 FROM pg_sleep(0.005)"));
+                        }
+                        let mut cancel = Wire::open(port);
+                        cancel.send(&wire::cancel(client.pid, &client.secret));
+                        cancel.read_to_end();
+                        if round % 4 == 3 {
+                            assert!(["", "57014"].contains(&client.answer(b"").sqlstate()));
+                        }
+                    }
+                })
+            })
+            .collect();
+        attackers.into_iter().for_each(|attacker| attacker.join().unwrap());
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        bystanders.into_iter().for_each(|bystander| bystander.join().unwrap());
+    });
+    assert_serves(&router);
+}
