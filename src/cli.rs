@@ -7,6 +7,7 @@ mod signals;
 
 use std::env;
 use std::ffi::OsStr;
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
@@ -47,6 +48,8 @@ enum Subcommands {
     Demo(DemoArguments),
     /// Print the plan of a statement without running it
     Explain(ExplainArguments),
+    /// Print a sluice.toml made of a pgbouncer.ini or a pgcat.toml; what has no counterpart is told
+    Import(ImportArguments),
     /// Ask a running router whether it is well; exit code 0 if so
     Health(HealthArguments),
 }
@@ -116,12 +119,34 @@ pub fn run() -> ExitCode {
             println!("{}", lines.join("\n"));
             ExitCode::SUCCESS
         }),
+        Some(Subcommands::Import(arguments)) => import(&arguments),
         Some(Subcommands::Health(health)) => ask_health(&health),
     };
     result.unwrap_or_else(|error| {
         eprintln!("{error}");
         ExitCode::FAILURE
     })
+}
+
+#[derive(Args)]
+struct ImportArguments {
+    /// pgbouncer.ini (its auth_file is read too) or pgcat.toml
+    file: PathBuf,
+}
+
+/// The configuration goes to standard output, everything else to standard error.
+fn import(arguments: &ImportArguments) -> Result<ExitCode, String> {
+    let name = arguments.file.display().to_string();
+    let read = |path: &Path| fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()));
+    let text = read(&arguments.file)?;
+    // PgBouncer reads relative names from where it runs; beside the file is the better guess here.
+    let beside = |included: &str| read(&arguments.file.parent().unwrap_or(Path::new(".")).join(included));
+    let imported = crate::import::import(&name, &text, beside).map_err(|error| format!("{name}: {error}"))?;
+    print!("{}", imported.toml);
+    for note in &imported.notes {
+        eprintln!("{note}");
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 impl Source {
@@ -235,7 +260,7 @@ fn check(arguments: &CheckArguments) -> Result<ExitCode, String> {
 
 fn show_demo(arguments: &DemoArguments) -> Result<ExitCode, String> {
     if let Some(file) = &arguments.exec {
-        std::fs::File::open(file).map_err(|error| format!("{}: {error}", file.display()))?;
+        fs::File::open(file).map_err(|error| format!("{}: {error}", file.display()))?;
     }
     let demo = Demo {
         shards: usize::from(arguments.shards),

@@ -26,6 +26,7 @@ pub mod control;
 pub mod demo;
 pub mod execute;
 pub mod http;
+pub mod import;
 pub mod listening;
 pub mod log;
 pub mod net;

@@ -150,3 +150,94 @@ fn a_reload_tells_what_changes_and_what_cannot() {
     // A primary elsewhere is a failover.
     assert_eq!(misplaced(&[("x@a/app", "x@z/app"), ("size = 20", "size = 30")]), "");
 }
+
+mod import {
+    //! What other poolers' files become must be a configuration, and say what it has left out.
+
+    use pgsluice::config::{Config, PoolMode};
+    use pgsluice::import::import;
+
+    const INI: &str = "\
+;; a comment
+[databases]
+app = host=10.0.0.1 port=5433 dbname=shop user=svc password='it''s #1' pool_size=7 pool_mode=session
+other = host=10.0.0.2 connect_query='SET x = 1'
+* = host=10.0.0.3
+[users]
+app = pool_mode=session pool_size=3
+[pgbouncer]
+listen_addr = *
+listen_port = 6433
+auth_type = scram-sha-256
+auth_file = userlist.txt
+admin_users = boss, app
+stats_users = watcher
+pool_mode = transaction
+default_pool_size = 30
+max_client_conn = 500
+query_wait_timeout = 2.5
+server_lifetime = 3600
+max_prepared_statements = 150
+ignore_startup_parameters = extra_float_digits
+dns_max_ttl = 15
+";
+
+    #[test]
+    fn a_pgbouncer_ini_becomes_a_configuration() {
+        let users = "\"app\" \"se\"\"cret${X}\"\n\"boss\" \"\"\n";
+        let included = |name: &str| (name == "userlist.txt").then(|| users.to_owned()).ok_or("no such file".to_owned());
+        let imported = import("pgbouncer.ini", INI, included).unwrap();
+        let config = Config::parse(&imported.toml).unwrap_or_else(|problems| panic!("{problems:?}\n{}", imported.toml));
+        assert_eq!(config.listen.address.to_string(), "0.0.0.0:6433");
+        assert_eq!((config.listen.clients_max, config.pool.size, config.pool.mode), (500, 30, PoolMode::Transaction));
+        assert_eq!(config.pool.wait_timeout.as_millis(), 2500);
+        let primary = &config.databases[0].shards[0].primary;
+        assert_eq!((primary.address(), primary.database.as_str()), ("10.0.0.1:5433".to_owned(), "shop"));
+        assert_eq!(primary.password.as_deref(), Some("it's #1"));
+        assert_eq!(config.users.iter().filter(|user| user.name == "app" || user.name == "boss").count(), 1);
+        let notes = imported.notes.join("\n");
+        for left_out in ["dns_max_ttl = 15", "connect_query", "* = host=10.0.0.3", "watcher", "boss"] {
+            assert!(notes.contains(left_out), "{left_out} is not in:\n{notes}");
+        }
+        assert!(!notes.contains("ignore_startup_parameters"), "{notes}");
+        for (wrong, said) in [("[databases]\nnonsense\n", "line 2"), ("[pgpool]\nx = 1\n", "[pgpool]")] {
+            assert!(import("pgbouncer.ini", wrong, included).unwrap_err().contains(said));
+        }
+        assert!(import("haproxy.cfg", "", included).is_err());
+    }
+
+    #[test]
+    fn a_pgcat_toml_becomes_a_configuration() {
+        let text = "\
+[general]
+host = \"0.0.0.0\"
+port = 6432
+enable_prometheus_exporter = true
+prometheus_exporter_port = 9930
+connect_timeout = 5000
+admin_username = \"admin\"
+admin_password = \"secret\"
+ban_time = 60
+[plugins]
+[pools.app]
+pool_mode = \"transaction\"
+query_parser_enabled = true
+[pools.app.users.0]
+username = \"svc\"
+password = \"pw\"
+pool_size = 9
+[pools.app.shards.0]
+servers = [[\"10.0.0.1\", 5432, \"primary\"], [\"10.0.0.2\", 5432, \"replica\"]]
+database = \"shop\"
+";
+        let imported = import("pgcat.toml", text, |_| Err(String::new())).unwrap();
+        let config = Config::parse(&imported.toml).unwrap_or_else(|problems| panic!("{problems:?}\n{}", imported.toml));
+        let shard = &config.databases[0].shards[0];
+        assert_eq!((shard.primary.address().as_str(), shard.replicas.len()), ("10.0.0.1:5432", 1));
+        let notes = imported.notes.join("\n");
+        for left_out in ["ban_time", "[plugins]", "query_parser_enabled"] {
+            assert!(notes.contains(left_out), "{left_out} is not in:\n{notes}");
+        }
+        assert!(import("pgcat.toml", "[general\n", |_| Err(String::new())).is_err());
+    }
+}

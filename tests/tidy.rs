@@ -9,10 +9,11 @@ use std::path::{Path, PathBuf};
 
 /// The top-level modules from the ground up, each with what it may import of the others. A module may
 /// only name modules above it in this list, so there is no way back up.
-const LAYERS: [(&str, &[&str]); 21] = [
+const LAYERS: [(&str, &[&str]); 22] = [
     ("protocol", &[]),
     ("config", &["log"]),
     ("log", &["config"]),
+    ("import", &[]),
     ("auth", &["protocol", "config"]),
     ("session", &["protocol", "pool"]),
     ("control", &["config"]),
@@ -47,7 +48,7 @@ const LAYERS: [(&str, &[&str]); 21] = [
         ],
     ),
     ("demo", &["config"]),
-    ("cli", &["protocol", "config", "log", "catalog", "prober", "admin", "router", "demo"]),
+    ("cli", &["protocol", "config", "log", "catalog", "prober", "admin", "router", "demo", "import"]),
 ];
 
 /// Where the code of today looks up all the same: the file, what it may name there, and why.
@@ -58,9 +59,10 @@ const UPWARDS: [(&str, &str, &str); 3] = [
 ];
 
 /// Modules that are told everything, time included. A folder stands for all of its files.
-const PURE: [&str; 17] = [
+const PURE: [&str; 18] = [
     "src/protocol",
     "src/auth",
+    "src/import",
     "src/session",
     "src/view.rs",
     "src/catalog/builder.rs",

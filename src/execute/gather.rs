@@ -407,14 +407,13 @@ impl Conversation {
     pub(super) async fn finish_all(&mut self, ids: &[u64], failed: bool) -> Result<(), Failure> {
         for id in ids {
             let Some(i) = self.links.by_server(*id) else { continue };
-            if failed && !self.links[i].server.state.is_settled() {
-                self.links[i].server.cancel().await;
-            }
-        }
-        for id in ids {
-            let Some(i) = self.links.by_server(*id) else { continue };
             self.links[i].borrow_buffer(&self.worker);
-            if self.links[i].drain().await.is_err() {
+            let link = &mut self.links[i];
+            let drained = match failed && !link.server.state.is_settled() {
+                true => link.cancel_and_drain().await,
+                false => link.drain().await,
+            };
+            if drained.is_err() {
                 let lost = self.server_gone(i, &std::io::ErrorKind::UnexpectedEof.into());
                 if !failed {
                     return Err(lost);

@@ -198,6 +198,9 @@ impl Links {
     }
 }
 
+/// How long a cancelled query may take to end before it is cancelled again.
+const CANCEL_INTERVAL: Duration = Duration::from_millis(300);
+
 /// How long an abandoned server may take to come to rest before it is closed.
 const RECOVERY_TIME_MAX: Duration = Duration::from_secs(10);
 
@@ -263,10 +266,11 @@ impl Link {
             frontend::sync(&mut self.out);
             self.server.state.expect(Due::Sync(Audience::Router));
         }
-        if !self.server.state.is_settled() && !self.copies_in() {
-            self.server.cancel().await;
+        if self.server.state.is_settled() || self.copies_in() {
+            self.drain().await?;
+        } else {
+            self.cancel_and_drain().await?;
         }
-        self.drain().await?;
         let mut sql = String::new();
         if self.server.state.status() != TransactionStatus::Idle {
             self.hidden_query("ROLLBACK");
@@ -280,6 +284,16 @@ impl Link {
             self.server.state.discarded();
         }
         Ok(())
+    }
+
+    /// Stops whatever runs. A cancel request that overtakes its query has no effect, so it is repeated.
+    pub(super) async fn cancel_and_drain(&mut self) -> Result<(), Failure> {
+        loop {
+            self.server.cancel().await;
+            if let Ok(result) = tokio::time::timeout(CANCEL_INTERVAL, self.drain()).await {
+                return result;
+            }
+        }
     }
 
     /// Makes the transaction of an unfinished pipeline fail, so that the next Sync rolls it back.
