@@ -286,11 +286,9 @@ fn pairs(text: &str) -> Vec<(String, String)> {
             let mut end = quoted.len();
             let mut chars = quoted.char_indices().peekable();
             while let Some((at, c)) = chars.next() {
-                if c == '\'' {
-                    if chars.next_if(|(_, next)| *next == '\'').is_none() {
-                        end = at + 1;
-                        break;
-                    }
+                if c == '\'' && chars.next_if(|(_, next)| *next == '\'').is_none() {
+                    end = at + 1;
+                    break;
                 }
                 value.push(c);
             }

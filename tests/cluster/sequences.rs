@@ -1,6 +1,6 @@
 //! nextval costs nobody a server; currval and lastval tell a session what it was given itself.
 
-use crate::support::running::{RULES, Running, database_config, databases, shared, superuser};
+use crate::support::running::{RULES, Running, database_config, databases, shared, superuser, wait_for};
 
 fn router(size: usize) -> (Running, String) {
     let over = databases("sequences", 1);
@@ -47,9 +47,11 @@ fn currval_is_the_sessions_own_or_refused() {
     drop(fresh);
     let (mut one, mut other) = (router.client(), router.client());
     one.query("INSERT INTO orders (what) VALUES ('fourth')");
-    let ends = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
-                WHERE usename = 'app' AND datname = current_database()";
-    superuser(shared(), &database).query(ends);
+    let mut past = superuser(shared(), &database);
+    let servers = "FROM pg_stat_activity WHERE usename = 'app' AND datname = current_database() \
+                   AND application_name NOT LIKE 'sluice control%'";
+    past.query(&format!("SELECT pg_terminate_backend(pid) {servers}"));
+    wait_for("the servers' end", || (past.text(&format!("SELECT count(*) {servers}")) == "0").then_some(()));
     other.query("INSERT INTO orders (what) VALUES ('fifth')");
     assert_eq!(one.query("SELECT lastval()").sqlstate(), "0A000", "its server is gone");
     one.query("BEGIN");
