@@ -95,6 +95,8 @@ pub struct Presence {
     settings: RefCell<Rc<Settings>>,
     servers: RefCell<Vec<Held>>,
     asked: Cell<Asked>,
+    /// A commit over several shards is under way; only its end tells what became of it.
+    commits: Cell<bool>,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -115,6 +117,7 @@ impl Presence {
             settings: RefCell::default(),
             servers: RefCell::default(),
             asked: Cell::new(Asked::Nothing),
+            commits: Cell::new(false),
             waker: RefCell::default(),
         }
     }
@@ -229,7 +232,8 @@ impl Presence {
         self.wake();
     }
 
-    /// Throws the client out in the middle of whatever it does; its servers are closed.
+    /// Throws the client out in the middle of whatever it does, but for a commit over several shards;
+    /// its servers are closed.
     pub fn kill(&self) {
         self.asked.set(Asked::Out);
         self.wake();
@@ -244,13 +248,27 @@ impl Presence {
     /// What `work` gives; `None` when the client was thrown out meanwhile.
     pub async fn unless_killed<T>(&self, mut work: impl Future<Output = T> + Unpin) -> Option<T> {
         poll_fn(|cx| {
-            if self.asked.get() == Asked::Out {
+            if self.is_out() {
                 return Poll::Ready(None);
             }
             self.keep_waker(cx);
-            Pinned::new(&mut work).poll(cx).map(Some)
+            match Pinned::new(&mut work).poll(cx) {
+                Poll::Ready(result) => Poll::Ready(Some(result)),
+                // What had to be finished first may just have been.
+                Poll::Pending if self.is_out() => Poll::Ready(None),
+                Poll::Pending => Poll::Pending,
+            }
         })
         .await
+    }
+
+    fn is_out(&self) -> bool {
+        self.asked.get() == Asked::Out && !self.commits.get()
+    }
+
+    /// Whether a commit over several shards is under way.
+    pub(super) fn commits(&self, commits: bool) {
+        self.commits.set(commits);
     }
 
     /// Whether it is to leave; if not, its task is woken when it is.

@@ -7,10 +7,10 @@ use tokio_postgres::Client;
 use crate::operate::{admin, cluster, config, connect, eventually, psql, show};
 use crate::support::Sluice;
 
-/// The number of the only client with this name.
-fn client_named(port: u16, name: &str) -> Option<String> {
-    let rows = show(port, "CLIENTS", &["application_name", "id"]);
-    rows.iter().find_map(|row| row.strip_prefix(&format!("{name} "))).map(str::to_owned)
+/// The number of the only client that has this in a column of SHOW CLIENTS.
+fn client_with(port: u16, column: &str, value: &str) -> Option<String> {
+    let rows = show(port, "CLIENTS", &[column, "id"]);
+    rows.iter().find_map(|row| row.strip_prefix(&format!("{value} "))).map(str::to_owned)
 }
 
 async fn is_gone(client: &Client) {
@@ -54,11 +54,11 @@ async fn kill_client_ends_one_client_and_what_its_server_runs() {
     eventually("a long query", || (cluster.primary(0).psql(runs).unwrap().trim() == "1").then_some(())).await;
 
     for name in ["busy", "idle", "open"] {
-        let id = client_named(port, name).unwrap_or_else(|| panic!("no client {name}"));
+        let id = client_with(port, "application_name", name).unwrap_or_else(|| panic!("no client {name}"));
         let refused = psql(port, "watcher", "sluice", &format!("KILL_CLIENT {id}")).unwrap_err();
         assert!(refused.contains("permission denied"), "{refused}");
         admin(port, &format!("KILL_CLIENT {id}"));
-        let left = || client_named(port, name).is_none().then_some(());
+        let left = || client_with(port, "application_name", name).is_none().then_some(());
         eventually("a client less", left).await;
         let unknown = psql(port, "admin", "sluice", &format!("KILL_CLIENT {id}")).unwrap_err();
         assert!(unknown.contains("not found"), "{unknown}");
@@ -70,6 +70,34 @@ async fn kill_client_ends_one_client_and_what_its_server_runs() {
     // Its transaction was rolled back, and no server of theirs is counted any more.
     other.batch_execute("CREATE TABLE t (id int)").await.unwrap();
     eventually("one server", || (show(port, "POOLS", &["sv_active"]) == ["0"]).then_some(())).await;
+}
+
+#[tokio::test]
+async fn a_commit_over_several_shards_is_finished_before_its_client_is_killed() {
+    let cluster = cluster(2, 0);
+    let sluice = Sluice::start(&config(&cluster));
+    let port = sluice.port();
+    sluice.psql("app", "CREATE TABLE users (id bigint PRIMARY KEY)").unwrap();
+    for shard in 0..2 {
+        let slow = "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS \
+                    'BEGIN PERFORM pg_sleep(0.1); RETURN NULL; END'; \
+                    CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON users DEFERRABLE INITIALLY DEFERRED \
+                    FOR EACH ROW EXECUTE FUNCTION slow()";
+        cluster.primary(shard).psql(slow).unwrap();
+    }
+    let count = |sql: &str| -> u32 {
+        (0..2).map(|shard| cluster.primary(shard).psql(sql).unwrap().trim().parse::<u32>().unwrap()).sum()
+    };
+    let copy = move || psql(port, "app", "app", "\\copy users FROM PROGRAM 'seq 20'");
+    let work = tokio::task::spawn_blocking(copy);
+    eventually("a prepared transaction", || (count("SELECT count(*) FROM pg_prepared_xacts") == 1).then_some(())).await;
+    let id = client_with(port, "user", "app").unwrap();
+    admin(port, &format!("KILL_CLIENT {id}"));
+    eventually("the end of the client", || client_with(port, "user", "app").is_none().then_some(())).await;
+    // It may have heard of the commit or not.
+    drop(work.await.unwrap());
+    assert_eq!(count("SELECT count(*) FROM pg_prepared_xacts"), 0, "nothing is left behind");
+    assert_eq!(count("SELECT count(*) FROM users"), 20);
 }
 
 #[tokio::test]
@@ -91,6 +119,14 @@ async fn kill_closes_everything_of_a_database_and_new_clients_wait_for_resume() 
     let new = connect(port).await;
     let waiting = tokio::spawn(async move { new.query_one("SELECT 3", &[]).await.unwrap().get::<_, i32>(0) });
     eventually("a waiting client", || (show(port, "WAITING", &["user"]) == ["app"]).then_some(())).await;
+    let second = connect(port).await;
+    let told = tokio::spawn(async move { second.batch_execute("SELECT 1").await.unwrap_err() });
+    eventually("two waiting clients", || (show(port, "WAITING", &["user"]).len() == 2).then_some(())).await;
+    // The shorter wait comes last.
+    let id = show(port, "WAITING", &["client_id"]).pop().unwrap();
+    admin(port, &format!("KILL_CLIENT {id}"));
+    let told = told.await.unwrap();
+    assert_eq!(told.code().map(|code| code.code()), Some("57P01"), "{told}");
     admin(port, "RESUME app");
     assert_eq!(waiting.await.unwrap(), 3);
 }
