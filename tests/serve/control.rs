@@ -199,3 +199,17 @@ async fn the_console_shows_its_own_clients_and_can_close_them() {
     client.batch_execute("COMMIT").await.unwrap();
     admin(port, "RESUME");
 }
+
+#[tokio::test]
+async fn shutdown_wait_for_servers_lets_transactions_end_and_dismisses_the_idle() {
+    let cluster = cluster(1, 0);
+    let mut sluice = Sluice::start(&config(&cluster));
+    let port = sluice.port();
+    let (idle, open) = (connect(port).await, connect(port).await);
+    open.batch_execute("BEGIN; SELECT 1").await.unwrap();
+    admin(port, "SHUTDOWN WAIT_FOR_SERVERS");
+    is_gone(&idle).await;
+    open.batch_execute("SELECT 2; COMMIT").await.unwrap();
+    assert!(sluice.wait().success());
+    is_gone(&open).await;
+}
