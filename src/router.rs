@@ -20,10 +20,10 @@ mod operator;
 mod reload;
 mod worker;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use std::{fmt, io};
@@ -42,7 +42,7 @@ use crate::stats::Registry;
 use database::Database;
 pub(crate) use database::{catalog_shard, prober};
 pub(crate) use gather::NO_TWO_PHASE;
-use worker::Message;
+use worker::{Message, Victims};
 
 /// The averages of SHOW STATS are over this long.
 const STATS_PERIOD: Duration = Duration::from_secs(60);
@@ -101,6 +101,8 @@ struct Shared {
     reloading: tokio::sync::Mutex<()>,
     context: RwLock<Arc<startup::Context>>,
     databases: RwLock<HashMap<String, Arc<Database>>>,
+    /// Those that take no new clients, by name.
+    disabled: Mutex<HashSet<String>>,
     directory: Arc<Directory>,
     stats: Registry,
     keys: CancelKeys,
@@ -187,6 +189,7 @@ impl Router {
         let (directory, mailboxes) = Directory::new(config.clone(), workers.len());
         let shared = Arc::new(Shared {
             databases: RwLock::default(),
+            disabled: Mutex::default(),
             context: RwLock::new(Arc::new(context)),
             reread,
             reloading: tokio::sync::Mutex::default(),
@@ -321,6 +324,14 @@ impl Shared {
         self.databases.read().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn disabled(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.disabled.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_disabled(&self, database: &str) -> bool {
+        self.disabled().contains(database)
+    }
+
     fn database_list(&self) -> Vec<Arc<Database>> {
         self.databases().values().cloned().collect()
     }
@@ -348,6 +359,22 @@ impl Shared {
         self.tell(worker, Message::Cancel { client: pid, done });
         // The sender is dropped, not used: either way the wait is over.
         drop(told.await);
+    }
+
+    /// Throws clients out; gives how many there were.
+    async fn kill(&self, victims: &Victims) -> usize {
+        let asked: Vec<_> = (0..self.workers.len())
+            .map(|worker| {
+                let (done, killed) = oneshot::channel();
+                self.tell(worker, Message::Kill { victims: victims.clone(), done });
+                killed
+            })
+            .collect();
+        let mut total = 0;
+        for killed in asked {
+            total += killed.await.unwrap_or_default();
+        }
+        total
     }
 
     fn stage(&self) -> Stage {

@@ -117,6 +117,9 @@ pub struct ClientRow {
     pub worker: usize,
     /// Why it keeps its server: `temporary table`, `LISTEN`.
     pub pin: Option<String>,
+    pub pinned_since: Option<SystemTime>,
+    /// The shard and the instance (`host:port`) whose server it waits for.
+    pub waits_for: Option<(String, String)>,
 }
 
 #[derive(Clone, Debug)]
@@ -227,6 +230,8 @@ pub struct DatabaseRow {
     pub connections_max: u64,
     pub client_connections: u64,
     pub paused: bool,
+    /// Takes no new clients.
+    pub disabled: bool,
     pub shards: usize,
 }
 

@@ -54,6 +54,8 @@ fn clients() -> Vec<ClientRow> {
         prepared_statements: 3,
         worker: 0,
         pin: None,
+        pinned_since: None,
+        waits_for: Some(("a".into(), "db1:5432".into())),
     };
     let pinned = ClientRow {
         id: 2,
@@ -66,6 +68,8 @@ fn clients() -> Vec<ClientRow> {
         tls: None,
         worker: 1,
         pin: Some("temporary table".into()),
+        pinned_since: Some(time(3)),
+        waits_for: None,
         ..client.clone()
     };
     vec![client, pinned]
@@ -112,6 +116,7 @@ fn view() -> View {
             connections_max: 0,
             client_connections: 2,
             paused: false,
+            disabled: false,
             shards: 2,
         }],
         users: vec![
@@ -312,6 +317,12 @@ async fn simple_queries_are_answered_in_order() {
     assert!(refused.starts_with("TDDDDC[SHOW]E[") && refused.contains("42501") && refused.ends_with("]Z"), "{refused}");
     assert_eq!(refused.matches("SHOW]").count(), 1, "nothing runs after an error: {refused}");
     assert!(converse(Role::Admin, ask("PAUSE nowhere")).await.contains("3D000"));
+    let all = "DISABLE app; ENABLE app; KILL app; KILL_CLIENT 7; WAIT_CLOSE";
+    let done = "C[DISABLE]C[ENABLE]C[KILL]C[KILL_CLIENT]C[WAIT_CLOSE]Z";
+    assert_eq!(converse(Role::Admin, ask(all)).await, done);
+    for sql in ["SUSPEND", "SHOW FDS"] {
+        assert!(converse(Role::Admin, ask(sql)).await.contains("0A000"), "{sql}");
+    }
 }
 
 #[tokio::test]

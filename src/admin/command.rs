@@ -43,6 +43,15 @@ pub enum Control {
     Resume(Option<String>),
     /// Closes every server when it is next idle.
     Reconnect(Option<String>),
+    /// Waits until no server is left that RECONNECT or RELOAD has made obsolete.
+    WaitClose(Option<String>),
+    /// Takes no new clients of a database; those that are there stay.
+    Disable(String),
+    Enable(String),
+    /// Closes all clients and servers, in the middle of whatever they do; then as PAUSE.
+    Kill(Option<String>),
+    /// Closes one client, by its number in SHOW CLIENTS, and the servers it uses.
+    KillClient(u64),
     Reload,
     Shutdown(Shutdown),
 }
@@ -61,6 +70,11 @@ impl Control {
             Self::Pause(_) => "PAUSE",
             Self::Resume(_) => "RESUME",
             Self::Reconnect(_) => "RECONNECT",
+            Self::WaitClose(_) => "WAIT_CLOSE",
+            Self::Disable(_) => "DISABLE",
+            Self::Enable(_) => "ENABLE",
+            Self::Kill(_) => "KILL",
+            Self::KillClient(_) => "KILL_CLIENT",
             Self::Reload => "RELOAD",
             Self::Shutdown(_) => "SHUTDOWN",
         }
@@ -101,11 +115,16 @@ impl Role {
 }
 
 /// The commands that are not SHOW, with the text of SHOW HELP.
-const OTHERS: [(&str, &str); 7] = [
+const OTHERS: [(&str, &str); 12] = [
     ("EXPLAIN ROUTE", "EXPLAIN ROUTE [FOR database] statement"),
     ("PAUSE", "PAUSE [database]"),
     ("RESUME", "RESUME [database]"),
     ("RECONNECT", "RECONNECT [database]"),
+    ("WAIT_CLOSE", "WAIT_CLOSE [database]"),
+    ("DISABLE", "DISABLE database"),
+    ("ENABLE", "ENABLE database"),
+    ("KILL", "KILL [database]"),
+    ("KILL_CLIENT", "KILL_CLIENT id"),
     ("RELOAD", "RELOAD"),
     ("SHUTDOWN", "SHUTDOWN [WAIT_FOR_CLIENTS|WAIT_FOR_SERVERS]"),
     ("SET", "SET parameter = value (accepted from drivers, without effect)"),
@@ -226,18 +245,37 @@ impl<'a> Lines<'a> {
 }
 
 fn command(first: &Word<'_>, rest: &[Word<'_>], sql: &str) -> Result<Command, ErrorFields> {
-    let control = |control| Ok(Command::Control(control));
     match first.token {
         _ if first.is("SHOW") => show(rest),
         _ if first.is("SET") => set(rest),
         _ if first.is("SELECT") => select(rest),
         _ if first.is("EXPLAIN") => explain(rest, sql),
+        _ if first.is("SUSPEND") => Err(suspend()),
+        _ => match change(first, rest)? {
+            Some(control) => Ok(Command::Control(control)),
+            None => {
+                let known = OTHERS.iter().map(|(name, _)| *name).chain(["SHOW"]);
+                Err(unknown("command", &first.token.to_string(), known))
+            }
+        },
+    }
+}
+
+/// The commands that change the router.
+fn change(first: &Word<'_>, rest: &[Word<'_>]) -> Result<Option<Control>, ErrorFields> {
+    let control = |control| Ok(Some(control));
+    match first.token {
         _ if first.is("PAUSE") => control(Control::Pause(database("PAUSE", rest)?)),
         _ if first.is("RESUME") => control(Control::Resume(database("RESUME", rest)?)),
         _ if first.is("RECONNECT") => control(Control::Reconnect(database("RECONNECT", rest)?)),
         _ if first.is("RELOAD") && rest.is_empty() => control(Control::Reload),
         _ if first.is("SHUTDOWN") => control(Control::Shutdown(shutdown(rest)?)),
-        token => Err(unknown("command", &token.to_string(), OTHERS.iter().map(|(name, _)| *name).chain(["SHOW"]))),
+        _ if first.is("WAIT_CLOSE") => control(Control::WaitClose(database("WAIT_CLOSE", rest)?)),
+        _ if first.is("DISABLE") => control(Control::Disable(named("DISABLE", rest)?)),
+        _ if first.is("ENABLE") => control(Control::Enable(named("ENABLE", rest)?)),
+        _ if first.is("KILL") => control(Control::Kill(database("KILL", rest)?)),
+        _ if first.is("KILL_CLIENT") => control(Control::KillClient(client(rest)?)),
+        _ => Ok(None),
     }
 }
 
@@ -252,6 +290,10 @@ fn show(words: &[Word<'_>]) -> Result<Command, ErrorFields> {
     };
     if name == "help" {
         return Ok(Command::Help);
+    }
+    if name == "fds" {
+        let message = "SHOW FDS is not supported: sockets are not handed over to another process";
+        return Err(ErrorFields::error("0A000", message).with_hint("SHOW SOCKETS lists all connections."));
     }
     if let Some(show) = SHOWS.iter().find(|show| show.name.eq_ignore_ascii_case(&name)) {
         return Ok(Command::Show(show));
@@ -334,6 +376,30 @@ fn database(command: &str, words: &[Word<'_>]) -> Result<Option<String>, ErrorFi
     }
 }
 
+/// The database that a command is about.
+fn named(command: &str, words: &[Word<'_>]) -> Result<String, ErrorFields> {
+    database(command, words)?.ok_or_else(|| usage(command, "takes the name of a database"))
+}
+
+/// The number of a client.
+fn client(words: &[Word<'_>]) -> Result<u64, ErrorFields> {
+    let id = match words {
+        [only] => match only.token {
+            Token::Number(digits, _) | Token::SingleQuotedString(digits) => digits.parse().ok(),
+            _ => None,
+        },
+        _ => None,
+    };
+    id.ok_or_else(|| usage("KILL_CLIENT", "takes the number of a client, column id of SHOW CLIENTS"))
+}
+
+/// What belongs to PgBouncer's way of handing its sockets to a new process.
+fn suspend() -> ErrorFields {
+    ErrorFields::error("0A000", "SUSPEND is not supported: sockets are not handed over to another process").with_hint(
+        "PAUSE ends transactions and closes servers; SHUTDOWN WAIT_FOR_CLIENTS frees the address for another router.",
+    )
+}
+
 fn shutdown(words: &[Word<'_>]) -> Result<Shutdown, ErrorFields> {
     match words {
         [] => Ok(Shutdown::Now),
@@ -399,6 +465,12 @@ mod tests {
         assert_eq!(one("RESUME \"My App\""), Command::Control(Control::Resume(Some("My App".into()))));
         assert_eq!(one("/* now */ reload -- please"), Command::Control(Control::Reload));
         assert_eq!(one("shutdown wait_for_clients"), Command::Control(Control::Shutdown(Shutdown::WaitForClients)));
+        assert_eq!(one("disable app"), Command::Control(Control::Disable("app".into())));
+        assert_eq!(one("ENABLE \"My App\""), Command::Control(Control::Enable("My App".into())));
+        assert_eq!(one("KILL"), Command::Control(Control::Kill(None)));
+        assert_eq!(one("KILL app"), Command::Control(Control::Kill(Some("app".into()))));
+        assert_eq!(one("kill_client 12"), Command::Control(Control::KillClient(12)));
+        assert_eq!(one("WAIT_CLOSE"), Command::Control(Control::WaitClose(None)));
         assert_eq!(parse("SHOW POOLS; SHOW CLIENTS;;").expect("two").len(), 2);
         assert_eq!(parse(" ; -- ping").expect("none"), []);
         assert_eq!(one("show"), Command::Help);
@@ -439,6 +511,12 @@ mod tests {
         assert_eq!(refused("SHOW POLLS"), ("SHOW POLLS is not known".into(), "Did you mean SHOW POOLS?".into()));
         assert_eq!(refused("pauze"), ("command PAUZE is not known".into(), "Did you mean PAUSE?".into()));
         assert_eq!(refused("SHOW xyzzy plugh").0, "SHOW XYZZY takes no more words");
+        assert_eq!(refused("DISABLE").0, "DISABLE takes the name of a database");
+        for sql in ["KILL_CLIENT", "KILL_CLIENT app", "KILL_CLIENT -1", "KILL_CLIENT 1 2"] {
+            assert!(refused(sql).0.contains("takes the number of a client"), "{sql}");
+        }
+        assert!(refused("SUSPEND").1.contains("PAUSE"));
+        assert!(refused("SHOW FDS").1.contains("SHOW SOCKETS"));
         assert_eq!(refused("frobnicate everything").1, "SHOW HELP lists the commands.");
         assert!(refused("SELECT * FROM users").1.contains("SHOW HELP"));
         assert!(parse("SHOW 'unclosed").is_err());
@@ -447,9 +525,18 @@ mod tests {
 
     #[test]
     fn roles_are_obeyed() {
-        for (sql, stats) in
-            [("SHOW POOLS", true), ("SET client_encoding = 'UTF8'", true), ("PAUSE", false), ("SHUTDOWN", false)]
-        {
+        for (sql, stats) in [
+            ("SHOW POOLS", true),
+            ("SHOW PINS", true),
+            ("SET client_encoding = 'UTF8'", true),
+            ("PAUSE", false),
+            ("KILL_CLIENT 1", false),
+            ("KILL app", false),
+            ("DISABLE app", false),
+            ("ENABLE app", false),
+            ("WAIT_CLOSE", false),
+            ("SHUTDOWN", false),
+        ] {
             let command = one(sql);
             assert!(command.allow(Role::Admin).is_ok(), "{sql}");
             assert_eq!(command.allow(Role::Stats).is_ok(), stats, "{sql}");

@@ -182,7 +182,11 @@ impl Conversation {
         let writers: Vec<usize> =
             (0..self.links.len()).filter(|i| self.links[*i].joined && self.links[*i].wrote).collect();
         if writers.len() > 1 {
-            self.commit_two_phase(&writers).await?;
+            // Nobody is thrown out in the middle of this: prepared transactions would stay behind.
+            self.presence.commits(true);
+            let committed = self.commit_two_phase(&writers).await;
+            self.presence.commits(false);
+            committed?;
         }
         let mut committed = true;
         // Whoever wrote goes first: if that fails, the others have changed nothing.

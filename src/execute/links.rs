@@ -19,7 +19,7 @@ use crate::protocol::frontend;
 use crate::session::Session;
 use crate::transport::buffer::Buffer;
 
-use super::presence::Held;
+use super::presence::{Held, Wait};
 use super::worker::{Served, Worker};
 use super::{Conversation, Failure};
 
@@ -178,6 +178,18 @@ impl Links {
     /// Takes a link out, to be closed: its server has failed.
     pub(super) fn remove(&mut self, i: usize) -> Link {
         self.all.remove(i)
+    }
+
+    /// The client was thrown out in the middle of something: nobody can use its servers any more.
+    pub(super) fn close_all(&mut self) {
+        for link in self.all.drain(..) {
+            drop(tokio::task::spawn_local(async move {
+                if !link.server.state.is_settled() {
+                    link.server.cancel().await;
+                }
+                link.close();
+            }));
+        }
     }
 
     /// The client has gone: servers in the middle of something are brought to rest in the
@@ -433,7 +445,8 @@ impl Conversation {
     async fn wait_for_server(&mut self, pool: &Rc<Pool>) -> Result<Box<Server>, Failure> {
         self.client.flush().await?;
         let began = Instant::now();
-        self.presence.waits(began);
+        let key = pool.key();
+        self.presence.waits(Wait { since: began, shard: ShardId(key.shard), instance: key.instance });
         let result = tokio::select! {
             biased;
             server = pool.acquire() => server,

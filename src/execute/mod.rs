@@ -34,9 +34,10 @@ mod tables;
 pub mod worker;
 
 use std::io;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use pgsluice_sharding::catalog::Catalog;
 
@@ -49,8 +50,11 @@ use crate::session::Session;
 
 pub use client::Client;
 use links::Links;
-use presence::Presence;
+use presence::{Activity, Presence};
 use worker::{Served, Worker};
+
+/// How long a client that is thrown out may take to hear why.
+const FAREWELL: Duration = Duration::from_millis(200);
 
 /// How a conversation ends.
 #[derive(Debug)]
@@ -163,13 +167,36 @@ impl Conversation {
 
     /// Talks until one side has had enough. The servers held are given back whatever happens.
     pub async fn run(mut self: Box<Self>) -> End {
+        let presence = self.presence.clone();
         let end = loop {
-            if let Err(end) = self.turn().await {
-                break end;
+            let done = {
+                let turn = pin!(self.turn());
+                presence.unless_killed(turn).await
+            };
+            match done {
+                Some(Ok(())) => {}
+                Some(Err(end)) => break end,
+                None => return Box::pin(self.thrown_out()).await,
             }
         };
         // The end comes once; until then nothing is kept for it in the client's task.
         Box::pin(self.end(end)).await
+    }
+
+    /// What it was doing was dropped in the middle: its servers are closed.
+    async fn thrown_out(mut self: Box<Self>) -> End {
+        let end = client::dismissed();
+        // Only between two messages can it be told anything.
+        let at_rest = self.presence.activity() != Activity::Active && self.client.out.is_empty();
+        let told = at_rest && self.links.iter().all(|link| link.passing == 0);
+        self.presence.clear();
+        self.links.close_all();
+        if let (true, End::Fatal(fields)) = (told, &end) {
+            backend::error_response(&mut self.client.out, fields);
+            // It may be gone, or never read.
+            let _ = tokio::time::timeout(FAREWELL, self.client.flush()).await;
+        }
+        end
     }
 
     /// Tells the client why, and gives back what is held.

@@ -2,9 +2,11 @@
 //! requests, and to ask it to leave.
 
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::pin::Pin as Pinned;
 use std::rc::Rc;
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
 use std::time::{Instant, SystemTime};
 
 use pgsluice_sharding::ShardId;
@@ -21,8 +23,10 @@ use crate::transport::stream::Stream;
 pub enum Activity {
     /// Holds no server and has asked for nothing.
     Idle,
-    /// Is being answered, or holds a server.
+    /// Is being answered.
     Active,
+    /// Holds a server, and everything is answered.
+    Holding,
     /// Waits for a server.
     Waiting,
 }
@@ -42,6 +46,25 @@ impl Origin {
         let (local_address, address) = stream.ends();
         Self { address, local_address, tls: stream.tls_name() }
     }
+}
+
+/// A client's stay in a pool's queue.
+#[derive(Clone, Copy, Debug)]
+pub struct Wait {
+    pub since: Instant,
+    pub shard: ShardId,
+    /// By position in the shard.
+    pub instance: u16,
+}
+
+/// What the router asks of a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Asked {
+    Nothing,
+    /// To leave when it holds no server.
+    ToLeave,
+    /// It is thrown out, whatever it does.
+    Out,
 }
 
 /// A server in the client's hands.
@@ -65,13 +88,15 @@ pub struct Presence {
     served: RefCell<Rc<Served>>,
     activity: Cell<Activity>,
     asked_at: Cell<Option<Instant>>,
-    waiting_since: Cell<Option<Instant>>,
+    wait: Cell<Option<Wait>>,
     statements: Cell<usize>,
     pins: RefCell<Vec<Pin>>,
+    pinned_since: Cell<Option<Instant>>,
     settings: RefCell<Rc<Settings>>,
     servers: RefCell<Vec<Held>>,
-    /// It is to leave when it holds no server.
-    dismissed: Cell<bool>,
+    asked: Cell<Asked>,
+    /// A commit over several shards is under way; only its end tells what became of it.
+    commits: Cell<bool>,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -85,12 +110,14 @@ impl Presence {
             served: RefCell::new(served),
             activity: Cell::new(Activity::Idle),
             asked_at: Cell::new(None),
-            waiting_since: Cell::new(None),
+            wait: Cell::new(None),
             statements: Cell::new(0),
             pins: RefCell::default(),
+            pinned_since: Cell::new(None),
             settings: RefCell::default(),
             servers: RefCell::default(),
-            dismissed: Cell::new(false),
+            asked: Cell::new(Asked::Nothing),
+            commits: Cell::new(false),
             waker: RefCell::default(),
         }
     }
@@ -108,8 +135,9 @@ impl Presence {
         self.asked_at.get()
     }
 
-    pub fn waiting_since(&self) -> Option<Instant> {
-        self.waiting_since.get()
+    /// What it waits for.
+    pub fn wait(&self) -> Option<Wait> {
+        self.wait.get()
     }
 
     /// Prepared statements, as of the last time it was idle.
@@ -122,6 +150,11 @@ impl Presence {
         let pins = self.pins.borrow();
         let names: Vec<&str> = pins.iter().map(|pin| pin_name(*pin)).collect();
         (!names.is_empty()).then(|| names.join(", "))
+    }
+
+    /// When that began.
+    pub fn pinned_since(&self) -> Option<Instant> {
+        self.pinned_since.get()
     }
 
     pub fn application_name(&self) -> String {
@@ -141,7 +174,7 @@ impl Presence {
 
     /// Everything is answered.
     pub(super) fn rests(&self, session: &Session) {
-        let activity = if self.servers.borrow().is_empty() { Activity::Idle } else { Activity::Active };
+        let activity = if self.servers.borrow().is_empty() { Activity::Idle } else { Activity::Holding };
         self.activity.set(activity);
         self.statements.set(session.statements.len());
         if !Rc::ptr_eq(&self.settings.borrow(), session.settings()) {
@@ -151,16 +184,18 @@ impl Presence {
         if session.is_pinned() || !pins.is_empty() {
             pins.clear();
             pins.extend(session.pins());
+            let since = self.pinned_since.get().or(self.asked_at.get());
+            self.pinned_since.set(since.filter(|_| !pins.is_empty()));
         }
     }
 
-    pub(super) fn waits(&self, since: Instant) {
-        self.waiting_since.set(Some(since));
+    pub(super) fn waits(&self, wait: Wait) {
+        self.wait.set(Some(wait));
         self.activity.set(Activity::Waiting);
     }
 
     pub(super) fn waits_no_more(&self) {
-        self.waiting_since.set(None);
+        self.wait.set(None);
         self.activity.set(Activity::Active);
     }
 
@@ -193,22 +228,63 @@ impl Presence {
 
     /// Asks the client to leave: at once when it is idle, else when it has given back its servers.
     pub fn dismiss(&self) {
-        self.dismissed.set(true);
+        self.asked.set(self.asked.get().max(Asked::ToLeave));
+        self.wake();
+    }
+
+    /// Throws the client out in the middle of whatever it does, but for a commit over several shards;
+    /// its servers are closed.
+    pub fn kill(&self) {
+        self.asked.set(Asked::Out);
+        self.wake();
+    }
+
+    fn wake(&self) {
         if let Some(waker) = self.waker.take() {
             waker.wake();
         }
     }
 
+    /// What `work` gives; `None` when the client was thrown out meanwhile.
+    pub async fn unless_killed<T>(&self, mut work: impl Future<Output = T> + Unpin) -> Option<T> {
+        poll_fn(|cx| {
+            if self.is_out() {
+                return Poll::Ready(None);
+            }
+            self.keep_waker(cx);
+            match Pinned::new(&mut work).poll(cx) {
+                Poll::Ready(result) => Poll::Ready(Some(result)),
+                // What had to be finished first may just have been.
+                Poll::Pending if self.is_out() => Poll::Ready(None),
+                Poll::Pending => Poll::Pending,
+            }
+        })
+        .await
+    }
+
+    fn is_out(&self) -> bool {
+        self.asked.get() == Asked::Out && !self.commits.get()
+    }
+
+    /// Whether a commit over several shards is under way.
+    pub(super) fn commits(&self, commits: bool) {
+        self.commits.set(commits);
+    }
+
     /// Whether it is to leave; if not, its task is woken when it is.
     pub(super) fn poll_dismissed(&self, cx: &Context<'_>) -> bool {
-        if self.dismissed.get() {
+        if self.asked.get() != Asked::Nothing {
             return true;
         }
+        self.keep_waker(cx);
+        false
+    }
+
+    fn keep_waker(&self, cx: &Context<'_>) {
         let mut waker = self.waker.borrow_mut();
         if !waker.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
             *waker = Some(cx.waker().clone());
         }
-        false
     }
 }
 

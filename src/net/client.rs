@@ -43,10 +43,11 @@ async fn converse(
     presence: &Rc<Presence>,
     key: &CancelKey,
 ) -> End {
-    let logged_in = Box::pin(log_in(accepted, served, worker, presence, key)).await;
+    let logged_in = presence.unless_killed(Box::pin(log_in(accepted, served, worker, presence, key))).await;
     let conversation = match logged_in {
-        Ok(conversation) => conversation,
-        Err(end) => return end,
+        Some(Ok(conversation)) => conversation,
+        Some(Err(end)) => return end,
+        None => return End::Fatal(ErrorFields::fatal("57P01", "killed at its login")),
     };
     conversation.run().await
 }

@@ -125,6 +125,7 @@ pub struct IdleServer {
     /// When its last client gave it back.
     pub since: Instant,
     pub prepared_statements: usize,
+    pub obsolete: bool,
 }
 
 impl Pools {
@@ -139,6 +140,7 @@ impl Pools {
                 connected_at: server.stamp.connected_at,
                 since,
                 prepared_statements: server.state.prepared_count(),
+                obsolete: pool.is_obsolete(server.stamp),
             }));
         }
         servers
@@ -280,6 +282,11 @@ impl Pool {
 
     pub fn key(&self) -> &PoolKey {
         &self.entry.key
+    }
+
+    /// Whether a server of this birth is closed as soon as it comes back: after RECONNECT, or after RELOAD with other settings.
+    pub fn is_obsolete(&self, stamp: Stamp) -> bool {
+        !self.is_current() || stamp.generation != self.entry.shared.generation()
     }
 
     /// How long a client keeps a server.

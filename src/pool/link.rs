@@ -5,7 +5,7 @@ use std::io;
 use std::net;
 use std::os::unix;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -112,7 +112,7 @@ pub struct CancelHandle {
     key: Rc<CancelKey>,
     cancels: Rc<Cancels>,
     tenancy: u64,
-    connected_at: Instant,
+    stamp: Stamp,
 }
 
 impl CancelHandle {
@@ -121,8 +121,9 @@ impl CancelHandle {
         &self.key
     }
 
-    pub fn connected_at(&self) -> Instant {
-        self.connected_at
+    /// The server's birth.
+    pub fn stamp(&self) -> Stamp {
+        self.stamp
     }
 
     /// The means to cancel what runs now.
@@ -194,7 +195,7 @@ impl Server {
             key: Rc::clone(&self.key),
             cancels: Rc::clone(&self.cancels),
             tenancy,
-            connected_at: self.stamp.connected_at,
+            stamp: self.stamp,
         }
     }
 

@@ -14,8 +14,9 @@ use super::database::{Database, Seen};
 use super::worker::Message;
 use crate::admin::{Needs, config_rows};
 use crate::config::{self, Config, Instance, PoolMode};
-use crate::execute::presence::{Activity, Held, Presence};
+use crate::execute::presence::{Activity, Held, Origin, Presence, Wait};
 use crate::execute::worker::{Served, Worker};
+use crate::net::startup::Accepted;
 use crate::pool::budget::{Mode, PoolSnapshot};
 use crate::pool::connect::CancelKey;
 use crate::pool::driver::{IdleServer, PoolKey, Pools};
@@ -33,7 +34,7 @@ const REPORT_TIME_MAX: Duration = Duration::from_secs(2);
 /// What one worker knows.
 #[derive(Debug, Default)]
 pub(super) struct Report {
-    clients: Vec<ClientRow>,
+    pub(super) clients: Vec<ClientRow>,
     servers: Vec<ServerRow>,
     pools: Vec<PoolRow>,
     /// By user and by database.
@@ -77,7 +78,7 @@ impl Report {
             });
             count(row, client, now);
             if needs.clients {
-                report.clients.push(client_row(client, &served, worker.index, clock));
+                report.clients.push(client_row(client, &served, config, worker.index, clock));
             }
             if needs.servers {
                 let held = client.servers();
@@ -102,33 +103,41 @@ fn wide(n: usize) -> u64 {
 
 fn count(row: &mut PoolRow, client: &Presence, now: Instant) {
     match client.activity() {
-        Activity::Idle | Activity::Active => row.cl_active += 1,
+        Activity::Idle | Activity::Active | Activity::Holding => row.cl_active += 1,
         Activity::Waiting => row.cl_waiting += 1,
     }
     if client.pins().is_some() {
         row.cl_pinned += 1;
     }
-    if let Some(since) = client.waiting_since() {
-        row.maxwait = row.maxwait.max(now.saturating_duration_since(since));
+    if let Some(wait) = client.wait() {
+        row.maxwait = row.maxwait.max(now.saturating_duration_since(wait.since));
     }
 }
 
-fn client_row(client: &Presence, served: &Served, worker: usize, clock: Clock) -> ClientRow {
-    let waiting = client.waiting_since().map(|since| clock.now.saturating_duration_since(since));
+/// The shard and the instance, as the configuration names them.
+fn waits_for(wait: Wait, served: &Served, config: &Config) -> (String, String) {
+    let database = config.databases.iter().find(|database| *database.name == *served.database);
+    let shard = database.and_then(|database| database.shards.get(usize::from(wait.shard.0)));
+    let instance = shard.and_then(|shard| shard.instances().nth(usize::from(wait.instance)));
+    (served.shard(wait.shard).name.to_string(), instance.map(Instance::address).unwrap_or_default())
+}
+
+fn client_row(client: &Presence, served: &Served, config: &Config, worker: usize, clock: Clock) -> ClientRow {
+    let wait = client.wait();
     ClientRow {
         id: client.id,
         user: served.user.to_string(),
         database: served.database.to_string(),
         state: match client.activity() {
             Activity::Idle => ClientState::Idle,
-            Activity::Active => ClientState::Active,
+            Activity::Active | Activity::Holding => ClientState::Active,
             Activity::Waiting => ClientState::Waiting,
         },
         address: client.origin.address,
         local_address: client.origin.local_address,
         connected: client.connected,
         requested: client.asked_at().map(|at| clock.time(at)),
-        wait: waiting.unwrap_or_default(),
+        wait: wait.map(|wait| clock.now.saturating_duration_since(wait.since)).unwrap_or_default(),
         close_needed: false,
         link: client.servers().first().map(|held| held.cancel.server.0),
         pid: client.pid,
@@ -137,6 +146,35 @@ fn client_row(client: &Presence, served: &Served, worker: usize, clock: Clock) -
         prepared_statements: wide(client.statements()),
         worker,
         pin: client.pins(),
+        pinned_since: client.pinned_since().map(|at| clock.time(at)),
+        waits_for: wait.map(|wait| waits_for(wait, served, config)),
+    }
+}
+
+/// A client of the console; it never uses a server.
+pub(super) fn console_row(accepted: &Accepted, id: u64, pid: i32, worker: usize) -> ClientRow {
+    let Origin { address, local_address, tls } = Origin::of(&accepted.stream);
+    let name = accepted.parameters.iter().find(|(name, _)| name.eq_ignore_ascii_case("application_name"));
+    ClientRow {
+        id,
+        user: accepted.user.clone(),
+        database: accepted.database.clone(),
+        state: ClientState::Active,
+        address,
+        local_address,
+        connected: SystemTime::now(),
+        requested: None,
+        wait: Duration::ZERO,
+        close_needed: false,
+        link: None,
+        pid,
+        tls,
+        application_name: name.map(|(_, value)| value.clone()).unwrap_or_default(),
+        prepared_statements: 0,
+        worker,
+        pin: None,
+        pinned_since: None,
+        waits_for: None,
     }
 }
 
@@ -165,8 +203,9 @@ fn server_row(key: &CancelKey, pool: &PoolKey, shard: &str, worker: usize) -> Se
 
 fn active_row(held: &Held, client: &Presence, served: &Served, worker: usize, clock: Clock) -> ServerRow {
     let shard = served.shard(held.shard);
-    let row = match shard.instances.get(held.instance) {
-        Some((pool, _)) => server_row(held.cancel.key(), pool.key(), &shard.name, worker),
+    let pool = shard.instances.get(held.instance).map(|(pool, _)| pool);
+    let row = match pool {
+        Some(pool) => server_row(held.cancel.key(), pool.key(), &shard.name, worker),
         None => {
             let (user, database) = (served.user.to_string().into(), served.database.to_string().into());
             let instance = u16::try_from(held.instance).unwrap_or(u16::MAX);
@@ -177,9 +216,10 @@ fn active_row(held: &Held, client: &Presence, served: &Served, worker: usize, cl
     ServerRow {
         id: held.cancel.server.0,
         state: ServerState::Active,
-        connected: clock.time(held.cancel.connected_at()),
+        connected: clock.time(held.cancel.stamp().connected_at),
         requested: client.asked_at().map(|at| clock.time(at)),
         link: Some(client.id),
+        close_needed: pool.is_some_and(|pool| pool.is_obsolete(held.cancel.stamp())),
         application_name: client.application_name(),
         ..row
     }
@@ -193,6 +233,7 @@ fn idle_row(server: &IdleServer, config: &Config, worker: usize, clock: Clock) -
         connected: clock.time(server.connected_at),
         requested: Some(clock.time(server.since)),
         prepared_statements: wide(server.prepared_statements),
+        close_needed: server.obsolete,
         ..server_row(&server.key, &server.pool, shard.map_or("", |shard| &shard.name), worker)
     }
 }
@@ -308,6 +349,7 @@ impl Shared {
             connections_max: 0,
             client_connections: reports.iter().filter_map(|report| report.clients_by_database.get(name)).sum(),
             paused: self.directory.mode(name) == Mode::Paused,
+            disabled: self.is_disabled(name),
             shards: database.config.shards.len(),
         }
     }

@@ -7,6 +7,7 @@ use pgsluice_sharding::sql::{Limits, Planner};
 use tokio::time::sleep;
 
 use super::explain;
+use super::worker::Victims;
 use super::{Database, Shared};
 use crate::admin::{Control, Needs, Operator};
 use crate::pool::budget::Mode;
@@ -16,6 +17,9 @@ use crate::view::View;
 
 /// How often PAUSE looks whether all servers have come back.
 const PAUSE_CHECK: Duration = Duration::from_millis(10);
+
+/// How often WAIT_CLOSE looks; it asks all workers.
+const CLOSE_CHECK: Duration = Duration::from_millis(50);
 
 /// The router in an operator's hands.
 pub(super) struct Operate(pub(super) Arc<Shared>);
@@ -30,6 +34,17 @@ impl Operator for Operate {
             Control::Pause(database) => self.pause(database.as_deref()).await?,
             Control::Resume(database) => self.pools(database.as_deref(), PoolControl::Resume)?,
             Control::Reconnect(database) => self.pools(database.as_deref(), PoolControl::Reconnect)?,
+            Control::WaitClose(database) => self.wait_close(database.as_deref()).await?,
+            Control::Disable(database) => {
+                self.exists(&database)?;
+                self.0.disabled().insert(database);
+            }
+            Control::Enable(database) => {
+                self.exists(&database)?;
+                self.0.disabled().remove(&database);
+            }
+            Control::Kill(database) => self.kill(database).await?,
+            Control::KillClient(id) => self.kill_client(id).await?,
             Control::Reload => return self.reload().await,
             Control::Shutdown(how) => self.0.shutdown(how),
         }
@@ -58,12 +73,12 @@ impl Operate {
         }
     }
 
+    fn exists(&self, database: &str) -> Result<(), ErrorFields> {
+        if self.0.databases().contains_key(database) { Ok(()) } else { Err(unknown(database)) }
+    }
+
     fn pools(&self, database: Option<&str>, control: PoolControl) -> Result<(), ErrorFields> {
-        if let Some(name) = database
-            && !self.0.databases().contains_key(name)
-        {
-            return Err(unknown(name));
-        }
+        database.map_or(Ok(()), |name| self.exists(name))?;
         self.0.directory.control(database, control);
         Ok(())
     }
@@ -81,6 +96,36 @@ impl Operate {
                 return Ok(());
             }
             sleep(PAUSE_CHECK).await;
+        }
+    }
+
+    /// Returns when no client and no server is left; new clients wait for RESUME.
+    async fn kill(&self, database: Option<String>) -> Result<(), ErrorFields> {
+        self.pools(database.as_deref(), PoolControl::Pause)?;
+        let victims = database.clone().map_or(Victims::All, Victims::Database);
+        self.0.kill(&victims).await;
+        self.pause(database.as_deref()).await
+    }
+
+    async fn kill_client(&self, id: u64) -> Result<(), ErrorFields> {
+        match self.0.kill(&Victims::Client(id)).await {
+            0 => Err(ErrorFields::error("42704", format!("client {id} not found"))
+                .with_hint("It is the column id of SHOW CLIENTS.")),
+            _ => Ok(()),
+        }
+    }
+
+    /// Returns when nobody uses a server any more that is to be replaced.
+    async fn wait_close(&self, database: Option<&str>) -> Result<(), ErrorFields> {
+        database.map_or(Ok(()), |name| self.exists(name))?;
+        let needs = Needs { clients: false, servers: true };
+        loop {
+            let view = self.0.view(needs).await;
+            let mut concerned = view.servers.iter().filter(|row| database.is_none_or(|name| row.database == name));
+            if !concerned.any(|row| row.close_needed) {
+                return Ok(());
+            }
+            sleep(CLOSE_CHECK).await;
         }
     }
 

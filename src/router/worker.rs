@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::LocalSet;
 use tokio::time::{sleep, timeout};
 
@@ -25,6 +25,7 @@ use crate::net::{client, console};
 use crate::pool::directory::Mailbox;
 use crate::pool::driver::{Pool, PoolKey, Pools};
 use crate::protocol::error::ErrorFields;
+use crate::view::ClientRow;
 
 /// The databases that are no databases.
 const CONSOLE_NAMES: [&str; 2] = ["sluice", "pgbouncer"];
@@ -44,6 +45,11 @@ pub(super) enum Message {
         client: i32,
         done: oneshot::Sender<()>,
     },
+    /// Throws clients out; answers how many.
+    Kill {
+        victims: Victims,
+        done: oneshot::Sender<usize>,
+    },
     /// What is here at this moment.
     Report {
         needs: Needs,
@@ -53,6 +59,32 @@ pub(super) enum Message {
     Reload,
     /// Clients are to leave when they hold no server.
     Dismiss,
+}
+
+/// Whom the console throws out.
+#[derive(Clone, Debug)]
+pub(super) enum Victims {
+    /// Of all databases; the console's own clients stay.
+    All,
+    Database(String),
+    /// By the number in SHOW CLIENTS.
+    Client(u64),
+}
+
+impl Victims {
+    fn include(&self, client: &Presence) -> bool {
+        match self {
+            Self::All => true,
+            Self::Database(name) => *client.served().database == **name,
+            Self::Client(id) => client.id == *id,
+        }
+    }
+}
+
+/// A client of the console.
+struct ConsoleClient {
+    row: ClientRow,
+    killed: Notify,
 }
 
 /// The thread's whole life.
@@ -67,6 +99,7 @@ pub(super) fn run(index: usize, mailbox: Mailbox, inbox: mpsc::UnboundedReceiver
             pools: Pools::start(shared.directory.clone(), mailbox),
             shared: shared.clone(),
             served: RefCell::default(),
+            consoles: RefCell::default(),
         });
         host.listen(inbox).await;
         host.say_goodbye().await;
@@ -80,6 +113,7 @@ struct Host {
     pools: Pools,
     /// By user and database.
     served: RefCell<HashMap<(String, String), Rc<Served>>>,
+    consoles: RefCell<HashMap<u64, Rc<ConsoleClient>>>,
 }
 
 impl Host {
@@ -100,6 +134,7 @@ impl Host {
                     drop(tokio::task::spawn_local(async move { host.cancel(client, done).await }));
                 }
                 // Who asked may have stopped waiting.
+                Some(Message::Kill { victims, done }) => drop(done.send(self.kill(&victims))),
                 Some(Message::Report { needs, reply }) => drop(reply.send(self.report(needs))),
                 Some(Message::Reload) => self.reload(),
                 Some(Message::Dismiss) => self.clients().iter().for_each(|client| client.dismiss()),
@@ -161,6 +196,10 @@ impl Host {
             let fields = ErrorFields::fatal("57P03", "the router is shutting down");
             return Box::pin(client::refuse(accepted.stream, &fields)).await;
         }
+        if self.shared.is_disabled(&accepted.database) {
+            let message = format!("database does not allow connections: {}", accepted.database);
+            return Box::pin(client::refuse(accepted.stream, &ErrorFields::fatal("57P03", message))).await;
+        }
         match self.served(&accepted.user, &accepted.database) {
             Ok(served) => {
                 let id = self.shared.next_client.fetch_add(1, Relaxed);
@@ -177,11 +216,17 @@ impl Host {
         };
         let key = self.shared.keys.enter(self.worker.index, accepted.minor);
         let operator = Operate(self.shared.clone());
+        let id = self.shared.next_client.fetch_add(1, Relaxed);
+        let row = gather::console_row(&accepted, id, key.pid(), self.worker.index);
+        let console = Rc::new(ConsoleClient { row, killed: Notify::new() });
+        self.consoles.borrow_mut().insert(id, console.clone());
         let work = console::serve(accepted, &key, &operator);
         tokio::select! {
             () = work => {}
+            () = console.killed.notified() => {}
             () = self.shared.reached(Stage::Stopped) => {}
         }
+        self.consoles.borrow_mut().remove(&id);
         self.shared.keys.leave(&key);
     }
 
@@ -257,9 +302,26 @@ impl Host {
         drop(done);
     }
 
+    fn kill(&self, victims: &Victims) -> usize {
+        let clients = self.clients();
+        let killed = clients.iter().filter(|client| victims.include(client)).map(|client| client.kill()).count();
+        let console = match victims {
+            Victims::Client(id) => self.consoles.borrow().get(id).cloned(),
+            Victims::All | Victims::Database(_) => None,
+        };
+        console.map_or(killed, |console| {
+            console.killed.notify_one();
+            killed + 1
+        })
+    }
+
     fn report(&self, needs: Needs) -> Report {
         let config = self.shared.config();
         let now = Instant::now();
-        Report::new(&self.worker, &self.clients(), &self.pools, &config, needs, now)
+        let mut report = Report::new(&self.worker, &self.clients(), &self.pools, &config, needs, now);
+        if needs.clients {
+            report.clients.extend(self.consoles.borrow().values().map(|console| console.row.clone()));
+        }
+        report
     }
 }

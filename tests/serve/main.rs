@@ -4,6 +4,8 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod control;
+mod exporter;
 mod memory;
 mod operate;
 

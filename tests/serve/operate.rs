@@ -19,16 +19,16 @@ const RULES: &str = "sharding_key = \"user_id\"\ntables.users.key = \"id\"";
 const FAST: &str = "[auth]\nmethod = \"scram-sha-256\"\n[replicas]\ncheck_interval = \"100ms\"\n";
 const PATIENCE: Duration = Duration::from_secs(10);
 
-fn cluster(shards: usize, replicas: usize) -> Cluster {
+pub(crate) fn cluster(shards: usize, replicas: usize) -> Cluster {
     Cluster::start(ClusterOptions { shards, replicas, ..Default::default() }).unwrap()
 }
 
-fn config(cluster: &Cluster) -> String {
+pub(crate) fn config(cluster: &Cluster) -> String {
     format!("{FAST}{USERS}{}", cluster.database_config("app", RULES))
 }
 
 /// psql with its output as `a|b` lines, standard error behind.
-fn psql(port: u16, user: &str, database: &str, sql: &str) -> Result<String, String> {
+pub(crate) fn psql(port: u16, user: &str, database: &str, sql: &str) -> Result<String, String> {
     let url = format!("postgres://{user}:{user}@127.0.0.1:{port}/{database}");
     let mut command = Command::new("psql");
     command.args(["-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-d", &url, "-c", sql]).stdin(Stdio::null());
@@ -37,7 +37,7 @@ fn psql(port: u16, user: &str, database: &str, sql: &str) -> Result<String, Stri
     if output.status.success() { Ok(text) } else { Err(text) }
 }
 
-fn admin(port: u16, sql: &str) -> String {
+pub(crate) fn admin(port: u16, sql: &str) -> String {
     psql(port, "admin", "sluice", sql).unwrap_or_else(|error| panic!("{sql}: {error}"))
 }
 
@@ -52,7 +52,7 @@ fn background() -> &'static Handle {
     })
 }
 
-async fn connect(port: u16) -> Client {
+pub(crate) async fn connect(port: u16) -> Client {
     connect_with(port, "application_name=shop").await
 }
 
@@ -66,7 +66,7 @@ async fn connect_with(port: u16, parameters: &'static str) -> Client {
     background().spawn(work).await.unwrap()
 }
 
-async fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+pub(crate) async fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {
         if let Some(value) = condition() {
@@ -77,7 +77,7 @@ async fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> 
     }
 }
 
-fn get(address: SocketAddr, path: &str) -> String {
+pub(crate) fn get(address: SocketAddr, path: &str) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
     write!(stream, "GET {path} HTTP/1.0\r\nHost: x\r\n\r\n").unwrap();
     let mut answer = String::new();
@@ -86,7 +86,7 @@ fn get(address: SocketAddr, path: &str) -> String {
 }
 
 /// The named columns of all rows of a SHOW command.
-fn show(port: u16, what: &str, columns: &[&str]) -> Vec<String> {
+pub(crate) fn show(port: u16, what: &str, columns: &[&str]) -> Vec<String> {
     let url = format!("postgres://watcher:watcher@127.0.0.1:{port}/pgbouncer");
     let output = Command::new("psql").args(["-X", "-A", "-d", &url, "-c", &format!("SHOW {what}")]).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -113,14 +113,14 @@ async fn the_console_shows_what_is_there() {
     transaction.execute("UPDATE users SET name = 'Ann' WHERE id = 1", &[]).await.unwrap();
 
     let clients = show(port, "CLIENTS", &["user", "database", "state", "application_name", "addr"]);
-    assert_eq!(clients, ["app app active shop 127.0.0.1"]);
+    assert_eq!(clients, ["app app active shop 127.0.0.1", "watcher pgbouncer active psql 127.0.0.1"]);
     let servers = show(port, "SERVERS", &["state", "application_name", "shard", "addr"]);
     assert_eq!(servers.iter().filter(|row| row.starts_with("active shop")).count(), 1, "{servers:?}");
     assert!(servers.iter().any(|row| row.starts_with("idle ")), "{servers:?}");
     let pools = show(port, "POOLS", &["database", "user", "cl_active", "cl_waiting", "sv_active", "pool_mode"]);
     assert_eq!(pools, ["app app 1 0 1 transaction"]);
     transaction.commit().await.unwrap();
-    let state = || show(port, "CLIENTS", &["state", "link"]).pop().filter(|row| row == "idle ");
+    let state = || show(port, "CLIENTS", &["user", "state", "link"]).contains(&"app idle ".to_owned()).then_some(());
     eventually("an idle client", state).await;
 
     assert_eq!(show(port, "DATABASES", &["name", "current_client_connections", "paused", "shards"]), ["app 1 0 2"]);

@@ -44,7 +44,7 @@ const fn show(name: &'static str, table: fn(&View) -> Table) -> Show {
 }
 
 /// All of them; SHOW HELP and the errors print this list.
-pub static SHOWS: [Show; 24] = [
+pub static SHOWS: [Show; 26] = [
     show("CONFIG", pgbouncer::config),
     show("DATABASES", pgbouncer::databases),
     show("POOLS", pgbouncer::pools),
@@ -69,4 +69,6 @@ pub static SHOWS: [Show; 24] = [
     show("INSTANCES", sharding::instances),
     show("TABLES", sharding::tables),
     show("PROBLEMS", sharding::problems),
+    Show { needs: Needs { clients: true, servers: false }, ..show("PINS", sharding::pins) },
+    Show { needs: Needs { clients: true, servers: false }, ..show("WAITING", sharding::waiting) },
 ];

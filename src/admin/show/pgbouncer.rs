@@ -46,6 +46,8 @@ pub(super) fn databases(view: &View) -> Table {
         ("paused", Type::Int4),
         ("disabled", Type::Int4),
         ("shards", Type::Int4),
+        // The name of reserve_pool_size before PgBouncer 1.24, which older exporters read.
+        ("reserve_pool", Type::Int4),
     ];
     Table::new(&columns).with_rows(view.databases.iter().map(|row| {
         vec![
@@ -65,8 +67,9 @@ pub(super) fn databases(view: &View) -> Table {
             cell(0),
             cell(row.client_connections),
             flag(row.paused),
-            flag(false),
+            flag(row.disabled),
             cell(row.shards),
+            cell(0),
         ]
     }))
 }

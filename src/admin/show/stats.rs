@@ -20,6 +20,9 @@ const QUANTILES: [(&str, f64, &str); 9] = [
 /// Counters that PgBouncer does not have.
 const OURS: [&str; 5] = ["routed", "gathered", "refused", "replica_reads", "errors"];
 
+/// The name of `total_query_count` before PgBouncer 1.8, which Debian's exporter still reads.
+const OLD_QUERY_COUNT: &str = "total_requests";
+
 /// One row per database with these numbers.
 fn rows(view: &View, names: Vec<String>, numbers: impl Fn(&DatabaseStats) -> Vec<u64>) -> Table {
     let columns: Vec<(&str, Type)> = std::iter::once(("database", Type::Text))
@@ -44,10 +47,12 @@ pub(super) fn stats(view: &View) -> Table {
     names.extend(named("avg_", |column| column.average));
     names.extend(OURS.iter().map(|name| format!("total_{name}_count")));
     names.extend(QUANTILES.iter().map(|(.., name)| (*name).to_owned()));
+    names.push(OLD_QUERY_COUNT.to_owned());
     rows(view, names, |stats| {
         let ours = OURS.iter().map(|name| stats.sums.count(name));
         let quantiles = QUANTILES.iter().map(|(metric, q, _)| stats.sums.quantile_us(metric, *q));
-        totals_of(&stats.sums).chain(stats.averages).chain(ours).chain(quantiles).collect()
+        let queries = stats.sums.count("queries");
+        totals_of(&stats.sums).chain(stats.averages).chain(ours).chain(quantiles).chain([queries]).collect()
     })
 }
 
