@@ -32,6 +32,11 @@ fn asyncpg() {
     python("asyncpg", "asyncpg_check.py");
 }
 
+#[test]
+fn sqlalchemy() {
+    python("sqlalchemy", "sqlalchemy_check.py");
+}
+
 fn python(module: &str, file: &str) {
     let python = tool("python/bin/python");
     if !installed(Command::new(&python).args(["-c", &format!("import {module}")])) {
