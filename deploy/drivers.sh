@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # Prepares client drivers for the tests, under target/drivers:
-#   python/bin/python        psycopg 3, psycopg2 and asyncpg
-#   node/node_modules/pg     node-postgres
+#   python/bin/python        psycopg 3, psycopg2, asyncpg, SQLAlchemy and Django
+#   node/node_modules        node-postgres and postgres.js
 #   java/postgresql.jar      the JDBC driver (tests use `java File.java`, so a JDK)
 # Idempotent. What cannot be had on this machine is skipped, with a line that says so.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 . deploy/packages.sh
 
-PYTHON_PACKAGES="psycopg[binary]==3.2.9 psycopg2-binary==2.9.10 asyncpg==0.30.0"
-NODE_PACKAGES="pg@8.16.0"
+PYTHON_PACKAGES="psycopg[binary]==3.2.9 psycopg2-binary==2.9.10 asyncpg==0.30.0 SQLAlchemy==2.0.41 Django==4.2.23"
+NODE_PACKAGES="pg@8.16.0 postgres@3.4.7"
 JDBC=org.postgresql:postgresql:42.7.7
 folder=${CARGO_TARGET_DIR:-target}/drivers
 log=$folder/log

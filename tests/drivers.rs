@@ -3,6 +3,8 @@
 //! two shards with statements by key.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+#[path = "drivers/dump.rs"]
+mod dump;
 #[path = "drivers/pgbench.rs"]
 mod pgbench;
 #[path = "drivers/psql.rs"]
@@ -32,6 +34,16 @@ fn asyncpg() {
     python("asyncpg", "asyncpg_check.py");
 }
 
+#[test]
+fn sqlalchemy() {
+    python("sqlalchemy", "sqlalchemy_check.py");
+}
+
+#[test]
+fn django() {
+    python("django", "django_check.py");
+}
+
 fn python(module: &str, file: &str) {
     let python = tool("python/bin/python");
     if !installed(Command::new(&python).args(["-c", &format!("import {module}")])) {
@@ -46,13 +58,22 @@ fn python(module: &str, file: &str) {
 
 #[test]
 fn node_postgres() {
+    node("pg", "node_check.js");
+}
+
+#[test]
+fn postgres_js() {
+    node("postgres", "postgres_js_check.js");
+}
+
+fn node(module: &str, file: &str) {
     let modules = tool("node/node_modules");
-    if !installed(Command::new("node").args(["-e", "require('pg')"]).env("NODE_PATH", &modules)) {
-        return println!("skipped: no Node.js with pg; `make drivers` installs it");
+    if !installed(Command::new("node").args(["-e", &format!("require('{module}')")]).env("NODE_PATH", &modules)) {
+        return println!("skipped: no Node.js with {module}; `make drivers` installs it");
     }
     Sides::start().compare_commands(|url, part| {
         let mut command = Command::new("node");
-        command.arg(check("node_check.js")).args([url, part.name()]).env("NODE_PATH", &modules);
+        command.arg(check(file)).args([url, part.name()]).env("NODE_PATH", &modules);
         command
     });
 }

@@ -365,16 +365,7 @@ impl Conversation {
             tag = answer.tag().to_owned();
             answer.into_result(self)?;
         }
-        let changes = SettingChange::of(command);
-        for change in &changes {
-            self.session.change_settings(change);
-        }
-        for link in self.links.iter_mut() {
-            let mut settings = (**link.server.state.settings()).clone();
-            changes.iter().for_each(|change| change.apply_to_server(&mut settings));
-            link.server.state.set_settings(self.worker.share(settings, self.session.settings()));
-        }
-        self.session.transaction.remember(text, &changes);
+        self.remember_setting(&SettingChange::of(command), text);
         if let Command::SetTransaction(options) = command {
             self.session.transaction.set_options(options);
         }
@@ -382,9 +373,41 @@ impl Conversation {
         Ok(())
     }
 
+    /// What all servers held have accepted.
+    fn remember_setting(&mut self, changes: &[SettingChange], text: &str) {
+        for change in changes {
+            self.session.change_settings(change);
+        }
+        for link in self.links.iter_mut() {
+            let mut settings = (**link.server.state.settings()).clone();
+            changes.iter().for_each(|change| change.apply_to_server(&mut settings));
+            link.server.state.set_settings(self.worker.share(settings, self.session.settings()));
+        }
+        self.session.transaction.remember(text, changes);
+    }
+
+    /// set_config() as a statement of its own: the session remembers it as it does a SET.
+    pub(super) async fn set_config(&mut self, command: &Command, text: &str) -> Result<(), Failure> {
+        self.refuse_setting(command)?;
+        if self.links.is_empty() {
+            self.link(None, Access::Read).await?;
+        }
+        for i in 1..self.links.len() {
+            self.bring_into_step(i).await?;
+            self.ask(i, text).await?.into_result(self)?;
+        }
+        self.bring_into_step(0).await?;
+        self.ask_passing(0, text).await?;
+        self.remember_setting(&SettingChange::of(command), text);
+        Ok(())
+    }
+
     /// What the planner relies on when it reads a statement must stay as it is.
     fn refuse_setting(&self, command: &Command) -> Result<(), Failure> {
-        let Command::Set { name, value: SetValue::Text(value), .. } = command else { return Ok(()) };
+        let (Command::Set { name, value: SetValue::Text(value), .. } | Command::SetConfig { name, value }) = command
+        else {
+            return Ok(());
+        };
         if self.served.shards.len() > 1
             && let Some(refusal) = unreadable(name, value.trim_matches('\''))
         {
@@ -455,10 +478,11 @@ impl Conversation {
                 self.links[i].server.state.discarded();
                 self.session.discard();
             }
-            Command::DeclareCursor { name, .. } => {
+            Command::DeclareCursor { name, hold } => {
                 let shard = self.links[i].shard;
-                self.session.declared(name, shard);
+                self.session.declared(name, shard, *hold);
             }
+            Command::Close(cursor) => self.session.closed(cursor.as_deref()),
             Command::Unlisten(None) => self.session.unpin(Pin::Listen),
             _ => {}
         }

@@ -119,6 +119,13 @@ impl Conversation {
                 self.ready();
                 Ok(())
             }
+            Decision::Forward { .. } if matches!(script.statements[0].command, Command::SetConfig { .. }) => {
+                let text: Rc<str> = self.query_text(total)?.into();
+                self.take_request();
+                Box::pin(self.set_config(&script.statements[0].command, &text)).await?;
+                self.ready();
+                Ok(())
+            }
             Decision::Forward { shard, access } => {
                 let shard = self.cursor_shard(&script.statements[0].command).or(shard);
                 self.find_sequences(&script.statements[0])?;
@@ -147,7 +154,7 @@ impl Conversation {
     /// The shard of the cursor that a FETCH, MOVE or CLOSE names.
     pub(super) fn cursor_shard(&self, command: &Command) -> Option<ShardId> {
         match command {
-            Command::Cursor(Some(name)) => self.session.cursor(name),
+            Command::Cursor(name) | Command::Close(Some(name)) => self.session.cursor(name),
             _ => None,
         }
     }

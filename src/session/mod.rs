@@ -35,11 +35,18 @@ pub struct Session {
     /// The channels that it listens to.
     pub listens: BTreeSet<String>,
     /// Where the cursors of DECLARE are.
-    cursors: HashMap<String, ShardId>,
+    cursors: HashMap<String, Cursor>,
     /// The server that it wrote on last: what it did to sequences is known there alone.
     pub last_server_written: Option<(ShardId, u64)>,
     /// When this session last wrote on each shard: replicas that are older may not serve it.
     wrote: Vec<Option<Instant>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Cursor {
+    shard: ShardId,
+    /// WITH HOLD: it outlives its transaction.
+    held: bool,
 }
 
 /// A change of the session's settings, as a statement asks for it.
@@ -59,6 +66,9 @@ impl SettingChange {
                 vec![Self::Set { name: name.clone(), value: value.clone() }]
             }
             Command::Set { local: false, name, value: SetValue::Default } => vec![Self::Reset(name.clone())],
+            Command::SetConfig { name, value } => {
+                vec![Self::Set { name: name.clone(), value: quote_literal(value) }]
+            }
             Command::SetSessionCharacteristics(settings) => {
                 let set =
                     |(name, value): &(String, String)| Self::Set { name: name.clone(), value: quote_literal(value) };
@@ -137,20 +147,29 @@ impl Session {
     }
 
     /// DECLARE of a cursor has succeeded on a shard.
-    pub fn declared(&mut self, cursor: &str, shard: ShardId) {
-        self.cursors.insert(cursor.to_owned(), shard);
+    pub fn declared(&mut self, cursor: &str, shard: ShardId, held: bool) {
+        self.cursors.insert(cursor.to_owned(), Cursor { shard, held });
     }
 
     /// The shard of a cursor.
     pub fn cursor(&self, name: &str) -> Option<ShardId> {
-        self.cursors.get(name).copied()
+        self.cursors.get(name).map(|cursor| cursor.shard)
     }
 
-    /// Cursors end with their transaction, but for those that a pin keeps.
-    pub fn close_cursors(&mut self) {
-        if !self.cursors.is_empty() && !self.pins.contains(&Pin::HoldCursor) {
-            self.cursors.clear();
+    /// CLOSE of a cursor, or of all, has succeeded; a rollback does not bring them back.
+    pub fn closed(&mut self, cursor: Option<&str>) {
+        match cursor {
+            Some(cursor) => drop(self.cursors.remove(cursor)),
+            None => self.cursors.clear(),
         }
+        if !self.cursors.values().any(|cursor| cursor.held) {
+            self.pins.remove(&Pin::HoldCursor);
+        }
+    }
+
+    /// Cursors end with their transaction, but for those WITH HOLD.
+    pub fn close_cursors(&mut self) {
+        self.cursors.retain(|_, cursor| cursor.held);
     }
 
     pub fn pin(&mut self, reason: Pin) {

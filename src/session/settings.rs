@@ -14,7 +14,7 @@ impl Settings {
     pub fn of_startup<'a>(parameters: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
         let mut settings = Self::default();
         for (name, value) in parameters {
-            settings.set(name, quote_literal(value));
+            settings.set(name, if is_list(name) { quote_list(value) } else { quote_literal(value) });
         }
         settings
     }
@@ -76,6 +76,31 @@ impl Settings {
     }
 }
 
+/// SET takes the value for a list of names: in quotes it would be one name.
+fn is_list(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    matches!(name.as_str(), "search_path" | "temp_tablespaces") || name.ends_with("_preload_libraries")
+}
+
+/// A list of names, as a setting holds it, as one for SET: each name in quotes.
+fn quote_list(value: &str) -> String {
+    let mut names = vec![String::new()];
+    let mut chars = value.chars().peekable();
+    let mut in_quotes = false;
+    while let Some(char) = chars.next() {
+        let Some(name) = names.last_mut() else { break };
+        match char {
+            '"' if in_quotes && chars.next_if_eq(&'"').is_some() => name.push('"'),
+            '"' => in_quotes = !in_quotes,
+            ',' if !in_quotes => names.push(String::new()),
+            _ if in_quotes => name.push(char),
+            _ if char.is_ascii_whitespace() => {}
+            _ => name.push(char.to_ascii_lowercase()),
+        }
+    }
+    names.iter().map(|name| quote_literal(name)).collect::<Vec<_>>().join(", ")
+}
+
 fn is_identity(name: &str) -> bool {
     matches!(name, "role" | "session_authorization")
 }
@@ -129,6 +154,13 @@ mod tests {
         let to = settings(&[("timezone", "UTC"), ("search_path", "a")]);
         assert_eq!(to.replay(&from), "RESET \"datestyle\";SET \"search_path\" TO 'a';");
         assert_eq!(to.replay(&to), "");
+    }
+
+    #[test]
+    fn a_list_of_names_stays_a_list() {
+        let to = settings(&[("search_path", "\"$user\", Public,\"a, \"\"B\"\"\"")]);
+        assert_eq!(to.replay(&settings(&[])), "SET \"search_path\" TO '$user', 'public', 'a, \"B\"';");
+        assert_eq!(settings(&[("Search_Path", "")]).get("search_path"), Some("''"));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::catalog::Catalog;
 use crate::map::ShardId;
 use crate::refusal::Refusal;
 use crate::sql::parse::Parsed;
-use crate::sql::tree::{Body, Dml, Query, Stmt};
+use crate::sql::tree::{Body, Dml, Expr, Query, Stmt, Target, Value};
 use crate::sql::{Access, Command, Effects, Explain, Pin, Statement, spans};
 
 /// What planning looks at besides the statement.
@@ -101,7 +101,10 @@ pub(super) fn refused(refusal: Refusal) -> Plan {
 
 fn decide(context: Context<'_>, stmt: &Stmt, parsed: &Parsed) -> Decided {
     match stmt {
-        Stmt::Dml(dml) => rows(context, dml, parsed),
+        Stmt::Dml(dml) => match set_config(dml) {
+            Some(command) => Decided { command, any_values: false, ..rows(context, dml, parsed) },
+            None => rows(context, dml, parsed),
+        },
         Stmt::Explain { analyze, text_format, inner } => {
             let span = Range::default();
             let explain = Explain { analyze: *analyze, text_format: *text_format, inner: span.clone(), prefix: span };
@@ -179,6 +182,30 @@ fn rows(context: Context<'_>, dml: &Dml, parsed: &Parsed) -> Decided {
         effects.pin = Some(Pin::TempTable);
     }
     Decided { command, access, effects, plan, any_values }
+}
+
+/// `SELECT set_config('name', 'value', false)`, as drivers and frameworks greet a server with. Not for
+/// settings that SET would read as a list of names, for who the session is, or for one transaction.
+fn set_config(dml: &Dml) -> Option<Command> {
+    let Dml::Query(query) = dml else { return None };
+    let Body::Select(select) = &query.body else { return None };
+    let [Target { expr: Expr::Func(call), .. }] = select.targets.as_slice() else { return None };
+    let plain = query.with.is_none() && query.limit.is_none() && query.offset.is_none() && select.from.is_empty();
+    let unfiltered = select.filter.is_none() && select.having.is_none() && select.group.is_empty();
+    if !plain || !unfiltered || &*call.name != "set_config" || call.schema.is_some() || call.filter.is_some() {
+        return None;
+    }
+    let [Expr::Const(name), Expr::Const(value), Expr::Const(local)] = call.args.as_slice() else { return None };
+    let (Value::Text(name), Value::Text(value), Value::Bool(false)) = (&name.value, &value.value, &local.value) else {
+        return None;
+    };
+    let name = name.to_ascii_lowercase();
+    let is_list = matches!(name.as_str(), "search_path" | "temp_tablespaces") || name.ends_with("_preload_libraries");
+    let is_identity = matches!(name.as_str(), "role" | "session_authorization");
+    if is_list || is_identity || name.starts_with("transaction_") {
+        return None;
+    }
+    Some(Command::SetConfig { name, value: value.to_string() })
 }
 
 /// SELECT INTO: whether the new table is temporary.
@@ -296,7 +323,7 @@ fn session(command: &Command) -> Decided {
         Command::Show(_) => (Access::Read, anywhere()),
         Command::TwoPhase => (Access::Write, refused(reasons::utility("PREPARE TRANSACTION", hint))),
         Command::Notify => (Access::Write, first_shard()),
-        Command::Cursor(_) => (Access::Lock, anywhere()),
+        Command::Cursor(_) | Command::Close(_) => (Access::Lock, anywhere()),
         _ => (Access::Read, Plan::Session),
     };
     Decided::new(command.clone(), access, plan)

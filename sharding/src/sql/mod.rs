@@ -120,6 +120,11 @@ pub enum Command {
         name: String,
         value: SetValue,
     },
+    /// SELECT set_config('name', 'value', false): the same as SET where it is alone in its text.
+    SetConfig {
+        name: String,
+        value: String,
+    },
     /// SET TRANSACTION ...
     SetTransaction(TransactionOptions),
     /// SET SESSION CHARACTERISTICS AS TRANSACTION ..., as the default_transaction_* settings it sets.
@@ -141,8 +146,10 @@ pub enum Command {
         name: String,
         hold: bool,
     },
-    /// FETCH, MOVE or CLOSE of a cursor; `None` is CLOSE ALL.
-    Cursor(Option<String>),
+    /// FETCH or MOVE of a cursor.
+    Cursor(String),
+    /// `None` is CLOSE ALL.
+    Close(Option<String>),
     /// VACUUM, ANALYZE, LOCK, CALL, DO, CHECKPOINT, ...
     Other,
     /// Nothing but white space and comments.
