@@ -373,6 +373,44 @@ def notices():
 
 
 @check()
+def large_objects():
+    with connect() as c:
+        oid = c.execute("SELECT lo_from_bytea(0, %s)", (bytes(range(256)) * 2000,)).fetchone()[0]
+        number = c.execute("SELECT lo_open(%s, 393216)", (oid,)).fetchone()[0]
+        show("seek", c.execute("SELECT lo_lseek64(%s, 1000, 0), lowrite(%s, %s)", (number, number, b"here")).fetchone())
+        show("tell", c.execute("SELECT lo_tell64(%s), lo_truncate(%s, 1010)", (number, number)).fetchone())
+        show("closed", c.execute("SELECT lo_close(%s)", (number,)).fetchone())
+        c.commit()
+        show("read", c.execute("SELECT lo_get(%s, 996, 30)", (oid,), binary=True).fetchone())
+        failure("not open", lambda: c.execute("SELECT loread(%s, 5)", (number,)))
+        c.rollback()
+        show("unlinked", c.execute("SELECT lo_unlink(%s)", (oid,)).fetchone())
+
+
+@check()
+def held_cursors():
+    connections = [connect(autocommit=True) for _ in range(8)]
+    for round in range(2):
+        for n, c in enumerate(connections):
+            with c.cursor(f"held {n}", withhold=True) as cursor:
+                cursor.execute("SELECT generate_series(1, 300)")
+                show("first", cursor.fetchmany(2))
+                c.execute("SELECT pg_catalog.set_config('psycopg.held', 'here', false)")
+            show("set", c.execute("SELECT current_setting('psycopg.held', true)").fetchone())
+        for n, c in enumerate(connections):
+            if n % 2:
+                c.execute("BEGIN; SELECT 1")
+                c.execute(f"SELECT set_config('psycopg.held', '{n}', false)")
+                c.execute("ROLLBACK")
+            show("still", c.execute("SELECT current_setting('psycopg.held', true)").fetchone())
+    failure("both fail", lambda: c.execute("SELECT set_config('psycopg.held', 'lost', false); SELECT 1/0"))
+    show("kept", c.execute("SELECT current_setting('psycopg.held', true)").fetchone())
+    show("cursors", c.execute("SELECT count(*) FROM pg_cursors").fetchone())
+    for c in connections:
+        c.close()
+
+
+@check()
 def session():
     with connect(autocommit=True) as c, connect(autocommit=True) as other:
         c.execute("SET search_path = pg_catalog; SET TimeZone = 'Asia/Kolkata'")
