@@ -34,9 +34,10 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use crate::admin::{Needs, Shutdown};
 use crate::config::Config;
 use crate::http;
-use crate::net::cancel::CancelKeys;
+use crate::net::cancel::{self, Addressee, CancelKeys};
 use crate::net::listener::{Listener, Socket};
 use crate::net::{startup, tls};
+use crate::pool::connect;
 use crate::pool::directory::Directory;
 use crate::stats::Registry;
 use database::Database;
@@ -195,7 +196,7 @@ impl Router {
             reloading: tokio::sync::Mutex::default(),
             directory,
             stats: Registry::default(),
-            keys: CancelKeys::default(),
+            keys: CancelKeys::new(config.listen.router_id),
             clients: Arc::default(),
             consoles: Arc::default(),
             logins: Arc::default(),
@@ -352,13 +353,30 @@ impl Shared {
         (0..self.workers.len()).for_each(|worker| self.tell(worker, message()));
     }
 
-    /// Cancels what the holder of the key runs; ends when the servers have been told.
+    /// Cancels what the holder of the key runs, here or at a peer; ends when the servers have been told.
     async fn cancel(&self, pid: i32, secret: &[u8]) {
-        let Some(worker) = self.keys.find(pid, secret) else { return };
+        let worker = match self.keys.find(pid, secret) {
+            Addressee::Worker(worker) => worker,
+            Addressee::Peer(router_id) => return self.cancel_at(router_id, pid, secret).await,
+            Addressee::Nobody => return,
+        };
         let (done, told) = oneshot::channel();
         self.tell(worker, Message::Cancel { client: pid, done });
         // The sender is dropped, not used: either way the wait is over.
         drop(told.await);
+    }
+
+    async fn cancel_at(&self, router_id: u8, pid: i32, secret: &[u8]) {
+        let config = self.config();
+        let Some(peer) = config.peers.iter().find(|peer| peer.router_id == router_id) else {
+            return tracing::warn!(router_id, "a cancel request is for a client of a router that is no [[peer]]");
+        };
+        let secret = cancel::forwarded(secret).into();
+        let key =
+            connect::CancelKey { host: peer.host.clone(), port: peer.port, pid, secret, local: None, remote: None };
+        if let Err(error) = connect::cancel(&key).await {
+            tracing::warn!(router_id, address = peer.host.with_port(peer.port), %error, "a cancel request was not passed on");
+        }
     }
 
     /// Throws clients out; gives how many there were.

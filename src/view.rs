@@ -26,6 +26,7 @@ pub struct View {
     pub tables: Vec<TableRow>,
     pub problems: Vec<ProblemRow>,
     pub config: Vec<ConfigRow>,
+    pub peers: Vec<PeerRow>,
     pub memory: Vec<MemoryRow>,
     /// Per database, for SHOW STATS.
     pub stats: Vec<DatabaseStats>,
@@ -329,6 +330,15 @@ pub struct ConfigRow {
     pub default: String,
     /// By RELOAD.
     pub changeable: bool,
+}
+
+/// Another router before the same servers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerRow {
+    pub router_id: u8,
+    /// A host, an address, or the folder of a unix socket.
+    pub host: String,
+    pub port: u16,
 }
 
 #[derive(Clone, Debug)]

@@ -39,6 +39,7 @@ fn listen(listen: &Listen) -> Vec<Row> {
         ("listen_port", listen.address.port().to_string(), false),
         ("unix_socket_dir", folder.unwrap_or_default(), false),
         ("listen.http", listen.http.map(|address| address.to_string()).unwrap_or_default(), false),
+        ("listen.router_id", listen.router_id.to_string(), false),
         ("listen.workers", listen.workers.to_string(), false),
         ("listen.login_timeout", show_duration(listen.login_timeout), true),
     ]

@@ -12,8 +12,8 @@ use toml::de::DeTable;
 use super::reader::{Located, Reader, Section};
 use super::value::Surroundings;
 use super::{
-    AuthMethod, Config, Database, Instance, Limits, Listen, Log, LogFormat, PoolMode, PoolSettings, Problem,
-    ReplicaSettings, Role, Secret, Shard, Tls, User, checks, url,
+    AuthMethod, Config, Database, Host, Instance, Limits, Listen, Log, LogFormat, Peer, PoolMode, PoolSettings,
+    Problem, ReplicaSettings, Role, Secret, Shard, Tls, User, checks, url,
 };
 
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -24,6 +24,8 @@ const GIGABYTE: usize = 1 << 30;
 const MESSAGE_MAX: usize = GIGABYTE - (1 << 20);
 const BUCKETS_DEFAULT: u16 = 4096;
 const BUCKETS_MAX: u64 = 32_768;
+/// What fits into a cancel key beside the client's number.
+const ROUTER_ID_MAX: u64 = 127;
 const SHARDS_MAX: usize = 1024;
 
 const POOL_MODES: [(&str, PoolMode); 3] =
@@ -106,6 +108,7 @@ impl File {
             auth: AuthMethod::ScramSha256,
             users: Vec::new(),
             databases: Vec::new(),
+            peers: Vec::new(),
             replicas: ReplicaSettings::default(),
             limits: Limits::default(),
             log: Log::default(),
@@ -136,6 +139,9 @@ fn read<'r>(reader: &'r Reader<'r>, mut root: Section<'r>) -> File {
         config.databases.push(database);
         file.database_lines.push(lines);
     }
+    for section in root.sections("peer") {
+        peer(section, config);
+    }
     if let Some(section) = root.section("replicas") {
         replicas(section, &mut config.replicas);
     }
@@ -165,6 +171,7 @@ fn listen(mut section: Section<'_>, listen: &mut Listen) {
         listen.http = Some(http.value);
     }
     section.number("clients_max", 1, COUNT_MAX, &mut listen.clients_max);
+    section.number("router_id", 0, ROUTER_ID_MAX, &mut listen.router_id);
     let mut workers = 0;
     section.number("workers", 0, 1024, &mut workers);
     if workers > 0 {
@@ -412,6 +419,36 @@ fn table_rule(
         (_, Some(key), _) => wrong(&key.at, "only sharded tables have a key"),
         (_, _, Some(shard)) => wrong(&shard.at, "only local tables have a shard"),
     }
+}
+
+fn peer(mut section: Section<'_>, config: &mut Config) {
+    let (reader, at) = (section.reader(), section.at.clone());
+    let mut router_id = 0;
+    let known = section.number("router_id", 1, ROUTER_ID_MAX, &mut router_id).is_some();
+    let address = section.required("address");
+    section.finish();
+    if !known {
+        return reader.problem(&at, "peer needs router_id = a number: the listen.router_id of that router");
+    }
+    let own = config.listen.router_id;
+    if own == 0 {
+        reader.problem(&at, "peer: this router has no number itself: write router_id = ... under [listen]");
+    } else if own == router_id {
+        reader.problem(&at, format!("peer.router_id: {own} is the number of this router itself"));
+    } else if config.peers.iter().any(|peer| peer.router_id == router_id) {
+        reader.problem(&at, format!("there are two [[peer]] with router_id = {router_id}"));
+    }
+    let Some(address) = address else { return };
+    let Some((host, Ok(port))) = address.value.rsplit_once(':').map(|(host, port)| (host, port.parse())) else {
+        let hint = "is not a host and a port: write \"router-b:6432\", or \"/run/sluice:6432\" for a unix socket";
+        return reader.problem(&address.at, format!("peer.address: {:?} {hint}", address.value));
+    };
+    let host = if host.starts_with('/') {
+        Host::Unix(PathBuf::from(host))
+    } else {
+        Host::Tcp(host.trim_start_matches('[').trim_end_matches(']').to_owned())
+    };
+    config.peers.push(Peer { router_id, host, port });
 }
 
 fn replicas(mut section: Section<'_>, replicas: &mut ReplicaSettings) {

@@ -30,6 +30,8 @@ pub struct Config {
     pub auth: AuthMethod,
     pub users: Vec<User>,
     pub databases: Vec<Database>,
+    /// Other routers before the same servers, each `router_id` once and none of them this router's.
+    pub peers: Vec<Peer>,
     pub replicas: ReplicaSettings,
     pub limits: Limits,
     pub log: Log,
@@ -52,11 +54,22 @@ pub struct Listen {
     /// `/metrics` and `/health`.
     pub http: Option<SocketAddr>,
     pub clients_max: u32,
+    /// Tells this router from its peers, 1 to 127, in the cancel keys of its clients; 0 without peers.
+    pub router_id: u8,
     /// Threads that serve clients; 0 in the file means one per core and is resolved by the check.
     pub workers: usize,
     /// How long a client may take from connecting to the end of its authentication.
     pub login_timeout: Duration,
     pub tls: Option<Tls>,
+}
+
+/// A router that a load balancer may send this router's cancel requests to, and the other way round.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// 1 to 127.
+    pub router_id: u8,
+    pub host: Host,
+    pub port: u16,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -202,14 +215,21 @@ pub enum Host {
     Unix(PathBuf),
 }
 
+impl Host {
+    /// `host:port`, for people.
+    pub fn with_port(&self, port: u16) -> String {
+        match self {
+            Self::Tcp(host) if host.contains(':') => format!("[{host}]:{port}"),
+            Self::Tcp(host) => format!("{host}:{port}"),
+            Self::Unix(folder) => format!("{}:{port}", folder.display()),
+        }
+    }
+}
+
 impl Instance {
     /// `host:port`, for people.
     pub fn address(&self) -> String {
-        match &self.host {
-            Host::Tcp(host) if host.contains(':') => format!("[{host}]:{}", self.port),
-            Host::Tcp(host) => format!("{host}:{}", self.port),
-            Host::Unix(folder) => format!("{}:{}", folder.display(), self.port),
-        }
+        self.host.with_port(self.port)
     }
 
     /// Whether the same rows are there, whoever asks.

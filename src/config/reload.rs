@@ -9,7 +9,7 @@ use super::value::{show_duration, show_size};
 use super::{AuthMethod, Config, Database, Instance, LogFormat, PoolSettings, Role, Secret, Shard};
 
 /// Read once, at start: sockets and threads are made from these.
-const FIXED: [&str; 4] = ["listen.address", "listen.http", "listen.socket_dir", "listen.workers"];
+const FIXED: [&str; 5] = ["listen.address", "listen.http", "listen.router_id", "listen.socket_dir", "listen.workers"];
 
 /// One setting under its name in the file, as the console shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -122,6 +122,9 @@ impl Config {
         for database in &self.databases {
             list.database(database);
         }
+        for peer in &self.peers {
+            list.add(format!("peer.{}.address", peer.router_id), peer.host.with_port(peer.port));
+        }
         list.add("replicas.lag_max", show_duration(self.replicas.lag_max));
         list.add("replicas.check_interval", show_duration(self.replicas.check_interval));
         list.add("limits.message_bytes_max", show_size(self.limits.message_bytes_max));
@@ -140,6 +143,7 @@ impl Config {
         list.add_some("listen.socket_dir", listen.socket_dir.as_ref().map(|folder| folder.display().to_string()));
         list.add_some("listen.http", listen.http.map(|http| http.to_string()));
         list.add("listen.clients_max", listen.clients_max.to_string());
+        list.add("listen.router_id", listen.router_id.to_string());
         list.add("listen.workers", listen.workers.to_string());
         list.add("listen.login_timeout", show_duration(listen.login_timeout));
         if let Some(tls) = &listen.tls {

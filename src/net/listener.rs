@@ -196,6 +196,7 @@ mod tests {
             socket_dir: socket_dir.map(Path::to_owned),
             http: None,
             clients_max: 10,
+            router_id: 0,
             workers: 1,
             login_timeout: Duration::from_secs(1),
             tls: None,

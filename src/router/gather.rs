@@ -22,7 +22,7 @@ use crate::pool::connect::CancelKey;
 use crate::pool::driver::{IdleServer, PoolKey, Pools};
 use crate::pool::health::State;
 use crate::view::{
-    ClientRow, ClientState, DatabaseRow, InstanceRole, InstanceRow, MemoryRow, PoolRow, ProblemRow, ServerRow,
+    ClientRow, ClientState, DatabaseRow, InstanceRole, InstanceRow, MemoryRow, PeerRow, PoolRow, ProblemRow, ServerRow,
     ServerState, ShardRow, UserRow, View, table_rows,
 };
 
@@ -286,6 +286,7 @@ impl Shared {
             tables: databases.iter().flat_map(|database| tables(database)).collect(),
             problems: databases.iter().flat_map(|database| problems(database)).collect(),
             config: config_rows(&config),
+            peers: config.peers.iter().map(peer_row).collect(),
             memory: memory(&reports),
             stats: self.stats.databases(),
             user_stats: self.stats.users(),
@@ -454,6 +455,14 @@ fn user_row(user: &config::User, pools: &[(PoolKey, Mode, PoolSnapshot)], report
 
 fn open(pools: &[(PoolKey, Mode, PoolSnapshot)], wanted: impl Fn(&PoolKey) -> bool) -> u64 {
     pools.iter().filter(|(key, ..)| wanted(key)).map(|(_, _, pool)| u64::from(pool.open)).sum()
+}
+
+fn peer_row(peer: &config::Peer) -> PeerRow {
+    let host = match &peer.host {
+        config::Host::Tcp(host) => host.clone(),
+        config::Host::Unix(folder) => folder.display().to_string(),
+    };
+    PeerRow { router_id: peer.router_id, host, port: peer.port }
 }
 
 fn tables(database: &Database) -> Vec<crate::view::TableRow> {

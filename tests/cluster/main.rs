@@ -14,6 +14,7 @@ mod generated;
 mod hostile;
 mod listening;
 mod loading;
+mod peers;
 mod placement;
 mod regressions;
 mod routing;

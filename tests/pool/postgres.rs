@@ -53,6 +53,7 @@ fn config(cluster: &Cluster, size: u32) -> Config {
             socket_dir: None,
             http: None,
             clients_max: 100,
+            router_id: 0,
             workers: 2,
             login_timeout: 1000 * MS,
             tls: None,

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::admin::show::time;
 use crate::admin::table::{Cell, Table, Type, cell};
-use crate::view::{Address, ClientRow, ClientState, PoolRow, ServerRow, ServerState, View};
+use crate::view::{Address, ClientRow, ClientState, PeerRow, PoolRow, ServerRow, ServerState, View};
 
 /// The version whose console this one follows. Tools parse it.
 const PGBOUNCER: &str = concat!("PgBouncer 1.25.1 (Sluice ", env!("CARGO_PKG_VERSION"), ")");
@@ -290,7 +290,7 @@ pub(super) fn lists(view: &View) -> Table {
     let rows = [
         ("databases", count(view.databases.len())),
         ("users", count(view.users.len())),
-        ("peers", 0),
+        ("peers", count(view.peers.len())),
         ("pools", count(distinct.len())),
         ("peer_pools", 0),
         ("free_clients", view.clients_max.saturating_sub(used_clients + view.login_clients)),
@@ -334,11 +334,14 @@ pub(super) fn state(view: &View) -> Table {
         .with_rows(rows.map(|(key, set)| vec![cell(key), yes(set)]))
 }
 
-// What Sluice has none of: the columns are there for tools that ask.
-
-pub(super) fn peers(_: &View) -> Table {
-    Table::new(&[("peer_id", Type::Int4), ("host", Type::Text), ("port", Type::Int4), ("pool_size", Type::Int4)])
+/// There are no pools towards peers: every cancel request has a connection of its own.
+pub(super) fn peers(view: &View) -> Table {
+    let columns = [("peer_id", Type::Int4), ("host", Type::Text), ("port", Type::Int4), ("pool_size", Type::Int4)];
+    let row = |peer: &PeerRow| vec![cell(peer.router_id), cell(&peer.host), cell(peer.port), None];
+    Table::new(&columns).with_rows(view.peers.iter().map(row))
 }
+
+// What Sluice has none of: the columns are there for tools that ask.
 
 pub(super) fn peer_pools(_: &View) -> Table {
     Table::new(&[
