@@ -20,6 +20,7 @@ pub mod admin;
 pub mod auth;
 pub mod catalog;
 pub mod cli;
+pub mod clock;
 pub mod commit;
 pub mod config;
 pub mod control;

@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 
 /// The top-level modules from the ground up, each with what it may import of the others. A module may
 /// only name modules above it in this list, so there is no way back up.
-const LAYERS: [(&str, &[&str]); 22] = [
+const LAYERS: [(&str, &[&str]); 23] = [
+    ("clock", &[]),
     ("protocol", &[]),
     ("config", &["log"]),
     ("log", &["config"]),
@@ -23,9 +24,12 @@ const LAYERS: [(&str, &[&str]); 22] = [
     ("stats", &[]),
     ("view", &["config", "prober", "stats"]),
     ("transport", &[]),
-    ("pool", &["protocol", "config", "auth", "session", "prober", "transport"]),
+    ("pool", &["clock", "protocol", "config", "auth", "session", "prober", "transport"]),
     ("commit", &["pool"]),
-    ("execute", &["protocol", "config", "session", "catalog", "listening", "stats", "transport", "pool", "commit"]),
+    (
+        "execute",
+        &["clock", "protocol", "config", "session", "catalog", "listening", "stats", "transport", "pool", "commit"],
+    ),
     ("admin", &["protocol", "config", "stats", "view"]),
     ("net", &["protocol", "config", "auth", "session", "transport", "execute", "admin"]),
     ("http", &["stats", "view"]),

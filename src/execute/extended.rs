@@ -90,7 +90,6 @@ impl Conversation {
                 // An earlier statement's server is gone: that error comes first, and is the only one.
                 self.report(&fields);
                 self.pipeline = Pipeline::Skipping;
-                self.session.statements.forget_unanswered();
                 return Ok(());
             }
             Err(Failure::End(end)) => return Err(end),

@@ -2,12 +2,13 @@
 
 use std::collections::VecDeque;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use pgsluice_sharding::ShardId;
 use pgsluice_sharding::sql::{Access, SharedScript};
 
+use crate::clock;
 use crate::config::PoolMode;
 use crate::pool::Server;
 use crate::pool::driver::{AcquireError, Pool, Release};
@@ -163,7 +164,7 @@ impl Links {
         for link in &mut self.all {
             link.joined = false;
             if std::mem::take(&mut link.wrote) {
-                session.wrote_on(link.shard, Instant::now());
+                session.wrote_on(link.shard, clock::now());
             }
         }
     }
@@ -238,7 +239,7 @@ impl Link {
     pub(super) fn note_fault(&self, body: Option<&[u8]>) {
         let fault = body.map_or(Some(Fault::Unreachable), Fault::of_replica);
         if let (true, Some(fault)) = (self.is_replica(), fault) {
-            self.place.health().take_out(fault, Instant::now());
+            self.place.health().take_out(fault, clock::now());
         }
     }
 
@@ -399,7 +400,7 @@ impl Conversation {
         }
         let result = self.wait_for_server(place.pool()).await;
         if let (Err(Failure::Error(_)), true) = (&result, place.replica) {
-            place.health().take_out(Fault::Unreachable, Instant::now());
+            place.health().take_out(Fault::Unreachable, clock::now());
         }
         result.map(|server| (place, server))
     }
@@ -444,7 +445,7 @@ impl Conversation {
     /// Waits in the pool's queue; a client that goes away leaves the queue.
     async fn wait_for_server(&mut self, pool: &Rc<Pool>) -> Result<Box<Server>, Failure> {
         self.client.flush().await?;
-        let began = Instant::now();
+        let began = clock::now();
         let key = pool.key();
         self.presence.waits(Wait { since: began, shard: ShardId(key.shard), instance: key.instance });
         let result = tokio::select! {

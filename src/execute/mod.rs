@@ -41,6 +41,7 @@ use std::time::{Duration, Instant};
 
 use pgsluice_sharding::catalog::Catalog;
 
+use crate::clock;
 use crate::config::PoolMode;
 use crate::listening::Subscription;
 use crate::protocol::backend::{self, TransactionStatus};
@@ -160,7 +161,7 @@ impl Conversation {
             catalog_change: CatalogChange::None,
             own_catalog: None,
             subscription: None,
-            asked_at: Instant::now(),
+            asked_at: clock::now(),
             transaction_began: None,
         }
     }
@@ -217,7 +218,7 @@ impl Conversation {
     async fn turn(&mut self) -> Result<(), End> {
         let bytes_max = self.worker.limits().message_bytes_max;
         while let Some(header) = self.client.next_message(bytes_max)? {
-            self.asked_at = Instant::now();
+            self.asked_at = clock::now();
             self.presence.asks(self.asked_at);
             self.follow_configuration();
             Box::pin(self.message(header)).await?;
@@ -273,6 +274,7 @@ impl Conversation {
     fn report(&mut self, fields: &ErrorFields) {
         self.served.stats.errors.add(1);
         backend::error_response(&mut self.client.out, fields);
+        self.session.statements.forget_unanswered();
         self.session.transaction.fail();
     }
 

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::auth::client::server_password;
+use crate::clock;
 use crate::config::{Config, Host, Instance, PoolMode};
 use crate::pool::budget::{InstanceBudget, Mode, PoolId, PoolShared, PoolSnapshot, WorkerId};
 use crate::pool::connect::Target;
@@ -103,7 +104,7 @@ impl Directory {
             mode: Mode::Running,
         };
         let directory =
-            Self { epoch: Instant::now(), mailboxes, next_server: AtomicU64::new(1), known: Mutex::new(known) };
+            Self { epoch: clock::now(), mailboxes, next_server: AtomicU64::new(1), known: Mutex::new(known) };
         let receivers = receivers.into_iter().enumerate();
         (Arc::new(directory), receivers.map(|(worker, messages)| Mailbox { worker, messages }).collect())
     }

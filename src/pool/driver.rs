@@ -20,6 +20,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::spawn_local;
 use tokio::time::sleep_until;
 
+use crate::clock;
 use crate::config::PoolMode;
 use crate::pool::budget::{PoolId, WorkerId};
 use crate::pool::connect::{self, CancelKey};
@@ -97,7 +98,7 @@ impl Pools {
             directory,
             by_key: RefCell::default(),
             by_id: RefCell::default(),
-            tick_at: Cell::new(Instant::now() + TICK),
+            tick_at: Cell::new(clock::now() + TICK),
             hurry: Notify::new(),
         });
         drop(spawn_local(Rc::clone(&worker).run(mailbox.messages)));
@@ -157,8 +158,8 @@ impl Worker {
                     Some(message) => self.deliver(message),
                     None => return,
                 },
-                () = self.hurry.notified() => self.tick(Instant::now()),
-                () = timer.as_mut() => self.tick(Instant::now()),
+                () = self.hurry.notified() => self.tick(clock::now()),
+                () = timer.as_mut() => self.tick(clock::now()),
             }
             if timer.deadline() != self.tick_at.get().into() {
                 timer.as_mut().reset(self.tick_at.get().into());
@@ -331,7 +332,7 @@ impl Pool {
     /// # Errors
     /// The wait was too long, too many wait, the instance refuses or cannot be reached and has no server left, the database is disabled.
     pub async fn acquire(self: &Rc<Self>) -> Result<Box<Server>, AcquireError> {
-        let now = Instant::now();
+        let now = clock::now();
         if let Some(server) = self.try_acquire(now) {
             return Ok(server);
         }
@@ -376,7 +377,7 @@ impl Pool {
     fn refresh(self: &Rc<Self>) {
         let spec = self.entry.spec();
         self.mode.set(spec.mode);
-        self.core.borrow_mut().set_limits(Arc::clone(&spec.limits), Instant::now());
+        self.core.borrow_mut().set_limits(Arc::clone(&spec.limits), clock::now());
         self.run();
     }
 
@@ -398,7 +399,7 @@ impl Pool {
     }
 
     fn handle(self: &Rc<Self>, event: Event<Box<Server>>) {
-        self.core.borrow_mut().handle(event, Instant::now());
+        self.core.borrow_mut().handle(event, clock::now());
         self.run();
     }
 
@@ -447,7 +448,7 @@ impl Pool {
         let spec = self.entry.spec();
         let event = match connect::connect(&spec.target, spec.connect_timeout).await {
             Ok(connected) => {
-                let stamp = Stamp { id: worker.directory.next_server(), generation, connected_at: Instant::now() };
+                let stamp = Stamp { id: worker.directory.next_server(), generation, connected_at: clock::now() };
                 Event::Connected { server: Box::new(Server::new(connected, stamp, spec.prepared_statements_max)) }
             }
             Err(error) => {

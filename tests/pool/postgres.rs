@@ -72,6 +72,7 @@ fn config(cluster: &Cluster, size: u32) -> Config {
         },
         auth: AuthMethod::Trust,
         users: vec![user("app", "app"), user("postgres", "wrong")],
+        peers: Vec::new(),
         databases: vec![database("app"), database("other")],
         replicas: ReplicaSettings { lag_max: 1000 * MS, check_interval: 1000 * MS },
         limits: Limits {
