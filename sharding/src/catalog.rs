@@ -96,6 +96,28 @@ pub struct Column {
     pub typmod: i32,
     pub not_null: bool,
     pub collation: Collation,
+    pub crossing: Crossing,
+}
+
+/// How the values of a column get from one server to another, as input of a final query.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Crossing {
+    pub form: CrossingForm,
+    /// The type in SQL, with schema and quotes, a domain as what it stands for.
+    pub type_name: String,
+    /// The collation in SQL, when it is not the one that the type has by itself.
+    pub collation: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CrossingForm {
+    /// As elements of an array, in binary.
+    Binary,
+    /// As text that means the same under all settings: arrays, which cannot be elements of arrays.
+    Text,
+    /// Not at all: its text depends on settings, its binary form names types by numbers of one server.
+    #[default]
+    Never,
 }
 
 impl Column {
@@ -216,12 +238,27 @@ pub(crate) fn column_of(column: &ColumnDef, default_collation: Collation) -> Col
         (1042 | 1043, Some(length)) => length + 4,
         _ => -1,
     };
-    Column { name: column.name.to_string(), type_oid, typmod, not_null: column.not_null, collation }
+    let crossing = match type_oid {
+        0 => Crossing::default(),
+        _ => Crossing { form: CrossingForm::Binary, type_name: built_in_name(type_oid), collation: None },
+    };
+    // The name of a collation in an open transaction is not looked up.
+    let crossing = if column.collation.is_some() { Crossing::default() } else { crossing };
+    Column { name: column.name.to_string(), type_oid, typmod, not_null: column.not_null, collation, crossing }
 }
 
 /// Whether PostgreSQL itself brings the type of this name.
 pub(crate) fn is_built_in_type(name: &str) -> bool {
     type_oid(name) != 0
+}
+
+/// The type of this id in SQL.
+fn built_in_name(type_oid: u32) -> String {
+    let name = TYPES.lines().find_map(|line| {
+        let (name, oid) = line.split_once(' ')?;
+        (oid.parse() == Ok(type_oid)).then_some(name)
+    });
+    format!("pg_catalog.\"{}\"", name.unwrap_or("text"))
 }
 
 /// The id of a built-in type by its name in the grammar; 0 for any other.

@@ -25,6 +25,11 @@ pub struct Refusal {
 }
 
 impl Refusal {
+    /// Whether PostgreSQL would have done it.
+    pub fn is_unsupported(&self) -> bool {
+        self.sqlstate == "0A000"
+    }
+
     /// A refusal with `0A000` and a way out.
     pub fn unsupported(message: impl Into<Cow<'static, str>>, hint: impl Into<Cow<'static, str>>) -> Self {
         Self {

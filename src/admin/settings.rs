@@ -70,6 +70,7 @@ fn others(replicas: &ReplicaSettings, limits: &Limits) -> Vec<Row> {
         ("limits.statement_bytes_max", show_size(limits.statement_bytes_max), true),
         ("limits.plan_cache_bytes_max", show_size(limits.plan_cache_bytes_max), true),
         ("limits.merge_buffer_max", show_size(limits.merge_buffer_max), true),
+        ("limits.final_query_bytes_max", show_size(limits.final_query_bytes_max), true),
         ("limits.statements_per_client_max", limits.statements_per_client_max.to_string(), true),
     ]
 }

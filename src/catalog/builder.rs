@@ -6,7 +6,8 @@ use std::fmt;
 
 use pgsluice_sharding::Refusal;
 use pgsluice_sharding::catalog::{
-    Catalog, Collation, Column, Function, FunctionKind, Relation, Table, TableKind, TableRules, Volatility,
+    Catalog, Collation, Column, Crossing, CrossingForm, Function, FunctionKind, Relation, Table, TableKind, TableRules,
+    Volatility,
 };
 use pgsluice_sharding::map::ShardId;
 use pgsluice_sharding::sql::code::pin_of_code;
@@ -50,7 +51,9 @@ pub struct Builder {
     shards: u16,
     default_collation: Collation,
     search_path: Vec<String>,
-    collations: HashMap<u32, Collation>,
+    collations: HashMap<u32, (Collation, String)>,
+    /// With the collation that the type has by itself.
+    types: HashMap<u32, (Crossing, u32)>,
     /// Domain -> (type below, typmod).
     domains: HashMap<u32, (u32, i32)>,
     relations: Vec<RelationRows>,
@@ -74,6 +77,7 @@ impl Builder {
             default_collation: Collation::Language,
             search_path: Vec::new(),
             collations: HashMap::new(),
+            types: HashMap::new(),
             domains: HashMap::new(),
             relations: Vec::new(),
             functions: HashMap::new(),
@@ -90,6 +94,7 @@ impl Builder {
             Subject::Database => self.database(row),
             Subject::Collations => self.collation(row),
             Subject::Domains => self.domain(row),
+            Subject::Types => self.type_of_columns(row),
             Subject::Columns => self.column(row),
             Subject::Functions => self.function(row),
         }
@@ -107,12 +112,23 @@ impl Builder {
             "d" => self.default_collation,
             provider => collation(provider, row.optional(2), row.boolean(3)?),
         };
-        self.collations.insert(oid, found);
+        self.collations.insert(oid, (found, row.text(4)?.to_owned()));
         Ok(())
     }
 
     fn domain(&mut self, row: Row<'_>) -> Result<(), BadRow> {
         self.domains.insert(row.number(0)?, (row.number(1)?, row.number(2)?));
+        Ok(())
+    }
+
+    fn type_of_columns(&mut self, row: Row<'_>) -> Result<(), BadRow> {
+        let form = match row.text(2)? {
+            "b" => CrossingForm::Binary,
+            "t" => CrossingForm::Text,
+            _ => CrossingForm::Never,
+        };
+        let crossing = Crossing { form, type_name: row.text(1)?.to_owned(), collation: None };
+        self.types.insert(row.number(0)?, (crossing, row.number(3)?));
         Ok(())
     }
 
@@ -140,6 +156,7 @@ impl Builder {
             typmod,
             not_null: row.boolean(6)?,
             collation: self.collation_of(row.number(7)?),
+            crossing: self.crossing_of(type_oid, row.number(7)?),
         };
         if let Some(last) = self.relations.last_mut() {
             last.columns.push(column);
@@ -185,7 +202,16 @@ impl Builder {
             0 => Collation::Bytes,
             DEFAULT_COLLATION_OID => self.default_collation,
             // A collation made after the collations were read: nothing is known of it.
-            _ => self.collations.get(&oid).copied().unwrap_or(Collation::Nondeterministic),
+            _ => self.collations.get(&oid).map_or(Collation::Nondeterministic, |(collation, _)| *collation),
+        }
+    }
+
+    fn crossing_of(&self, type_oid: u32, collation: u32) -> Crossing {
+        let Some((crossing, own)) = self.types.get(&type_oid) else { return Crossing::default() };
+        match self.collations.get(&collation) {
+            _ if collation == *own => crossing.clone(),
+            Some((_, name)) => Crossing { collation: Some(name.clone()), ..crossing.clone() },
+            None => Crossing::default(),
         }
     }
 

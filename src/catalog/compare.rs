@@ -112,7 +112,7 @@ const FIRST_USER_OID: u32 = 16384;
 mod tests {
     use std::collections::HashMap;
 
-    use pgsluice_sharding::catalog::{Collation, Column};
+    use pgsluice_sharding::catalog::{Collation, Column, Crossing};
     use pgsluice_sharding::key::KeyType;
 
     use super::*;
@@ -124,6 +124,7 @@ mod tests {
             typmod: -1,
             not_null: true,
             collation: Collation::Bytes,
+            crossing: Crossing::default(),
         };
         Table { kind, relation: Relation::Table, columns: columns.iter().map(column).collect() }
     }

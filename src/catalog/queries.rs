@@ -12,6 +12,7 @@ pub enum Subject {
     Database,
     Collations,
     Domains,
+    Types,
     Columns,
     Functions,
 }
@@ -24,10 +25,11 @@ pub struct Query {
 }
 
 /// All questions, in the order in which the builder wants the answers.
-pub const QUERIES: [Query; 5] = [
+pub const QUERIES: [Query; 6] = [
     Query { subject: Subject::Database, sql: DATABASE },
     Query { subject: Subject::Collations, sql: COLLATIONS },
     Query { subject: Subject::Domains, sql: DOMAINS },
+    Query { subject: Subject::Types, sql: TYPES },
     Query { subject: Subject::Columns, sql: COLUMNS },
     Query { subject: Subject::Functions, sql: FUNCTIONS },
 ];
@@ -42,15 +44,35 @@ SELECT COALESCE(pg_catalog.jsonb_extract_path_text(j.fields, 'datlocprovider'), 
 FROM pg_catalog.pg_database d CROSS JOIN LATERAL (SELECT pg_catalog.to_jsonb(d)) j(fields) \
 WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database()";
 
-/// oid, provider, LC_COLLATE, deterministic: the collations that columns use.
+/// oid, provider, LC_COLLATE, deterministic, name in SQL: the collations that columns use.
 const COLLATIONS: &str = "\
-SELECT k.oid, k.collprovider, k.collcollate, k.collisdeterministic \
+SELECT k.oid, k.collprovider, k.collcollate, k.collisdeterministic, \
+  pg_catalog.concat(pg_catalog.quote_ident(n.nspname), '.', pg_catalog.quote_ident(k.collname)) \
 FROM (SELECT DISTINCT a.attcollation FROM pg_catalog.pg_attribute a) u \
-JOIN pg_catalog.pg_collation k ON k.oid OPERATOR(pg_catalog.=) u.attcollation";
+JOIN pg_catalog.pg_collation k ON k.oid OPERATOR(pg_catalog.=) u.attcollation \
+JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) k.collnamespace";
 
 /// oid, oid of the type below, its typmod.
 const DOMAINS: &str = "\
 SELECT t.oid, t.typbasetype, t.typtypmod FROM pg_catalog.pg_type t WHERE t.typtype OPERATOR(pg_catalog.=) 'd'";
+
+/// oid, name in SQL, whether its values cross in binary (b), as text (t) or not (n), its collation: the types that columns have.
+///
+/// Of arrays only those whose elements print the same under all settings: boolean, "char", name, integers, text, oid, json, cidr, macaddr,
+/// inet, character types, numeric, uuid, jsonb, bytea (both of its forms are read), and enums.
+const TYPES: &str = "\
+SELECT t.oid, pg_catalog.concat(pg_catalog.quote_ident(n.nspname), '.', pg_catalog.quote_ident(t.typname)), \
+  CASE WHEN t.typsend OPERATOR(pg_catalog.=) 0::pg_catalog.oid OR t.typreceive OPERATOR(pg_catalog.=) 0::pg_catalog.oid THEN 'n' \
+    WHEN t.typcategory OPERATOR(pg_catalog.=) 'A' AND (e.typtype OPERATOR(pg_catalog.=) 'e' OR t.typelem OPERATOR(pg_catalog.=) \
+      ANY ('{16,17,18,19,20,21,23,25,26,114,650,829,869,1042,1043,1700,2950,3802}'::pg_catalog.oid[])) THEN 't' \
+    WHEN t.typcategory OPERATOR(pg_catalog.=) 'A' THEN 'n' \
+    WHEN t.typtype OPERATOR(pg_catalog.=) ANY ('{b,e,r,m}'::pg_catalog.\"char\"[]) THEN 'b' ELSE 'n' END, \
+  t.typcollation \
+FROM pg_catalog.pg_type t \
+JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) t.typnamespace \
+LEFT JOIN pg_catalog.pg_type e ON e.oid OPERATOR(pg_catalog.=) t.typelem \
+WHERE EXISTS (SELECT FROM pg_catalog.pg_attribute a WHERE a.atttypid OPERATOR(pg_catalog.=) t.oid) \
+  OR EXISTS (SELECT FROM pg_catalog.pg_type d WHERE d.typbasetype OPERATOR(pg_catalog.=) t.oid)";
 
 /// schema, relation, relkind, column (NULL when the relation has none), type, typmod, NOT NULL,
 /// collation; in the order of `SELECT *`.

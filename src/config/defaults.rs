@@ -70,6 +70,7 @@ impl Default for Limits {
             statement_bytes_max: 16 * MEGABYTE,
             plan_cache_bytes_max: 64 * MEGABYTE,
             merge_buffer_max: 64 * MEGABYTE,
+            final_query_bytes_max: 64 * MEGABYTE,
             statements_per_client_max: 10_000,
         }
     }

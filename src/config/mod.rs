@@ -257,6 +257,8 @@ pub struct Limits {
     pub plan_cache_bytes_max: usize,
     /// Rows and groups that one merge keeps in memory.
     pub merge_buffer_max: usize,
+    /// Rows of shards that one statement hands to PostgreSQL to be finished; held in memory at once.
+    pub final_query_bytes_max: usize,
     /// Prepared statements and portals of one client.
     pub statements_per_client_max: usize,
 }

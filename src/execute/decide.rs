@@ -3,17 +3,19 @@
 use std::sync::Arc;
 
 use pgsluice_sharding::copy::CopyFrom;
-use pgsluice_sharding::plan::{Gather, Plan, ShardSet, Values};
+use pgsluice_sharding::plan::{FinalQuery, Plan, ShardSet, Values};
 use pgsluice_sharding::sql::{Access, Command, Effects, Statement};
 use pgsluice_sharding::{Refusal, ShardId, ShardMap};
+
+use crate::session::statements::{FinalRead, ManyRead};
 
 /// What is done with one statement.
 #[derive(Debug)]
 pub(super) enum Decision {
     /// One shard runs it as the client wrote it; `None` is whichever is at hand.
     Forward { shard: Option<ShardId>, access: Access },
-    /// These shards run parts of it and the router merges.
-    Gather { gather: Arc<Gather>, shards: Vec<ShardId> },
+    /// Shards run parts of it, and the router or PostgreSQL makes one answer of them.
+    Many { read: ManyRead, access: Access },
     /// Every shard runs it.
     Broadcast { transactional: bool },
     /// COPY ... FROM STDIN that the router splits.
@@ -49,7 +51,18 @@ pub(super) fn decide(statement: &Statement, map: &ShardMap, values: Values<'_>) 
         Plan::Gather(gather) => match gather.shards.resolve(map, values)? {
             ShardSet::Any => Ok(Decision::Forward { shard: None, access }),
             ShardSet::One(shard) => Ok(Decision::Forward { shard: Some(shard), access }),
-            ShardSet::Many(shards) => Ok(Decision::Gather { gather: gather.clone(), shards }),
+            ShardSet::Many(shards) => {
+                let or_else = gather.or_else.as_ref().map(|last| final_read(last, &shards, map, values)).transpose()?;
+                Ok(Decision::Many { read: ManyRead::Merged { gather: gather.clone(), shards, or_else }, access })
+            }
+        },
+        Plan::Final(last) => match last.shards.resolve(map, values)? {
+            ShardSet::Any => Ok(Decision::Forward { shard: None, access }),
+            ShardSet::One(shard) => Ok(Decision::Forward { shard: Some(shard), access }),
+            ShardSet::Many(shards) => {
+                let read = ManyRead::Finished(final_read(last, &shards, map, values)?);
+                Ok(Decision::Many { read, access })
+            }
         },
         Plan::Broadcast { .. } | Plan::CopyFrom(_) if !sharded => {
             Ok(Decision::Forward { shard: Some(ShardId(0)), access })
@@ -61,6 +74,25 @@ pub(super) fn decide(statement: &Statement, map: &ShardMap, values: Values<'_>) 
         Plan::Refused(_) if !sharded => Ok(Decision::Forward { shard: Some(ShardId(0)), access }),
         Plan::Refused(refusal) => Err((**refusal).clone()),
     }
+}
+
+fn final_read(
+    query: &Arc<FinalQuery>,
+    shards: &[ShardId],
+    map: &ShardMap,
+    values: Values<'_>,
+) -> Result<FinalRead, Refusal> {
+    let mut inputs = Vec::with_capacity(query.inputs.len());
+    for input in &query.inputs {
+        inputs.push(match input.gather.shards.resolve(map, values)? {
+            // Its keys are all NULL.
+            ShardSet::Any => Vec::new(),
+            ShardSet::One(shard) => vec![shard],
+            ShardSet::Many(shards) => shards,
+        });
+    }
+    let home = query.home.or_else(|| shards.first().copied()).unwrap_or(ShardId(0));
+    Ok(FinalRead { query: query.clone(), home, inputs })
 }
 
 /// What the router answers or spreads over the servers held, whatever the plan says.
@@ -126,12 +158,18 @@ pub(super) fn is_transaction_control(command: &Command) -> bool {
 
 /// Whether the literals of the text are needed to find the shards.
 pub(super) fn uses_literals(plan: &Plan) -> bool {
-    let shards = match plan {
-        Plan::Route { shards, .. } => shards,
-        Plan::Gather(gather) => &gather.shards,
-        _ => return false,
-    };
-    shards.uses_literals()
+    match plan {
+        Plan::Route { shards, .. } => shards.uses_literals(),
+        Plan::Gather(gather) => {
+            gather.shards.uses_literals() || gather.or_else.as_ref().is_some_and(|last| literals_in(last))
+        }
+        Plan::Final(last) => literals_in(last),
+        _ => false,
+    }
+}
+
+fn literals_in(query: &FinalQuery) -> bool {
+    query.shards.uses_literals() || query.inputs.iter().any(|input| input.gather.shards.uses_literals())
 }
 
 fn several_shards() -> Refusal {

@@ -10,6 +10,7 @@ use pgsluice_sharding::sql::{Access, Command, Explain};
 use crate::protocol::backend::{self, Field};
 use crate::protocol::error::ErrorFields;
 use crate::protocol::reply;
+use crate::session::statements::ManyRead;
 
 use super::decide::{Decision, decide};
 use super::{Conversation, Failure};
@@ -22,9 +23,16 @@ pub(super) fn describe(out: &mut BytesMut) {
 /// What of an explained statement runs where.
 struct Parts {
     lines: Vec<String>,
+    on_shards: Vec<OnShards>,
+    access: Access,
+}
+
+/// What some shards run.
+struct OnShards {
+    /// Which input of a final query it is.
+    input: Option<String>,
     shards: Vec<ShardId>,
     sql: String,
-    access: Access,
 }
 
 impl Conversation {
@@ -33,28 +41,15 @@ impl Conversation {
             return Err(ErrorFields::error("XX000", "only EXPLAIN is explained").into());
         };
         let parts = self.explained(explain, text)?;
-        if explain.analyze && parts.shards.len() > 1 && parts.access == Access::Write {
+        let several = parts.on_shards.iter().any(|part| part.shards.len() > 1);
+        if explain.analyze && several && parts.access == Access::Write {
             return Err(ErrorFields::error("0A000", "EXPLAIN ANALYZE of a statement that writes on several shards")
                 .with_hint("Leave ANALYZE out.")
                 .into());
         }
         let mut lines = parts.lines;
-        for shard in &parts.shards {
-            let i = self.link(Some(*shard), parts.access).await?;
-            if explain.analyze {
-                self.note_access(i, parts.access)?;
-            }
-            let sql = format!("{}{}", &text[explain.prefix.clone()], parts.sql);
-            let answer = self.ask(i, &sql).await?;
-            let link = &self.links[i];
-            let role = if link.is_replica() { "replica" } else { "primary" };
-            lines.push(format!("Shard {} ({role})", self.served.shard(*shard).name));
-            for row in answer.rows() {
-                if let Some(Ok(Some(cell))) = reply::data_row(row).ok().and_then(|mut cells| cells.next()) {
-                    lines.push(format!("  {}", String::from_utf8_lossy(cell)));
-                }
-            }
-            answer.into_result(self)?;
+        for part in &parts.on_shards {
+            self.explain_on_shards(explain, &text[explain.prefix.clone()], part, parts.access, &mut lines).await?;
         }
         if with_names {
             describe(&mut self.client.out);
@@ -63,6 +58,35 @@ impl Conversation {
             backend::data_row(&mut self.client.out, &[Some(line)]);
         }
         self.complete("EXPLAIN");
+        Ok(())
+    }
+
+    /// Adds each shard's plan of a part to the lines.
+    async fn explain_on_shards(
+        &mut self,
+        explain: &Explain,
+        prefix: &str,
+        part: &OnShards,
+        access: Access,
+        lines: &mut Vec<String>,
+    ) -> Result<(), Failure> {
+        for shard in &part.shards {
+            let i = self.link(Some(*shard), access).await?;
+            if explain.analyze {
+                self.note_access(i, access)?;
+            }
+            let answer = self.ask(i, &format!("{prefix}{}", part.sql)).await?;
+            let link = &self.links[i];
+            let role = if link.is_replica() { "replica" } else { "primary" };
+            let input = part.input.as_ref().map(|table| format!(", input {table}")).unwrap_or_default();
+            lines.push(format!("Shard {} ({role}){input}", self.served.shard(*shard).name));
+            for row in answer.rows() {
+                if let Some(Ok(Some(cell))) = reply::data_row(row).ok().and_then(|mut cells| cells.next()) {
+                    lines.push(format!("  {}", String::from_utf8_lossy(cell)));
+                }
+            }
+            answer.into_result(self)?;
+        }
         Ok(())
     }
 
@@ -77,11 +101,23 @@ impl Conversation {
         let values = Values { text: inner, literals: planner.literals(), params: &[] };
         let decision = decide(statement, &self.served.map, values)?;
         let lines: Vec<String> = statement.plan.to_string().lines().map(str::to_owned).collect();
-        let (shards, sql) = match decision {
-            Decision::Forward { shard, .. } => (vec![shard.unwrap_or(super::worker::Served::HOME)], inner.to_owned()),
-            Decision::Gather { gather, shards } => (shards, gather.sql.clone()),
-            _ => (self.served.all_shards().collect(), inner.to_owned()),
+        let whole = |shards| vec![OnShards { input: None, shards, sql: inner.to_owned() }];
+        let on_shards = match decision {
+            Decision::Forward { shard, .. } => whole(vec![shard.unwrap_or(super::worker::Served::HOME)]),
+            Decision::Many { read: ManyRead::Merged { gather, shards, .. }, .. } => {
+                vec![OnShards { input: None, shards, sql: gather.sql.clone() }]
+            }
+            Decision::Many { read: ManyRead::Finished(last), .. } => {
+                let inputs = last.query.inputs.iter().zip(last.inputs);
+                let part = inputs.map(|(input, shards)| OnShards {
+                    input: Some(input.table.clone()),
+                    shards,
+                    sql: input.gather.sql.clone(),
+                });
+                part.collect()
+            }
+            _ => whole(self.served.all_shards().collect()),
         };
-        Ok(Parts { lines, shards, sql, access: statement.access })
+        Ok(Parts { lines, on_shards, access: statement.access })
     }
 }

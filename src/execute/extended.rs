@@ -16,7 +16,7 @@ use crate::protocol::backend;
 use crate::protocol::error::ErrorFields;
 use crate::protocol::frame::Header;
 use crate::protocol::frontend::{self, Bind, Close, Describe, Execute, Kind, Parse};
-use crate::session::statements::{GatherPortal, NotTaken, Portal, PreparedStatement};
+use crate::session::statements::{ManyPortal, NotTaken, Portal, PreparedStatement};
 
 use super::decide::{Decision, decide, is_transaction_control, uses_literals};
 use super::gather::Arguments;
@@ -316,11 +316,11 @@ impl Conversation {
                 let server = link.server.id.0;
                 self.session.statements.bind(&portal, Portal::OnServer { server, statement });
             }
-            Some(Decision::Gather { gather, shards }) => {
+            Some(Decision::Many { read, .. }) => {
                 self.answer_parses().await?;
                 let bind = Bytes::copy_from_slice(&self.client.inbox.filled()[5..total]);
-                let bound = GatherPortal { statement, gather, shards, bind };
-                self.session.statements.bind(&portal, Portal::Gather(Rc::new(bound)));
+                let bound = ManyPortal { statement, read, bind };
+                self.session.statements.bind(&portal, Portal::Many(Rc::new(bound)));
                 self.answer(backend::bind_complete);
             }
             Some(_) | None => {
@@ -412,9 +412,9 @@ impl Conversation {
                 link.sent = Sent::Unsynced;
                 Ok(())
             }
-            Some(Portal::Gather(portal)) => {
+            Some(Portal::Many(portal)) => {
                 self.settle_all().await?;
-                Box::pin(self.describe_gather(&portal)).await
+                Box::pin(self.describe_many(&portal)).await
             }
             Some(Portal::Router(statement)) => {
                 let explains = matches!(
@@ -485,7 +485,7 @@ impl Conversation {
                 link.sent = Sent::Unsynced;
                 Ok(())
             }
-            Some(Portal::Gather(portal)) => {
+            Some(Portal::Many(portal)) => {
                 if max_rows != 0 {
                     return Err(no_row_limit());
                 }
@@ -493,7 +493,8 @@ impl Conversation {
                 self.refuse_after_write()?;
                 self.served.stats.gathered.add(1);
                 let arguments = Arguments::of_portal(&portal);
-                Box::pin(self.gather(&portal.gather, &portal.shards, &arguments, false)).await
+                let access = portal.statement.script.statements.first().map_or(Access::Read, |first| first.access);
+                Box::pin(self.read_many(&portal.read, access, &arguments, false)).await
             }
             Some(Portal::Router(statement)) => Box::pin(self.execute_in_router(&statement)).await,
             None => {

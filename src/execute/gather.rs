@@ -18,9 +18,11 @@ use crate::protocol::error::ErrorFields;
 use crate::protocol::frame::{Header, put_cstr, put_message};
 use crate::protocol::frontend::{self, Bind, Kind};
 use crate::protocol::reply;
-use crate::session::statements::GatherPortal;
+use crate::session::statements::{ManyPortal, ManyRead};
 
+use super::ask::Answer;
 use super::client::write_all;
+use super::final_query::InputRows;
 use super::worker::Description;
 use super::{CatalogChange, Conversation, End, Failure};
 
@@ -33,8 +35,8 @@ const NO_ARGUMENTS: &[u8] = b"\0\0\0\0\0\0\0\0";
 /// A statement over several shards with what its Bind brought.
 pub(super) struct Arguments {
     /// As the client wrote it.
-    text: Rc<str>,
-    param_types: Rc<[u32]>,
+    pub(super) text: Rc<str>,
+    pub(super) param_types: Rc<[u32]>,
     /// The body of the Bind message.
     bind: Bytes,
 }
@@ -45,7 +47,7 @@ impl Arguments {
         Self { text: text.into(), param_types: Rc::new([]), bind: Bytes::from_static(NO_ARGUMENTS) }
     }
 
-    pub(super) fn of_portal(portal: &GatherPortal) -> Self {
+    pub(super) fn of_portal(portal: &ManyPortal) -> Self {
         Self {
             text: portal.statement.text.clone(),
             param_types: portal.statement.param_types.clone(),
@@ -53,9 +55,16 @@ impl Arguments {
         }
     }
 
-    fn bind(&self) -> Result<Bind<'_>, Failure> {
+    pub(super) fn bind(&self) -> Result<Bind<'_>, Failure> {
         Ok(Bind::read(&self.bind).map_err(ErrorFields::from)?)
     }
+}
+
+/// Where merged rows go.
+pub(super) enum Sink<'a> {
+    Client,
+    /// Into the input of a final query.
+    Rows(&'a mut InputRows),
 }
 
 /// What lies in a link's buffer for the merge.
@@ -68,25 +77,48 @@ struct Head {
 }
 
 impl Conversation {
-    /// Runs `gather` on `shards` and sends the merged rows and the command tag.
-    pub(super) async fn gather(
+    /// Reads on several shards and sends the rows and the command tag.
+    pub(super) async fn read_many(
         &mut self,
-        gather: &Gather,
-        shards: &[ShardId],
+        read: &ManyRead,
+        access: Access,
         arguments: &Arguments,
         describe: bool,
     ) -> Result<(), Failure> {
-        let ids = self.link_all(shards, Access::Read).await?;
-        let description = self.description(ids[0], gather, arguments).await?;
-        let mut merge = self.merge(gather, ids.len(), &description, arguments)?;
-        if describe {
-            self.send_row_description(&description, arguments)?;
+        match read {
+            ManyRead::Merged { gather, shards, or_else } => {
+                let ids = self.link_all(shards, Access::Read).await?;
+                let description = self.description(ids[0], gather, arguments).await?;
+                match (self.merge(gather, ids.len(), &description, arguments), or_else) {
+                    (Ok(merge), _) => self.gather(gather, &ids, &description, merge, arguments, describe).await,
+                    (Err(Failure::Error(fields)), Some(last)) if fields.sqlstate == "0A000" => {
+                        self.final_query(last, access, arguments, describe).await
+                    }
+                    (Err(failure), _) => Err(failure),
+                }
+            }
+            ManyRead::Finished(last) => self.final_query(last, access, arguments, describe).await,
         }
-        let result = match self.start_on_all(&ids, gather, &description, arguments) {
-            Ok(()) => self.run_merge(&ids, &mut merge).await,
+    }
+
+    async fn gather(
+        &mut self,
+        gather: &Gather,
+        ids: &[u64],
+        description: &Description,
+        mut merge: Merge,
+        arguments: &Arguments,
+        describe: bool,
+    ) -> Result<(), Failure> {
+        if describe {
+            self.send_row_description(description, arguments)?;
+        }
+        let formats = shard_formats(&arguments.bind()?, description);
+        let result = match self.start_on_all(ids, gather, &description.parameter_types, &formats, arguments) {
+            Ok(()) => self.run_merge(ids, &mut merge, &mut Sink::Client).await,
             Err(failure) => Err(failure),
         };
-        self.finish_all(&ids, result.is_err()).await?;
+        self.finish_all(ids, result.is_err()).await?;
         result?;
         backend::command_complete(&mut self.client.out, &format!("SELECT {}", merge.rows()));
         Ok(())
@@ -146,7 +178,11 @@ impl Conversation {
         Ok(merge)
     }
 
-    fn send_row_description(&mut self, description: &Description, arguments: &Arguments) -> Result<(), Failure> {
+    pub(super) fn send_row_description(
+        &mut self,
+        description: &Description,
+        arguments: &Arguments,
+    ) -> Result<(), Failure> {
         let bind = arguments.bind()?;
         let mut fields = reply::row_description(&description.client_row).map_err(ErrorFields::from)?;
         for (n, field) in fields.iter_mut().enumerate() {
@@ -157,10 +193,18 @@ impl Conversation {
     }
 
     /// Describe of a portal over several shards.
-    pub(super) async fn describe_gather(&mut self, portal: &GatherPortal) -> Result<(), Failure> {
+    pub(super) async fn describe_many(&mut self, portal: &ManyPortal) -> Result<(), Failure> {
         let arguments = Arguments::of_portal(portal);
-        let ids = self.link_all(&portal.shards[..1], Access::Read).await?;
-        let description = self.description(ids[0], &portal.gather, &arguments).await?;
+        let description = match &portal.read {
+            ManyRead::Merged { gather, shards, .. } => {
+                let ids = self.link_all(&shards[..1], Access::Read).await?;
+                self.description(ids[0], gather, &arguments).await?
+            }
+            ManyRead::Finished(last) => {
+                let ids = self.link_all(&[last.home], Access::Read).await?;
+                self.final_description(ids[0], &last.query, &arguments).await?
+            }
+        };
         self.send_row_description(&description, &arguments)
     }
 
@@ -189,6 +233,7 @@ impl Conversation {
         let description = Rc::new(Description {
             client_columns: columns(&original.row)?,
             shard_columns: columns(&shard.row)?,
+            inputs: Vec::new(),
             parameters: original.parameters,
             parameter_types: types,
             client_row: original.row,
@@ -198,7 +243,15 @@ impl Conversation {
     }
 
     /// Parses and describes a text on server `i`, as its unnamed statement.
-    async fn describe_text(&mut self, i: usize, text: &str, types: &[u32]) -> Result<Described, Failure> {
+    pub(super) async fn describe_text(&mut self, i: usize, text: &str, types: &[u32]) -> Result<Described, Failure> {
+        let answer = self.ask_to_describe(i, text, types).await?;
+        let described = Described::of(&answer);
+        answer.into_result(self)?;
+        Ok(described)
+    }
+
+    /// The answer to Parse and Describe of a text, which may be an error.
+    pub(super) async fn ask_to_describe(&mut self, i: usize, text: &str, types: &[u32]) -> Result<Answer, Failure> {
         let link = &mut self.links[i];
         frontend::parse(&mut link.out, b"", text.as_bytes(), types);
         link.server.state.expect(Due::Parse(StatementId::UNNAMED, Audience::Router));
@@ -206,33 +259,22 @@ impl Conversation {
         link.server.state.expect(Due::DescribeStatement(StatementId::UNNAMED, Audience::Router));
         frontend::sync(&mut link.out);
         link.server.state.expect(Due::Sync(Audience::Router));
-        let answer = self.read_answer(i).await?;
-        let described = Described {
-            parameters: answer.body_of(b't').unwrap_or_else(|| Bytes::from_static(b"\0\0")),
-            row: answer.body_of(b'T').unwrap_or_else(|| Bytes::from_static(b"\0\0")),
-        };
-        answer.into_result(self)?;
-        Ok(described)
+        self.read_answer(i).await
     }
 
     /// Sends the shards' part to all of them.
-    fn start_on_all(
+    pub(super) fn start_on_all(
         &mut self,
         ids: &[u64],
         gather: &Gather,
-        description: &Description,
+        types: &[u32],
+        formats: &[i16],
         arguments: &Arguments,
     ) -> Result<(), Failure> {
         let bind = arguments.bind()?;
-        let statement = self.worker.statement_id(
-            &self.served,
-            &*self.catalog()?,
-            self.session.settings(),
-            &gather.sql,
-            &description.parameter_types,
-        );
+        let statement =
+            self.worker.statement_id(&self.served, &*self.catalog()?, self.session.settings(), &gather.sql, types);
         let name = statement.name();
-        let formats = shard_formats(&bind, description);
         for id in ids {
             let i = self.position(*id)?;
             let link = &mut self.links[i];
@@ -241,10 +283,10 @@ impl Conversation {
                     frontend::close(&mut link.out, Kind::Statement, old.name().as_bytes());
                     link.server.state.expect(Due::Evict(old));
                 }
-                frontend::parse(&mut link.out, name.as_bytes(), gather.sql.as_bytes(), &description.parameter_types);
+                frontend::parse(&mut link.out, name.as_bytes(), gather.sql.as_bytes(), types);
                 link.server.state.expect(Due::Parse(statement, Audience::Router));
             }
-            bind_for_shard(&mut link.out, &name, &bind, &formats);
+            bind_for_shard(&mut link.out, &name, &bind, formats);
             link.server.state.expect(Due::Bind(Audience::Router));
             frontend::execute(&mut link.out, b"", 0);
             link.server.state.expect(Due::Execute(Audience::Router));
@@ -255,7 +297,12 @@ impl Conversation {
     }
 
     /// Moves rows from the shards through the merge to the client.
-    async fn run_merge(&mut self, ids: &[u64], merge: &mut Merge) -> Result<(), Failure> {
+    pub(super) async fn run_merge(
+        &mut self,
+        ids: &[u64],
+        merge: &mut Merge,
+        sink: &mut Sink<'_>,
+    ) -> Result<(), Failure> {
         let mut heads = vec![Head::default(); ids.len()];
         let mut out = Vec::new();
         for id in ids {
@@ -266,19 +313,19 @@ impl Conversation {
         loop {
             match self.step(ids, &mut heads, merge, &mut out)? {
                 Progress::Done => break,
-                Progress::Full => self.write_rows(&mut out).await?,
+                Progress::Full => self.write_rows(&mut out, sink).await?,
                 Progress::Needs(n) => {
                     let i = self.position(ids[n])?;
                     self.fill(i, &mut heads[n]).await?;
                 }
             }
         }
-        if self.client.out.len() + out.len() < OUT_BYTES {
+        if matches!(sink, Sink::Client) && self.client.out.len() + out.len() < OUT_BYTES {
             self.client.out.extend_from_slice(&out);
             self.served.stats.sent.add(out.len() as u64);
             return Ok(());
         }
-        self.write_rows(&mut out).await
+        self.write_rows(&mut out, sink).await
     }
 
     /// One run of the merge over what the buffers hold.
@@ -304,7 +351,12 @@ impl Conversation {
         Ok(result?)
     }
 
-    async fn write_rows(&mut self, out: &mut Vec<u8>) -> Result<(), Failure> {
+    async fn write_rows(&mut self, out: &mut Vec<u8>, sink: &mut Sink<'_>) -> Result<(), Failure> {
+        if let Sink::Rows(rows) = sink {
+            rows.take(out);
+            out.clear();
+            return Ok(());
+        }
         self.client.flush().await?;
         write_all(&mut self.client.stream, out).await.map_err(End::ClientGone)?;
         self.served.stats.sent.add(out.len() as u64);
@@ -427,17 +479,26 @@ impl Conversation {
 }
 
 /// What Describe of a statement gave.
-struct Described {
-    parameters: Bytes,
-    row: Bytes,
+pub(super) struct Described {
+    pub(super) parameters: Bytes,
+    pub(super) row: Bytes,
 }
 
-fn columns(row_description: &[u8]) -> Result<Vec<ColumnType>, Failure> {
+impl Described {
+    pub(super) fn of(answer: &Answer) -> Self {
+        Self {
+            parameters: answer.body_of(b't').unwrap_or_else(|| Bytes::from_static(b"\0\0")),
+            row: answer.body_of(b'T').unwrap_or_else(|| Bytes::from_static(b"\0\0")),
+        }
+    }
+}
+
+pub(super) fn columns(row_description: &[u8]) -> Result<Vec<ColumnType>, Failure> {
     let fields: Vec<Field> = reply::row_description(row_description).map_err(ErrorFields::from)?;
     Ok(fields.iter().map(|field| ColumnType { type_oid: field.type_oid, typmod: field.typmod }).collect())
 }
 
-fn format_of(code: i16) -> Format {
+pub(super) fn format_of(code: i16) -> Format {
     if code == 1 { Format::Binary } else { Format::Text }
 }
 

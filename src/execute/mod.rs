@@ -22,6 +22,7 @@ mod copy;
 mod decide;
 mod explain;
 mod extended;
+mod final_query;
 mod forward;
 mod gather;
 pub mod greeting;

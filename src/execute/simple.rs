@@ -172,10 +172,10 @@ impl Conversation {
         let own_text = script.text_of(index, text);
         match decision {
             Decision::Session => self.session_command(&statement.command, own_text).await,
-            Decision::Gather { gather, shards } => {
+            Decision::Many { read, access } => {
                 self.served.stats.gathered.add(1);
                 let arguments = Arguments::none(own_text);
-                self.gather(&gather, &shards, &arguments, describe).await
+                self.read_many(&read, access, &arguments, describe).await
             }
             Decision::Broadcast { transactional } => self.broadcast(own_text, transactional, statement.effects).await,
             Decision::CopySplit(copy) => self.copy_split(&copy, own_text).await,

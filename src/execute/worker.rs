@@ -339,8 +339,10 @@ pub struct Description {
     /// The body of the RowDescription of the statement as the client wrote it, formats zero.
     pub client_row: Bytes,
     pub client_columns: Vec<ColumnType>,
-    /// The columns of the shards' SQL, helpers included.
+    /// The columns of the shards' SQL, helpers included; none for a final query.
     pub shard_columns: Vec<ColumnType>,
+    /// The columns of each input of a final query.
+    pub inputs: Vec<Vec<ColumnType>>,
 }
 
 /// Types from here on are made by users; they have other numbers on other shards.

@@ -36,6 +36,7 @@ fn where_to(statement: &Statement, map: &ShardMap, names: &[&str], values: Value
     let shards = match &statement.plan {
         Plan::Route { shards, .. } => shards,
         Plan::Gather(gather) => &gather.shards,
+        Plan::Final(query) => &query.shards,
         Plan::Broadcast { .. } | Plan::CopyFrom(_) | Plan::Session | Plan::Refused(_) => return None,
     };
     let name = |shard: &ShardId| names.get(usize::from(shard.0)).copied().unwrap_or("?");

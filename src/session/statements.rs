@@ -3,10 +3,11 @@
 use std::cell::Cell;
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use pgsluice_sharding::ShardId;
-use pgsluice_sharding::plan::Gather;
+use pgsluice_sharding::plan::{FinalQuery, Gather};
 use pgsluice_sharding::sql::SharedScript;
 
 use crate::pool::server::StatementId;
@@ -32,20 +33,38 @@ pub struct PreparedStatement {
 pub enum Portal {
     /// It lives on the server that runs it; `server` is the id of that server.
     OnServer { server: u64, statement: Rc<PreparedStatement> },
-    /// The router merges it: parameters and formats are kept until Execute.
-    Gather(Rc<GatherPortal>),
+    /// It reads on several shards: parameters and formats are kept until Execute.
+    Many(Rc<ManyPortal>),
     /// The router answers it itself or runs it on every shard.
     Router(Rc<PreparedStatement>),
 }
 
 /// What Bind said of a statement that runs on several shards.
 #[derive(Debug)]
-pub struct GatherPortal {
+pub struct ManyPortal {
     pub statement: Rc<PreparedStatement>,
-    pub gather: std::sync::Arc<Gather>,
-    pub shards: Vec<ShardId>,
+    pub read: ManyRead,
     /// The body of the Bind message.
     pub bind: Bytes,
+}
+
+/// A read on several shards, with the shards that it turned out to concern.
+#[derive(Debug)]
+pub enum ManyRead {
+    /// The router merges; what else can be done if the types of the rows forbid it.
+    Merged { gather: Arc<Gather>, shards: Vec<ShardId>, or_else: Option<FinalRead> },
+    /// PostgreSQL finishes.
+    Finished(FinalRead),
+}
+
+/// A final query and where its parts run.
+#[derive(Debug)]
+pub struct FinalRead {
+    pub query: Arc<FinalQuery>,
+    /// Where it ends, unless the session is at work somewhere already and any shard will do.
+    pub home: ShardId,
+    /// The shards of every input; none when no shard can have such rows.
+    pub inputs: Vec<Vec<ShardId>>,
 }
 
 /// The statements and portals of one client.

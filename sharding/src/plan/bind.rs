@@ -7,12 +7,12 @@
 use super::KeyValue;
 use super::scope::{Columns, Found, Names, Rel, is_sharded, is_view};
 use super::terms::{ColumnKind, Family, Nature, Term, Terms, ValueSet};
-use crate::catalog::{Collation, Table, TableKind};
+use crate::catalog::{Collation, FunctionKind, Table, TableKind, Volatility, is_built_in_type};
 use crate::key::KeyType;
 use crate::map::ShardId;
 use crate::refusal::Refusal;
-use crate::sql::Pin;
-use crate::sql::tree::{TableRef, With};
+use crate::sql::tree::{Expr, TableRef, With};
+use crate::sql::{Pin, functions};
 
 /// One place in a statement where a sharded table stands.
 #[derive(Debug)]
@@ -20,6 +20,13 @@ pub(crate) struct Occurrence {
     pub table: String,
     pub key: Term,
     pub key_type: KeyType,
+    pub rel: usize,
+    /// Where its name stands in the text, schema included.
+    pub at: usize,
+    /// Written with ONLY.
+    pub only: bool,
+    /// Has a name of its own here.
+    pub aliased: bool,
     /// Rows are put into it, so that the key must be a value of its type.
     pub inserts: bool,
 }
@@ -250,7 +257,16 @@ impl<'c> Binder<'c> {
         match found.kind {
             TableKind::Sharded { column, key_type } => {
                 let key = self.term(rel, column);
-                self.occurrences.push(Occurrence { table: name.to_owned(), key, key_type, inserts: false });
+                self.occurrences.push(Occurrence {
+                    table: name.to_owned(),
+                    key,
+                    key_type,
+                    rel,
+                    at: table.at.0 as usize,
+                    only: table.only,
+                    aliased: table.alias.is_some(),
+                    inserts: false,
+                });
                 let block = self.rels[rel].block;
                 if usage != Usage::Nullable && is_sharded(found) {
                     let occurrence = self.occurrences.len() - 1;
@@ -268,7 +284,16 @@ impl<'c> Binder<'c> {
             Some(alias) => (alias.name.clone(), alias.columns.clone(), None),
             None => (table.name.clone(), Vec::new(), table.schema.clone()),
         };
-        self.push_rel(Rel { name, schema, columns, renamed, block: 0, nullable, terms: Default::default() })
+        self.push_rel(Rel {
+            name,
+            schema,
+            columns,
+            renamed,
+            block: 0,
+            nullable,
+            terms: Default::default(),
+            filters: Default::default(),
+        })
     }
 
     /// Adds a relation to the innermost block.
@@ -358,6 +383,43 @@ impl<'c> Binder<'c> {
         let term = self.terms.add(rel, nature);
         self.rels[rel].terms.insert(position, term);
         term
+    }
+
+    /// The relation of this block, not on the nullable side of an outer join, that a condition is about alone, if its truth is the same
+    /// whenever and wherever it is asked.
+    pub(crate) fn sole_relation(&mut self, block: usize, condition: &Expr) -> Option<usize> {
+        let mut sole = None;
+        for part in super::targets::parts(condition) {
+            if let Expr::Column(names) = part {
+                let Lookup::Found(Some(term)) = self.column_in(block, names) else { return None };
+                let rel = self.terms.owner(term);
+                if *sole.get_or_insert(rel) != rel {
+                    return None;
+                }
+            } else if !self.is_constant_part(part) {
+                return None;
+            }
+        }
+        sole.filter(|rel| !self.rels[*rel].nullable && self.rels[*rel].block == block)
+    }
+
+    /// Whether this piece of an expression means the same on every server at any time.
+    fn is_constant_part(&self, part: &Expr) -> bool {
+        match part {
+            Expr::Func(call) => {
+                let known = functions::lookup(self.names.catalog, call.schema.as_deref(), &call.name);
+                known.is_some_and(|known| {
+                    known.built_in
+                        && known.function.kind == FunctionKind::Plain
+                        && known.function.volatility == Volatility::Immutable
+                })
+            }
+            // Numbers of types, tables and the like differ between servers.
+            Expr::Cast(cast) => is_built_in_type(&cast.target.name) && !cast.target.name.starts_with("reg"),
+            Expr::Other(other) => !other.what.starts_with("value ") && !other.what.starts_with("current"),
+            Expr::Sublink(_) | Expr::Star(_) | Expr::Clock | Expr::Default | Expr::Opaque => false,
+            _ => true,
+        }
     }
 
     /// What a column name means here: the innermost block that has it wins.

@@ -159,6 +159,7 @@ impl<'c> Binder<'c> {
             block: 0,
             nullable: false,
             terms,
+            filters: Default::default(),
         };
         let rel = self.push_rel(excluded);
         self.exprs(&conflict.exprs);

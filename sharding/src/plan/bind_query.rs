@@ -1,7 +1,7 @@
 //! Queries: FROM, predicates, and what a query gives to the one around it.
 
 use super::bind::{Binder, Block, CteScope, Output, Root};
-use super::bind_values::Reach;
+use super::bind_values::{Reach, conjuncts};
 use super::scope::{Columns, Rel};
 use super::terms::{ColumnKind, Nature, Term};
 use crate::sql::tree::{
@@ -40,6 +40,7 @@ impl Binder<'_> {
         if let Some(filter) = &select.filter {
             self.expr(filter);
             self.predicates(filter, &Reach::Block(block), true);
+            self.note_filters(filter, block);
         }
         self.reduce_outer_joins(block);
         self.select_parts(query, select);
@@ -47,6 +48,18 @@ impl Binder<'_> {
         let roots = self.roots_through(query, select, block, outputs.as_deref());
         self.close();
         Seen { outputs, roots, block: Some(block) }
+    }
+
+    fn note_filters(&mut self, filter: &Expr, block: usize) {
+        let conditions = conjuncts(filter);
+        let of = conditions.len();
+        for (position, condition) in conditions.into_iter().enumerate() {
+            if let Some(rel) = self.sole_relation(block, condition) {
+                let filters = &mut self.rels[rel].filters;
+                filters.of = of;
+                filters.chosen.push(position);
+            }
+        }
     }
 
     /// Everything of a SELECT but FROM and WHERE.
@@ -127,7 +140,9 @@ impl Binder<'_> {
         let block = self.block();
         let (name, columns) = ("".into(), Columns::Unknown);
         let terms = Default::default();
-        self.rels.push(Rel { name, schema: None, columns, renamed: Vec::new(), block, nullable: false, terms });
+        let filters = Default::default();
+        let renamed = Vec::new();
+        self.rels.push(Rel { name, schema: None, columns, renamed, block, nullable: false, terms, filters });
         self.rels.len() - 1
     }
 
@@ -417,7 +432,16 @@ fn columns_of(outputs: Option<&[Output]>) -> Columns<'static> {
 fn rel<'c>(alias: Option<&Alias>, columns: Columns<'c>, nullable: bool) -> Rel<'c> {
     let name = alias.map_or_else(|| "".into(), |alias| alias.name.clone());
     let renamed = alias.map(|alias| alias.columns.clone()).unwrap_or_default();
-    Rel { name, schema: None, columns, renamed, block: 0, nullable, terms: Default::default() }
+    Rel {
+        name,
+        schema: None,
+        columns,
+        renamed,
+        block: 0,
+        nullable,
+        terms: Default::default(),
+        filters: Default::default(),
+    }
 }
 
 /// The name PostgreSQL gives to a target without one.

@@ -259,7 +259,7 @@ fn copy_stream(context: Context<'_>, names: &Names<'_>, copy: &Copy) -> Plan {
                 let many = super::decide::can_be_many(&shards).then(|| Box::new(reasons::spread("COPY of a query")));
                 Plan::Route { shards, many }
             }
-            Ok(super::route::Place::Spread) => refused(reasons::spread("COPY of a query")),
+            Ok(super::route::Place::Spread(_)) => refused(reasons::spread("COPY of a query")),
             Err(refusal) => refused(refusal),
         };
     }

@@ -7,7 +7,7 @@ use super::bind::Binder;
 use super::phases::Phase;
 use super::route::Place;
 use super::scope::Names;
-use super::{Plan, Shards, build, ddl, reasons};
+use super::{Plan, Shards, build, ddl, final_query, reasons};
 use crate::catalog::Catalog;
 use crate::map::ShardId;
 use crate::refusal::Refusal;
@@ -164,10 +164,11 @@ fn rows(context: Context<'_>, dml: &Dml, parsed: &Parsed) -> Decided {
             (Ok(Place::Known(shards)), _) => {
                 Plan::Route { many: can_be_many(&shards).then(|| Box::new(reasons::write_many(verb))), shards }
             }
-            (Ok(Place::Spread), Dml::Query(query)) => {
-                spread(context, &mut binder, query, &seen, Shards::All, parsed).unwrap_or_else(refused)
+            (Ok(Place::Spread(home)), Dml::Query(query)) => {
+                spread(context, &mut binder, query, &seen, Shards::All, home, parsed).unwrap_or_else(refused)
             }
-            (Ok(Place::Spread), _) => {
+            (Ok(Place::Spread(Some((_, refusal)))), _) => refused(refusal),
+            (Ok(Place::Spread(None)), _) => {
                 let table = binder.occurrences.first().map_or("", |occurrence| occurrence.table.as_str());
                 refused(reasons::write_without_key(verb, table))
             }
@@ -175,7 +176,7 @@ fn rows(context: Context<'_>, dml: &Dml, parsed: &Parsed) -> Decided {
     };
     // Whether several shards can answer may depend on values: a position in ORDER BY, 'today', LIMIT.
     let spread = matches!(dml, Dml::Query(_))
-        && matches!(&plan, Plan::Gather(_) | Plan::Refused(_) | Plan::Route { many: Some(_), .. });
+        && matches!(&plan, Plan::Gather(_) | Plan::Final(_) | Plan::Refused(_) | Plan::Route { many: Some(_), .. });
     let any_values = !binder.value_seen && !spread;
     let mut effects = Effects { pin: binder.facts.pin, changes_catalog: into == Some(false) };
     if into == Some(true) {
@@ -259,30 +260,48 @@ fn read_known(
     if !can_be_many(&shards) {
         return Plan::Route { shards, many: None };
     }
-    if let (Shards::Home { .. }, Some((_, local))) = (&shards, binder.homes.first()) {
-        let table = &binder.occurrences[0].table;
-        return Plan::Route { many: Some(Box::new(reasons::local_and_sharded(local, table))), shards };
-    }
-    if let (Shards::Home { .. }, Some(function)) = (&shards, &binder.facts.home) {
-        let table = &binder.occurrences[0].table;
-        return Plan::Route { many: Some(Box::new(reasons::home_function(function, table))), shards };
-    }
-    match spread(context, binder, query, seen, shards.clone(), parsed) {
+    let table = binder.occurrences.first().map_or("", |occurrence| occurrence.table.as_str());
+    let home = match (&shards, &binder.facts.home, binder.homes.first()) {
+        (Shards::Home { home, .. }, Some(function), _) => Some((*home, reasons::home_function(function, table))),
+        (Shards::Home { home, .. }, None, Some((_, local))) => Some((*home, reasons::local_and_sharded(local, table))),
+        _ => None,
+    };
+    match spread(context, binder, query, seen, shards.clone(), home, parsed) {
         Ok(plan) => plan,
         Err(refusal) => Plan::Route { shards, many: Some(Box::new(reasons::read_many(&refusal))) },
     }
 }
 
-/// A query over several shards.
+/// A query over several shards, beside which `home` may have something that no other shard has: merged here if that is proved exact, else
+/// finished by PostgreSQL.
 fn spread(
     context: Context<'_>,
     binder: &mut Binder<'_>,
     query: &Query,
     seen: &super::bind_query::Seen,
     shards: Shards,
+    home: Option<(ShardId, Refusal)>,
     parsed: &Parsed,
 ) -> Result<Plan, Refusal> {
-    build::gather(context, binder, query, seen, shards, parsed).map(|gather| Plan::Gather(Arc::new(gather)))
+    let (home, reason) = home.unzip();
+    let gather = match reason {
+        Some(reason) => Err(reason),
+        None => build::gather(context, binder, query, seen, shards.clone(), parsed),
+    };
+    if let Err(refusal) = &gather
+        && !refusal.is_unsupported()
+    {
+        return Err(refusal.clone());
+    }
+    let last = final_query::final_query(context, binder, query, shards, home, parsed);
+    match (gather, last) {
+        (Ok(mut gather), last) => {
+            gather.or_else = last.ok().map(Arc::new);
+            Ok(Plan::Gather(Arc::new(gather)))
+        }
+        (Err(_), Ok(last)) => Ok(Plan::Final(Arc::new(last))),
+        (Err(_), Err(refusal)) => Err(refusal),
+    }
 }
 
 /// An EXPLAIN goes where its statement goes.
@@ -293,7 +312,7 @@ fn decide_explain(context: Context<'_>, mut explain: Explain, inner: &Stmt, pars
         decided.effects = Effects::default();
     }
     // Plans of several shards make one document only as text.
-    if !explain.text_format && matches!(decided.plan, Plan::Gather(_)) {
+    if !explain.text_format && matches!(decided.plan, Plan::Gather(_) | Plan::Final(_)) {
         decided.plan = refused(reasons::utility("EXPLAIN in this format", "Leave FORMAT out, or write FORMAT text."));
     }
     explain.inner = start..parsed.span.end;
@@ -310,7 +329,7 @@ fn declare(context: Context<'_>, name: &str, hold: bool, query: &Query, parsed: 
     if hold {
         decided.effects.pin = Some(Pin::HoldCursor);
     }
-    if matches!(decided.plan, Plan::Gather(_)) {
+    if matches!(decided.plan, Plan::Gather(_) | Plan::Final(_)) {
         decided.plan = refused(reasons::spread("a cursor"));
     }
     decided

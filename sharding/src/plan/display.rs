@@ -3,8 +3,8 @@
 use std::fmt::{self, Display, Formatter};
 
 use super::{
-    Aggregate, AggregateFunction, ColumnRef, Comparison, Condition, Count, Gather, GroupKey, KeyValue, Node, Operand,
-    Plan, Shards, SortKey, SortValue,
+    Aggregate, AggregateFunction, ColumnRef, Comparison, Condition, Count, FinalQuery, Gather, GroupKey, KeyValue,
+    Node, Operand, Plan, Shards, SortKey, SortValue,
 };
 use crate::copy::CopyTarget;
 
@@ -19,6 +19,7 @@ impl Display for Plan {
                 }
             }
             Self::Gather(gather) => gather.fmt(f),
+            Self::Final(query) => query.fmt(f),
             Self::Broadcast { transactional: true } => f.write_str("Broadcast: all shards at once"),
             Self::Broadcast { transactional: false } => f.write_str("Broadcast: shard by shard"),
             Self::CopyFrom(copy) => match copy.target {
@@ -77,6 +78,25 @@ impl Display for Gather {
         for (number, line) in self.sql.lines().enumerate() {
             let end = if number == 0 { "" } else { "\n" };
             write!(f, "{end}{:width$}{line}", "", width = depth * 3)?;
+        }
+        Ok(())
+    }
+}
+
+impl Display for FinalQuery {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self.home {
+            Some(home) => write!(f, "Final: on shard {}", home.0)?,
+            None => write!(f, "Final: on one of {}", self.shards)?,
+        }
+        for line in self.sql.lines() {
+            write!(f, "\n   {line}")?;
+        }
+        for input in &self.inputs {
+            write!(f, "\n└─ Input: {}", input.table)?;
+            for line in input.gather.to_string().lines() {
+                write!(f, "\n   {line}")?;
+            }
         }
         Ok(())
     }

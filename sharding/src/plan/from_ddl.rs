@@ -4,7 +4,7 @@ use super::bind::Binder;
 use super::ddl::created_columns;
 use super::decide::Context;
 use super::scope::{Columns, Names};
-use crate::catalog::{Catalog, Column, Relation, Table, TableRules};
+use crate::catalog::{Catalog, Column, Crossing, Relation, Table, TableRules};
 use crate::refusal::Refusal;
 use crate::sql::Limits;
 use crate::sql::parse::{Parsed, parse};
@@ -53,6 +53,7 @@ fn view_columns(catalog: &Catalog, query: &Query) -> Vec<Column> {
             typmod: -1,
             not_null: false,
             collation: catalog.default_collation,
+            crossing: Crossing::default(),
         });
         column.name = name.unwrap_or_default().to_owned();
         column

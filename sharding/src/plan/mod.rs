@@ -15,6 +15,7 @@ mod copy_plan;
 mod ddl;
 mod decide;
 mod display;
+mod final_query;
 mod from_ddl;
 mod having;
 mod phases;
@@ -44,6 +45,8 @@ pub enum Plan {
     Route { shards: Shards, many: Option<Box<Refusal>> },
     /// Read on several shards and merged here.
     Gather(Arc<Gather>),
+    /// Read on several shards and finished by PostgreSQL.
+    Final(Arc<FinalQuery>),
     /// The same text on every shard, in one atomic step: DDL, TRUNCATE, GRANT. `transactional` is
     /// false for what PostgreSQL refuses inside a transaction block (VACUUM, CREATE INDEX
     /// CONCURRENTLY): those run shard by shard.
@@ -114,6 +117,33 @@ pub struct Gather {
     /// Parameters that `sql` does not use any more but the client still sends; their numbers stay
     /// the same, so nothing is renumbered. Highest parameter number in the original, 0 for none.
     pub params: u16,
+    /// What is done when the types or the size of the rows forbid this merge.
+    pub or_else: Option<Arc<FinalQuery>>,
+}
+
+/// A read that one server finishes, with the rows of the shards as input.
+///
+/// That server runs `sql`: the client's text, where in the place of every sharded table stands a subquery over arrays. The arrays are
+/// parameters that follow the client's, one for each column of each input, in their order.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FinalQuery {
+    /// Where the rows are; one shard answers alone.
+    pub shards: Shards,
+    /// The shard that has what no other has: local tables, sequences. Else any will do.
+    pub home: Option<ShardId>,
+    pub inputs: Vec<Input>,
+    pub sql: String,
+    /// Highest parameter number in the client's text, 0 for none.
+    pub params: u16,
+}
+
+/// The rows of one table that a final query needs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Input {
+    /// For EXPLAIN and errors.
+    pub table: String,
+    /// Its columns are all visible, and read in binary.
+    pub gather: Gather,
 }
 
 /// A column of a shard's row. Helpers are counted from the first helper, because a star hides how

@@ -184,3 +184,18 @@ pub(crate) fn no_such_table(table: &str) -> Refusal {
     Refusal::error("42P01", format!("relation \"{table}\" does not exist"))
         .with_hint("If it does, the router cannot use it: see SHOW PROBLEMS in the console.")
 }
+
+/// A final query is handed the rows, and cannot be handed this.
+pub(crate) fn cannot_cross(column: &str, table: &str) -> Refusal {
+    no(
+        format!("the values of column \"{column}\" of \"{table}\" cannot be handed to another shard"),
+        "Leave the column out (no *), or compare the sharding key with a value, so that one shard can answer.",
+    )
+}
+
+pub(crate) fn whole_row(table: &str) -> Refusal {
+    no(
+        format!("\"{table}\" as a whole row is not supported over several shards"),
+        "Name its columns, or compare the sharding key with a value, so that one shard can answer.",
+    )
+}

@@ -1,6 +1,6 @@
 //! Which shards a bound statement concerns, and whether each of them can answer alone.
 
-use super::bind::{Binder, Root};
+use super::bind::{Binder, Occurrence, Root};
 use super::reasons;
 use super::terms::{Family, ValueSet};
 use super::{NullKey, Shards};
@@ -13,8 +13,8 @@ use crate::refusal::Refusal;
 pub(crate) enum Place {
     /// The shards are named by keys, by a home, or do not matter.
     Known(Shards),
-    /// Sharded tables without a key.
-    Spread,
+    /// Sharded tables without a key; beside them perhaps what only one shard has, and why that is a hindrance.
+    Spread(Option<(ShardId, Refusal)>),
 }
 
 impl Binder<'_> {
@@ -43,7 +43,7 @@ impl Binder<'_> {
             return Ok(Place::Known(home.or(system).map_or(Shards::Any, Shards::One)));
         }
         let Some(keys) = self.cover() else {
-            return self.spread(home);
+            return Ok(self.spread(home));
         };
         Ok(Place::Known(match home {
             None => keys,
@@ -51,15 +51,14 @@ impl Binder<'_> {
         }))
     }
 
-    fn spread(&self, home: Option<ShardId>) -> Result<Place, Refusal> {
+    fn spread(&self, home: Option<ShardId>) -> Place {
         let sharded = self.occurrences.first().map_or("", |occurrence| occurrence.table.as_str());
-        if let Some(function) = &self.facts.home {
-            return Err(reasons::home_function(function, sharded));
-        }
-        if let (Some(_), Some((_, local))) = (home, self.homes.first()) {
-            return Err(reasons::local_and_sharded(local, sharded));
-        }
-        Ok(Place::Spread)
+        let reason = match (&self.facts.home, self.homes.first()) {
+            (Some(function), _) => reasons::home_function(function, sharded),
+            (None, Some((_, local))) => reasons::local_and_sharded(local, sharded),
+            (None, None) => return Place::Spread(None),
+        };
+        Place::Spread(home.map(|home| (home, reason)))
     }
 
     /// The one shard that local tables and functions with a home agree on.
@@ -105,6 +104,18 @@ impl Binder<'_> {
         }
         let stored_in = stored_in.flatten();
         Some(Shards::Keys { key_type: key_type?, keys, null, stored_in })
+    }
+
+    /// Where the rows of one place in the statement are that matter, if its keys are named.
+    pub(crate) fn keys_of(&self, occurrence: &Occurrence) -> Option<Shards> {
+        let limits = |set: &&ValueSet| {
+            !set.stored
+                && set.family.suits(occurrence.key_type)
+                && self.terms.reached_from(set.term)[occurrence.key.0 as usize]
+        };
+        let best = self.terms.values.iter().filter(limits).min_by_key(|set| set.keys.len())?;
+        let (key_type, keys) = (occurrence.key_type, best.keys.clone());
+        Some(Shards::Keys { key_type, keys, null: NullKey::Nothing, stored_in: None })
     }
 
     /// The occurrences of sharded tables that these values limit.

@@ -19,6 +19,17 @@ pub(crate) struct Rel<'c> {
     pub nullable: bool,
     /// Terms of the columns asked for so far, by position.
     pub terms: HashMap<usize, Term>,
+    /// Which conditions of its block's WHERE, counted from 0, are about this relation alone.
+    pub filters: Filters,
+}
+
+/// Conditions joined by AND.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Filters {
+    /// Positions of the ones meant.
+    pub chosen: Vec<usize>,
+    /// How many there are.
+    pub of: usize,
 }
 
 #[derive(Debug)]

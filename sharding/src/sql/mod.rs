@@ -15,6 +15,7 @@ pub(crate) mod planner;
 pub mod shape;
 pub(crate) mod spans;
 pub(crate) mod tree;
+pub(crate) mod walk;
 
 use std::ops::Range;
 use std::sync::Arc;

@@ -87,7 +87,7 @@ impl Builder<'_> {
     }
 
     fn target(&mut self, target: &nodes::ResTarget) -> Result<Target> {
-        let at = At(u32::try_from(target.location).unwrap_or(0));
+        let at = at(target.location);
         Ok(Target { name: target.name().map(Box::from), expr: self.expr(target.val())?, at })
     }
 
@@ -296,6 +296,10 @@ impl Builder<'_> {
     }
 }
 
+fn at(location: i32) -> At {
+    At(u32::try_from(location).unwrap_or(0))
+}
+
 fn is_temporary(table: &nodes::RangeVar) -> bool {
     table.relpersistence as u8 == b't' || table.schemaname() == Some("pg_temp")
 }
@@ -307,12 +311,22 @@ pub(super) fn table_ref(table: &nodes::RangeVar) -> TableRef {
         alias: table.alias().map(alias),
         sampled: false,
         temporary: is_temporary(table),
+        only: !table.inh,
+        at: at(table.location),
     }
 }
 
 pub(super) fn table_or_nothing(table: Option<&nodes::RangeVar>) -> TableRef {
     table.map_or_else(
-        || TableRef { schema: None, name: "".into(), alias: None, sampled: false, temporary: false },
+        || TableRef {
+            schema: None,
+            name: "".into(),
+            alias: None,
+            sampled: false,
+            temporary: false,
+            only: false,
+            at: At::default(),
+        },
         table_ref,
     )
 }

@@ -10,7 +10,7 @@ use super::Access;
 use super::shape::{self, Literal};
 use super::{Command, Effects, Limits, PlannerStats, Script, SetValue, SharedScript, Statement, parse};
 use crate::catalog::Catalog;
-use crate::plan::{self, Context, Phase, Plan};
+use crate::plan::{self, Context, FinalQuery, Phase, Plan};
 use crate::refusal::Refusal;
 
 /// Plans statements and remembers what it planned. One per worker and database: nothing in it is
@@ -129,7 +129,10 @@ fn seed(catalog: &Catalog, search_path: Option<&str>) -> u64 {
 fn script_bytes(script: &Script) -> usize {
     let statement = |statement: &Statement| {
         let plan = match &statement.plan {
-            Plan::Gather(gather) => 512 + 2 * gather.sql.len(),
+            Plan::Gather(gather) => {
+                512 + 2 * gather.sql.len() + gather.or_else.as_ref().map_or(0, |last| bytes_of(last))
+            }
+            Plan::Final(query) => bytes_of(query),
             Plan::Route { shards: plan::Shards::Keys { keys, .. }, .. } => 128 + 32 * keys.len(),
             _ => 128,
         };
@@ -269,4 +272,9 @@ impl Hasher for Hashed {
     fn write_u64(&mut self, hash: u64) {
         self.0 = hash;
     }
+}
+
+fn bytes_of(query: &FinalQuery) -> usize {
+    let inputs = query.inputs.iter().map(|input| 512 + 2 * input.gather.sql.len());
+    256 + 2 * query.sql.len() + inputs.sum::<usize>()
 }

@@ -33,6 +33,84 @@ fn opens_query(text: &str, mut tokens: impl Iterator<Item = Token>) -> bool {
     })
 }
 
+/// Where the name of a table ends that begins at `at`, with schema, and with the `*` that stands for its descendants.
+pub(crate) fn table_name_end(text: &str, span: &Range<usize>, at: usize) -> Option<usize> {
+    let mut tokens = Lexer::starting_at(&text[..span.end], at).peekable();
+    let is = |token: &Token, mark: &str| &text[token.start..token.end] == mark;
+    let mut end = tokens.next()?.end;
+    while tokens.next_if(|token| is(token, ".")).is_some() {
+        end = tokens.next()?.end;
+    }
+    Some(tokens.next_if(|token| is(token, "*")).map_or(end, |star| star.end))
+}
+
+/// The conditions that AND joins in the WHERE of the SELECT whose FROM has something at `at`; `None` when it has no plain form.
+pub(crate) fn conditions(text: &str, span: &Range<usize>, at: usize) -> Option<Vec<Range<usize>>> {
+    let word = |token: &Token| text[token.start..token.end].to_ascii_lowercase();
+    let mut depth = 0i32;
+    let mut tokens = Lexer::starting_at(&text[..span.end], at);
+    loop {
+        let token = tokens.next()?;
+        match word(&token).as_str() {
+            "(" => depth += 1,
+            ")" => depth -= 1,
+            "where" if depth == 0 => break,
+            _ => {}
+        }
+        if depth < 0 || depth == 0 && ends_condition(&word(&token)) {
+            return None;
+        }
+    }
+    let mut found = Vec::new();
+    let mut open: Option<Range<usize>> = None;
+    // Of CASE and of brackets, where AND joins something else, as it does after BETWEEN.
+    let (mut depth, mut betweens) = (0i32, 0);
+    let mut before = String::new();
+    for token in tokens {
+        let is_name = before == ".";
+        let word = word(&token);
+        before.clone_from(&word);
+        match word.as_str() {
+            _ if is_name => {}
+            "(" | "[" | "case" => depth += 1,
+            ")" | "]" | "end" => depth -= 1,
+            "between" if depth == 0 => betweens += 1,
+            "and" if depth == 0 && betweens > 0 => betweens -= 1,
+            "and" if depth == 0 => {
+                found.push(open.take()?);
+                continue;
+            }
+            other if depth == 0 && ends_condition(other) => break,
+            _ => {}
+        }
+        if depth < 0 {
+            break;
+        }
+        open = Some(open.map_or(token.start, |open| open.start)..token.end);
+    }
+    found.push(open?);
+    Some(found)
+}
+
+/// Reserved words that can follow a WHERE clause.
+fn ends_condition(word: &str) -> bool {
+    matches!(
+        word,
+        "group"
+            | "having"
+            | "window"
+            | "union"
+            | "intersect"
+            | "except"
+            | "order"
+            | "limit"
+            | "offset"
+            | "fetch"
+            | "for"
+            | ";"
+    )
+}
+
 /// Where the clauses of a SELECT stand, as bytes of the whole text.
 #[derive(Debug, Default)]
 pub(crate) struct SelectSpans {

@@ -270,6 +270,9 @@ pub(crate) struct TableRef {
     /// TABLESAMPLE
     pub sampled: bool,
     pub temporary: bool,
+    /// ONLY: without the tables that inherit from it.
+    pub only: bool,
+    pub at: At,
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -1,0 +1,260 @@
+//! A read that PostgreSQL finishes: every sharded table in the client's text gives way to what the
+//! shards hold of it, and one server runs the text.
+//!
+//! The meaning stays PostgreSQL's own. What is decided here is only which rows and columns must cross.
+
+use std::ops::Range;
+
+use super::bind::{Binder, Occurrence};
+use super::decide::Context;
+use super::scope::{Columns, Rel};
+use super::{FinalQuery, Gather, Input, Node, Shards, reasons};
+use crate::catalog::{Column, CrossingForm};
+use crate::map::ShardId;
+use crate::refusal::Refusal;
+use crate::sql::parse::Parsed;
+use crate::sql::spans;
+use crate::sql::tree::{Expr, Func, Query};
+use crate::sql::walk::{self, Visited};
+
+/// Functions for which a row of a subquery is as good as a row of the table: they look at names and values.
+const TAKE_ROWS: [&str; 6] = ["count", "json_agg", "jsonb_agg", "row_to_json", "to_json", "to_jsonb"];
+
+/// The final query of a read over `shards`, with what only `home` has; or why there is none.
+pub(super) fn final_query(
+    context: Context<'_>,
+    binder: &Binder<'_>,
+    query: &Query,
+    shards: Shards,
+    home: Option<ShardId>,
+    parsed: &Parsed,
+) -> Result<FinalQuery, Refusal> {
+    check(binder)?;
+    let mentioned = Mentioned::of(query);
+    let mut occurrences: Vec<&Occurrence> = binder.occurrences.iter().collect();
+    occurrences.sort_by_key(|occurrence| occurrence.at);
+    occurrences.dedup_by_key(|occurrence| occurrence.at);
+    let mut draft = Draft { context, binder, parsed, mentioned, inputs: Vec::new(), edits: Vec::new(), columns: 0 };
+    for occurrence in occurrences {
+        draft.add(occurrence)?;
+    }
+    draft.check_rows()?;
+    Ok(draft.finish(shards, home))
+}
+
+/// What no final query may have.
+fn check(binder: &Binder<'_>) -> Result<(), Refusal> {
+    let facts = &binder.facts;
+    if let Some(column) = &facts.system_column {
+        return Err(reasons::differs(&format!("system column {column}")));
+    }
+    let what = [
+        (facts.writes, "a data-modifying CTE"),
+        (facts.locking, "FOR UPDATE or FOR SHARE"),
+        (facts.sampled, "TABLESAMPLE"),
+        (facts.opaque, "this syntax"),
+        (facts.unknown_table, "a table or function the router does not know"),
+        (facts.pin.is_some(), "a function that changes the session, together with sharded tables,"),
+        (binder.system, "a catalog of PostgreSQL together with sharded tables"),
+    ];
+    match what.iter().find(|(found, _)| *found) {
+        Some((_, what)) => Err(reasons::spread(what)),
+        None => Ok(()),
+    }
+}
+
+/// The names that stand anywhere in a statement: whatever is not among them need not cross.
+#[derive(Default)]
+struct Mentioned<'a> {
+    /// Last parts of column names, and columns of USING.
+    columns: Vec<&'a str>,
+    /// What stands before a star: `t.*`.
+    stars: Vec<&'a str>,
+    /// A bare star or a NATURAL join.
+    all: bool,
+    /// Bare names, and those of them that only functions of [`TAKE_ROWS`] are given.
+    bare: Vec<&'a str>,
+    given: Vec<&'a str>,
+}
+
+impl<'a> Mentioned<'a> {
+    fn of(query: &'a Query) -> Self {
+        let mut found = Self::default();
+        walk::query(query, &mut |visited| match visited {
+            Visited::Expr(expr) => found.expr(expr),
+            Visited::Join(join) => {
+                found.all |= join.natural;
+                found.columns.extend(join.using.iter().map(|name| &**name));
+            }
+        });
+        found
+    }
+
+    fn expr(&mut self, expr: &'a Expr) {
+        match expr {
+            Expr::Column(names) => {
+                self.columns.extend(names.last().map(|name| &**name));
+                if let [name] = &**names {
+                    self.bare.push(name);
+                }
+            }
+            Expr::Star(names) => match names.last() {
+                Some(name) => self.stars.push(name),
+                None => self.all = true,
+            },
+            Expr::Func(call) => self.call(call),
+            _ => {}
+        }
+    }
+
+    fn call(&mut self, call: &'a Func) {
+        for arg in &call.args {
+            match arg {
+                Expr::Column(names) if TAKE_ROWS.contains(&&*call.name) && names.len() == 1 => {
+                    self.given.push(&names[0]);
+                }
+                // `f(t.*)` is f of the whole row.
+                Expr::Star(names) => self.bare.extend(names.last().map(|name| &**name)),
+                _ => {}
+            }
+        }
+    }
+
+    fn wants_all_of(&self, rel: &Rel<'_>) -> bool {
+        self.all || !rel.renamed.is_empty() || self.stars.contains(&&*rel.name) || self.bare.contains(&&*rel.name)
+    }
+
+    /// How often a bare name is used in another way than as an argument of [`TAKE_ROWS`].
+    fn is_used_freely(&self, name: &str) -> bool {
+        let count = |list: &[&str]| list.iter().filter(|found| **found == name).count();
+        count(&self.bare) > count(&self.given)
+    }
+}
+
+/// The final query in the making.
+struct Draft<'a, 'c> {
+    context: Context<'a>,
+    binder: &'a Binder<'c>,
+    parsed: &'a Parsed,
+    mentioned: Mentioned<'a>,
+    inputs: Vec<Input>,
+    edits: Vec<(Range<usize>, String)>,
+    /// Columns of all inputs so far.
+    columns: usize,
+}
+
+impl<'a> Draft<'a, '_> {
+    /// Puts an input in the place of a table.
+    fn add(&mut self, occurrence: &Occurrence) -> Result<(), Refusal> {
+        let (binder, text, span) = (self.binder, self.context.text, &self.parsed.span);
+        let rel = &binder.rels[occurrence.rel];
+        let Columns::Table(table) = rel.columns else { return Err(reasons::spread("this syntax")) };
+        let end = spans::table_name_end(text, span, occurrence.at).filter(|_| !occurrence.only);
+        let Some(end) = end else { return Err(reasons::spread("ONLY")) };
+        let all = self.mentioned.wants_all_of(rel);
+        let chosen: Vec<&Column> =
+            table.columns.iter().filter(|column| all || self.mentioned.columns.contains(&&*column.name)).collect();
+        let chosen = if chosen.is_empty() { table.columns.iter().take(1).collect() } else { chosen };
+        if let Some(column) = chosen.iter().find(|column| column.crossing.form == CrossingForm::Never) {
+            return Err(reasons::cannot_cross(&column.name, &occurrence.table));
+        }
+        let written = &text[occurrence.at..end];
+        let sql = self.shards_sql(occurrence, &chosen, written);
+        let tree = Node::Append { input: Box::new(Node::Route) };
+        let shards = binder.keys_of(occurrence).unwrap_or(Shards::All);
+        let gather = Gather { shards, sql, helpers: 0, tree, params: self.parsed.params, or_else: None };
+        let alias = if occurrence.aliased { String::new() } else { format!(" AS {}", quoted(&rel.name)) };
+        let place = format!("({}){alias}", self.from_arrays(&chosen));
+        self.edits.push((occurrence.at..end, place));
+        self.inputs.push(Input { table: occurrence.table.clone(), gather });
+        self.columns += chosen.len();
+        Ok(())
+    }
+
+    /// What every shard is asked for.
+    fn shards_sql(&self, occurrence: &Occurrence, chosen: &[&Column], written: &str) -> String {
+        let rel = &self.binder.rels[occurrence.rel];
+        let columns: Vec<String> = chosen
+            .iter()
+            .enumerate()
+            .map(|(position, column)| {
+                // With new names all columns are there, in their order.
+                let name = quoted(rel.renamed.get(position).map_or(&*column.name, |name| name));
+                if column.crossing.form == CrossingForm::Text { format!("{name}::pg_catalog.text") } else { name }
+            })
+            .collect();
+        let mut sql = format!("SELECT {} FROM {written}", columns.join(", "));
+        if occurrence.aliased {
+            sql.push_str(&format!(" AS {}", quoted(&rel.name)));
+            if !rel.renamed.is_empty() {
+                let names: Vec<String> = rel.renamed.iter().map(|name| quoted(name)).collect();
+                sql.push_str(&format!("({})", names.join(", ")));
+            }
+        }
+        let conditions = self.conditions(rel, occurrence.at);
+        if !conditions.is_empty() {
+            sql.push_str(&format!(" WHERE ({})", conditions.join(") AND (")));
+        }
+        sql
+    }
+
+    /// The conditions of WHERE that every row needed fulfils.
+    fn conditions(&self, rel: &Rel<'_>, at: usize) -> Vec<&'a str> {
+        let filters = &rel.filters;
+        if filters.chosen.is_empty() || self.binder.facts.time_word {
+            return Vec::new();
+        }
+        let text = self.context.text;
+        let found = spans::conditions(text, &self.parsed.span, at).filter(|found| found.len() == filters.of);
+        let found = found.unwrap_or_default();
+        filters.chosen.iter().filter_map(|position| Some(&text[found.get(*position)?.clone()])).collect()
+    }
+
+    /// The rows again, out of one array for each column.
+    fn from_arrays(&self, chosen: &[&Column]) -> String {
+        let (mut shown, mut arrays, mut names) = (Vec::new(), Vec::new(), Vec::new());
+        for (position, column) in chosen.iter().enumerate() {
+            let name = format!("c{}", position + 1);
+            let crossing = &column.crossing;
+            let (element, cast) = match crossing.form {
+                CrossingForm::Text => ("pg_catalog.text", format!("::{}", crossing.type_name)),
+                CrossingForm::Binary | CrossingForm::Never => (&*crossing.type_name, String::new()),
+            };
+            let collate = crossing.collation.as_ref().map(|name| format!(" COLLATE {name}")).unwrap_or_default();
+            shown.push(format!("{name}{cast}{collate} AS {}", quoted(&column.name)));
+            let number = usize::from(self.parsed.params) + self.columns + position + 1;
+            arrays.push(format!("${number}::{element}[]"));
+            names.push(name);
+        }
+        let (shown, arrays, names) = (shown.join(", "), arrays.join(", "), names.join(", "));
+        format!("SELECT {shown} FROM pg_catalog.unnest({arrays}) AS sluice_input({names})")
+    }
+
+    /// A row of a subquery is no row of the table's type.
+    fn check_rows(&self) -> Result<(), Refusal> {
+        let binder = self.binder;
+        let is_column = |name: &str| binder.rels.iter().any(|rel| rel.position(name).is_some());
+        let whole = binder.occurrences.iter().map(|occurrence| &*binder.rels[occurrence.rel].name);
+        match whole.into_iter().find(|name| self.mentioned.is_used_freely(name) && !is_column(name)) {
+            Some(name) => Err(reasons::whole_row(name)),
+            None => Ok(()),
+        }
+    }
+
+    fn finish(self, shards: Shards, home: Option<ShardId>) -> FinalQuery {
+        let (text, span) = (self.context.text, &self.parsed.span);
+        let mut sql = String::with_capacity(2 * span.len());
+        let mut at = span.start;
+        for (place, new) in self.edits {
+            sql.push_str(&text[at..place.start]);
+            sql.push_str(&new);
+            at = place.end;
+        }
+        sql.push_str(&text[at..span.end]);
+        FinalQuery { shards, home, inputs: self.inputs, sql, params: self.parsed.params }
+    }
+}
+
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}

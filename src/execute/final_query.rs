@@ -1,0 +1,366 @@
+//! A read that PostgreSQL finishes: the shards' rows go, undecoded, as arrays to one server, which runs the client's own text over them.
+
+use std::rc::Rc;
+
+use bytes::{Buf, BufMut, BytesMut};
+use pgsluice_sharding::ShardId;
+use pgsluice_sharding::key::Format;
+use pgsluice_sharding::merge::{ColumnType, Merge, MergeLimits};
+use pgsluice_sharding::plan::{FinalQuery, Input};
+use pgsluice_sharding::sql::Access;
+
+use crate::config::show_size;
+use crate::pool::server::{Audience, Due, StatementId};
+use crate::protocol::backend::Field;
+use crate::protocol::error::ErrorFields;
+use crate::protocol::frame::{put_count, put_cstr, put_message, put_value};
+use crate::protocol::frontend;
+use crate::protocol::reply;
+use crate::session::statements::FinalRead;
+
+use super::ask::Answer;
+use super::gather::{Arguments, Described, Sink, columns};
+use super::links::Sent;
+use super::worker::Description;
+use super::{Conversation, Failure};
+
+/// Results in binary, whatever the client asked for.
+const BINARY: i16 = 1;
+
+/// The rows of one input, turned into one array for each column.
+pub(super) struct InputRows {
+    columns: Vec<ArrayColumn>,
+    rows: usize,
+    /// Bytes of values seen, kept or not.
+    bytes: usize,
+    /// More than this is counted but not kept.
+    bytes_max: usize,
+}
+
+#[derive(Default)]
+struct ArrayColumn {
+    has_nulls: bool,
+    /// Elements as in PostgreSQL's binary form of arrays: the same as in a DataRow.
+    elements: Vec<u8>,
+}
+
+impl InputRows {
+    fn new(columns: usize, bytes_max: usize) -> Self {
+        let columns = (0..columns).map(|_| ArrayColumn::default()).collect();
+        Self { columns, rows: 0, bytes: 0, bytes_max }
+    }
+
+    /// Takes whole DataRow messages.
+    pub(super) fn take(&mut self, mut messages: &[u8]) {
+        while messages.len() > 7 {
+            let length = usize::try_from((&messages[1..]).get_u32()).unwrap_or(usize::MAX);
+            let (message, rest) = messages.split_at(messages.len().min(length.saturating_add(1)));
+            self.bytes += message.len();
+            if self.bytes > self.bytes_max {
+                self.columns.iter_mut().for_each(|column| column.elements = Vec::new());
+            } else {
+                self.take_row(&message[7..]);
+            }
+            messages = rest;
+        }
+    }
+
+    fn take_row(&mut self, mut cells: &[u8]) {
+        self.rows += 1;
+        for column in &mut self.columns {
+            if cells.len() < 4 {
+                return;
+            }
+            let length = (&cells[..4]).get_i32();
+            column.has_nulls |= length < 0;
+            let end = 4 + usize::try_from(length).unwrap_or(0).min(cells.len() - 4);
+            column.elements.extend_from_slice(&cells[..end]);
+            cells = &cells[end..];
+        }
+    }
+}
+
+impl ArrayColumn {
+    /// The binary form of an array (`array_recv`): dimensions, flags, type of elements, size and lower bound, elements.
+    fn put(&self, out: &mut BytesMut, rows: usize, element_type: u32) {
+        let dimensions = i32::from(rows > 0);
+        let header = if rows > 0 { 20 } else { 12 };
+        out.put_u32(u32::try_from(header + self.elements.len()).unwrap_or(u32::MAX));
+        out.put_i32(dimensions);
+        out.put_i32(i32::from(self.has_nulls));
+        out.put_u32(element_type);
+        if rows > 0 {
+            out.put_u32(u32::try_from(rows).unwrap_or(u32::MAX));
+            out.put_i32(1);
+            out.put_slice(&self.elements);
+        }
+    }
+}
+
+/// The servers of a final query, one for each shard it concerns.
+struct Held {
+    servers: Vec<(ShardId, u64)>,
+    /// The one that runs it.
+    home: u64,
+}
+
+impl Held {
+    fn on(&self, shards: &[ShardId]) -> Vec<u64> {
+        self.servers.iter().filter(|(shard, _)| shards.contains(shard)).map(|(_, id)| *id).collect()
+    }
+}
+
+impl Conversation {
+    /// Reads the inputs of a final query, has it run, and passes its rows and its command tag to the client.
+    pub(super) async fn final_query(
+        &mut self,
+        read: &FinalRead,
+        access: Access,
+        arguments: &Arguments,
+        describe: bool,
+    ) -> Result<(), Failure> {
+        let query = &*read.query;
+        let given = arguments.bind()?.values.count();
+        if given != usize::from(query.params) {
+            let message = format!("the statement names {} parameters, but {given} are given", query.params);
+            let refusal = ErrorFields::error("0A000", message);
+            return Err(refusal.with_hint("Declare only the parameters that the statement uses.").into());
+        }
+        let held = self.hold_for_final(read, access).await?;
+        let description = self.final_description(held.home, query, arguments).await?;
+        let mut rows: Vec<InputRows> = Vec::with_capacity(query.inputs.len());
+        for ((input, types), shards) in query.inputs.iter().zip(&description.inputs).zip(&read.inputs) {
+            let before = rows.iter().map(|rows| rows.bytes).sum();
+            let ids = held.on(shards);
+            rows.push(self.read_input(input, types, &ids, &description.parameter_types, arguments, before).await?);
+        }
+        self.check_size(rows.iter().map(|rows| rows.bytes).sum())?;
+        if describe {
+            self.send_row_description(&description, arguments)?;
+        }
+        self.run_final(&held, query, &rows, &description, arguments).await
+    }
+
+    /// Servers in the order of the shards, so that clients who do the same wait in the same place. Where any shard will do, the query ends
+    /// where the session is at work already.
+    async fn hold_for_final(&mut self, read: &FinalRead, access: Access) -> Result<Held, Failure> {
+        let wrote = self.links.iter().find(|link| link.wrote).or(self.links.iter().next()).map(|link| link.shard);
+        let home = read.query.home.or(wrote).unwrap_or(read.home);
+        let mut shards: Vec<ShardId> = read.inputs.iter().flatten().copied().chain([home]).collect();
+        shards.sort_unstable();
+        shards.dedup();
+        let for_inputs = if access == Access::Read { Access::Read } else { Access::Lock };
+        let mut servers = Vec::with_capacity(shards.len());
+        for shard in shards {
+            let access = if shard == home { access } else { for_inputs };
+            let i = self.link(Some(shard), access).await?;
+            servers.push((shard, self.links[i].server.id.0));
+        }
+        let home = servers.iter().find(|(shard, _)| *shard == home).map_or(0, |(_, id)| *id);
+        let i = self.position(home)?;
+        self.note_access(i, access)?;
+        Ok(Held { servers, home })
+    }
+
+    /// What PostgreSQL says of the statement and of its inputs; asked once. The final query must give columns of the same names and types
+    /// as the statement itself, or it is not the same.
+    pub(super) async fn final_description(
+        &mut self,
+        home: u64,
+        query: &FinalQuery,
+        arguments: &Arguments,
+    ) -> Result<Rc<Description>, Failure> {
+        let key = self.worker.statement_id(
+            &self.served,
+            &*self.catalog()?,
+            self.session.settings(),
+            &query.sql,
+            &arguments.param_types,
+        );
+        if let Some(known) = self.served.descriptions.borrow().get(&key) {
+            return Ok(known.clone());
+        }
+        let i = self.position(home)?;
+        let original = self.describe_text(i, &arguments.text, &arguments.param_types).await?;
+        let types = reply::parameter_description(&original.parameters).map_err(ErrorFields::from)?;
+        let mut inputs = Vec::with_capacity(query.inputs.len());
+        for input in &query.inputs {
+            let i = self.position(home)?;
+            let shard = self.describe_text(i, &input.gather.sql, &types).await?;
+            inputs.push(columns(&shard.row)?);
+        }
+        let i = self.position(home)?;
+        let answer = self.ask_to_describe(i, &query.sql, &types).await?;
+        self.check_faithful(&original, &answer)?;
+        let description = Rc::new(Description {
+            client_columns: columns(&original.row)?,
+            shard_columns: Vec::new(),
+            inputs,
+            parameters: original.parameters,
+            parameter_types: types,
+            client_row: original.row,
+        });
+        self.served.remember(key, description.clone());
+        Ok(description)
+    }
+
+    /// Compares what the final query gives with what the statement gives.
+    fn check_faithful(&mut self, original: &Described, answer: &Answer) -> Result<(), Failure> {
+        let refuse = |why: String| {
+            let refusal = ErrorFields::error("0A000", "PostgreSQL cannot finish this statement over several shards");
+            let hint = "Compare the sharding key with a literal or a parameter, so that one shard can answer.";
+            Err(Failure::from(refusal.with_detail(why).with_hint(hint)))
+        };
+        if let Some(error) = &answer.error {
+            self.served.stats.refused.add(1);
+            return refuse(format!("With the rows as input it says: {}.", ErrorFields::parse(&error[5..]).message));
+        }
+        let row = Described::of(answer).row;
+        let (wanted, found): (Vec<Field>, Vec<Field>) = (
+            reply::row_description(&original.row).map_err(ErrorFields::from)?,
+            reply::row_description(&row).map_err(ErrorFields::from)?,
+        );
+        let same = |(a, b): (&Field, &Field)| a.name == b.name && a.type_oid == b.type_oid;
+        if wanted.len() == found.len() && wanted.iter().zip(&found).all(same) {
+            return Ok(());
+        }
+        self.served.stats.refused.add(1);
+        refuse("With the rows as input its columns would have other types.".to_owned())
+    }
+
+    /// Reads what the shards hold of one input. `before` is the size of the inputs before it.
+    async fn read_input(
+        &mut self,
+        input: &Input,
+        types: &[ColumnType],
+        ids: &[u64],
+        parameter_types: &[u32],
+        arguments: &Arguments,
+        before: usize,
+    ) -> Result<InputRows, Failure> {
+        let max = self.worker.limits().final_query_bytes_max;
+        let mut rows = InputRows::new(types.len(), max.saturating_sub(before));
+        if ids.is_empty() {
+            return Ok(rows);
+        }
+        let limits = MergeLimits { buffered_bytes_max: self.worker.limits().merge_buffer_max };
+        let binary = vec![Format::Binary; types.len()];
+        let mut merge = Merge::new(&input.gather, ids.len(), types, types, &binary, &[], limits)?;
+        let formats = vec![BINARY; types.len()];
+        let result = match self.start_on_all(ids, &input.gather, parameter_types, &formats, arguments) {
+            Ok(()) => self.run_merge(ids, &mut merge, &mut Sink::Rows(&mut rows)).await,
+            Err(failure) => Err(failure),
+        };
+        self.finish_all(ids, result.is_err()).await?;
+        result?;
+        Ok(rows)
+    }
+
+    fn check_size(&self, bytes: usize) -> Result<(), Failure> {
+        let max = self.worker.limits().final_query_bytes_max;
+        if bytes <= max {
+            return Ok(());
+        }
+        let message = format!(
+            "the statement needs {} of the shards' rows, more than limits.final_query_bytes_max ({}) allows",
+            show_size(bytes),
+            show_size(max)
+        );
+        let hint = "Add conditions or leave columns out, or raise the limit.";
+        Err(ErrorFields::error("54000", message).with_hint(hint).into())
+    }
+
+    /// Runs the final query; its rows pass undecoded.
+    async fn run_final(
+        &mut self,
+        held: &Held,
+        query: &FinalQuery,
+        rows: &[InputRows],
+        description: &Description,
+        arguments: &Arguments,
+    ) -> Result<(), Failure> {
+        let i = self.position(held.home)?;
+        let link = &mut self.links[i];
+        frontend::parse(&mut link.out, b"", query.sql.as_bytes(), &description.parameter_types);
+        link.server.state.expect(Due::Parse(StatementId::UNNAMED, Audience::Router));
+        bind_arrays(&mut link.out, rows, description, arguments)?;
+        link.server.state.expect(Due::Bind(Audience::Router));
+        frontend::execute(&mut link.out, b"", 0);
+        link.server.state.expect(Due::Execute(Audience::Client));
+        frontend::sync(&mut link.out);
+        link.server.state.expect(Due::Sync(Audience::Router));
+        link.sent = Sent::Synced;
+        let errors = link.errors;
+        self.pump(i).await?;
+        let failed = self.links.by_server(held.home).is_none_or(|i| self.links[i].errors != errors);
+        if failed { Err(Failure::Told) } else { Ok(()) }
+    }
+}
+
+/// The client's parameters, then the arrays; results as the client wants them.
+fn bind_arrays(
+    out: &mut BytesMut,
+    rows: &[InputRows],
+    description: &Description,
+    arguments: &Arguments,
+) -> Result<(), Failure> {
+    let bind = arguments.bind()?;
+    let arrays: usize = rows.iter().map(|rows| rows.columns.len()).sum();
+    put_message(out, b'B', |out| {
+        put_cstr(out, b"");
+        put_cstr(out, b"");
+        put_count(out, bind.values.count() + arrays);
+        bind.parameters().for_each(|(format, _)| out.put_i16(format));
+        (0..arrays).for_each(|_| out.put_i16(BINARY));
+        put_count(out, bind.values.count() + arrays);
+        bind.values.iter().for_each(|value| put_value(out, value));
+        for (rows, types) in rows.iter().zip(&description.inputs) {
+            for (column, column_type) in rows.columns.iter().zip(types) {
+                column.put(out, rows.rows, column_type.type_oid);
+            }
+        }
+        put_count(out, bind.result_formats.count());
+        bind.result_formats.codes().for_each(|code| out.put_i16(code));
+    });
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::BytesMut;
+
+    use super::InputRows;
+    use crate::protocol::backend;
+
+    fn rows(rows: &[[Option<&str>; 2]], bytes_max: usize) -> InputRows {
+        let mut out = BytesMut::new();
+        rows.iter().for_each(|row| backend::data_row(&mut out, row));
+        let mut input = InputRows::new(2, bytes_max);
+        input.take(&out);
+        input
+    }
+
+    #[test]
+    fn rows_become_arrays() {
+        let input = rows(&[[Some("a"), None], [Some("bc"), Some("")]], 1_000);
+        let mut out = BytesMut::new();
+        input.columns[0].put(&mut out, input.rows, 25);
+        assert_eq!(&out[..], b"\0\0\0\x1f\0\0\0\x01\0\0\0\0\0\0\0\x19\0\0\0\x02\0\0\0\x01\0\0\0\x01a\0\0\0\x02bc");
+        let mut out = BytesMut::new();
+        input.columns[1].put(&mut out, input.rows, 25);
+        assert_eq!(&out[..], b"\0\0\0\x1c\0\0\0\x01\0\0\0\x01\0\0\0\x19\0\0\0\x02\0\0\0\x01\xff\xff\xff\xff\0\0\0\0");
+        let empty = rows(&[], 1_000);
+        let mut out = BytesMut::new();
+        empty.columns[0].put(&mut out, empty.rows, 25);
+        assert_eq!(&out[..], b"\0\0\0\x0c\0\0\0\0\0\0\0\0\0\0\0\x19");
+    }
+
+    #[test]
+    fn what_is_too_much_is_counted_and_not_kept() {
+        let row = [Some("a"), Some("b")];
+        let one = rows(&[row], 1_000).bytes;
+        let input = rows(&[row; 100], 10 * one);
+        assert_eq!(input.bytes, 100 * one);
+        assert!(input.columns.iter().all(|column| column.elements.capacity() == 0));
+    }
+}
