@@ -63,6 +63,7 @@ impl Case {
             helpers: u16::try_from(self.helpers.len()).unwrap(),
             tree: self.tree.clone(),
             params: 0,
+            or_else: None,
         };
         let params: Vec<Input<'_>> = self
             .params

@@ -104,14 +104,14 @@ fn parameters_and_arrays() {
 fn what_depends_on_values_is_not_shared() {
     let mut planner = Planner::new(Limits::default());
     let catalog = catalog();
-    let mut is_refused = |sql: &str| {
+    let mut is_merged = |sql: &str| {
         let script = planner.plan(&catalog, None, sql).unwrap();
-        matches!(script.statements[0].plan, Plan::Refused(_))
+        matches!(script.statements[0].plan, Plan::Gather(_))
     };
-    assert!(is_refused("SELECT a FROM t ORDER BY 2"));
-    assert!(!is_refused("SELECT a FROM t ORDER BY 1"));
-    assert!(is_refused("SELECT a FROM t WHERE a::text = 'now'"));
-    assert!(!is_refused("SELECT a FROM t WHERE a::text = 'then'"));
+    assert!(!is_merged("SELECT a FROM t ORDER BY 2"));
+    assert!(is_merged("SELECT a FROM t ORDER BY 1"));
+    assert!(!is_merged("SELECT a FROM t WHERE a::text = 'now'"));
+    assert!(is_merged("SELECT a FROM t WHERE a::text = 'then'"));
 }
 
 #[test]

@@ -205,7 +205,9 @@ impl Sides {
                 tally.refused += usize::from(refused);
                 tally.answered += usize::from(!refused);
                 if refused {
-                    *tally.refusals.entry(got.error.as_ref().unwrap().message().to_owned()).or_default() += 1;
+                    let error = got.error.as_ref().unwrap();
+                    let reason = format!("{} {}", error.message(), error.field(b'D'));
+                    *tally.refusals.entry(reason.trim_end().to_owned()).or_default() += 1;
                 }
             }
             if !refused && let Some(difference) = compare(select, &expected, &got, protocol) {
@@ -278,10 +280,11 @@ fn compare(select: &Select, expected: &Answer, got: &Answer, protocol: Protocol)
         return Some(format!("expected {} {before:?}\ngot      {} {after:?}", expected.tag, got.tag));
     }
     let columns = expected.columns.as_deref().unwrap_or_default();
+    let soft = select.text().contains("soft");
     let rows = |rows: &[Row]| -> Vec<Row> {
         let loose = |(number, value): (usize, &Option<Vec<u8>>)| match value {
             Some(value) if select.shows_any_of_equals(number, FLOATS.contains(&columns[number].type_oid)) => {
-                Some(plain(value, &columns[number], protocol))
+                Some(plain(value, &columns[number], protocol, soft))
             }
             other => other.clone(),
         };
@@ -293,7 +296,8 @@ fn compare(select: &Select, expected: &Answer, got: &Answer, protocol: Protocol)
     };
     let keys = |rows: &[Row]| -> Vec<Row> {
         let key = |row: &Row| {
-            let value = |column: &usize| row[*column].as_ref().map(|value| plain(value, &columns[*column], protocol));
+            let value =
+                |column: &usize| row[*column].as_ref().map(|value| plain(value, &columns[*column], protocol, soft));
             ordered.iter().map(value).collect()
         };
         rows.iter().map(key).collect()
@@ -331,9 +335,10 @@ fn number(value: &[u8], protocol: Protocol) -> f64 {
     number + 0.0
 }
 
-/// The one form of values that are equal: 1 for 1.00, 0 for -0.
-fn plain(value: &[u8], column: &Column, protocol: Protocol) -> Vec<u8> {
+/// The one form of values that are equal: 1 for 1.00, 0 for -0, and a for A where the collation `soft` is in use.
+fn plain(value: &[u8], column: &Column, protocol: Protocol, soft: bool) -> Vec<u8> {
     const NUMERIC: u32 = 1700;
+    const TEXT: u32 = 25;
     let mut value = value.to_vec();
     match (column.type_oid, protocol) {
         // The display scale.
@@ -342,6 +347,7 @@ fn plain(value: &[u8], column: &Column, protocol: Protocol) -> Vec<u8> {
             let text = String::from_utf8(value).unwrap();
             value = text.trim_end_matches('0').trim_end_matches('.').into();
         }
+        (TEXT, _) if soft => value = String::from_utf8(value).unwrap().to_lowercase().into(),
         (float, _) if FLOATS.contains(&float) => value = format!("{:.4e}", number(&value, protocol)).into(),
         _ => {}
     }

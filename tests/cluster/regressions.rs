@@ -219,8 +219,9 @@ fn sums_are_not_printed_with_fewer_digits() {
     assert_eq!(client.query("INSERT INTO weights VALUES (3, 0.2)").sqlstate(), "");
     assert_eq!(client.text("SELECT sum(w) FROM weights"), "0.30000000000000004");
     assert_eq!(client.query("SET extra_float_digits = 0").sqlstate(), "");
-    assert_eq!(client.query("SELECT sum(w) FROM weights").sqlstate(), "0A000");
-    assert_eq!(client.query("SELECT avg(w) FROM weights").sqlstate(), "0A000");
+    // The router does not round as the setting asks, so PostgreSQL finishes these.
+    assert_eq!(client.text("SELECT sum(w) FROM weights"), "0.3");
+    assert_eq!(client.text("SELECT avg(w) FROM weights"), "0.15");
     assert_eq!(client.text("SELECT count(w), max(w) FROM weights"), "2|0.2");
     assert_eq!(client.execute("SELECT sum(w) FROM weights", &[], true).sqlstate(), "");
     client.query("BEGIN");

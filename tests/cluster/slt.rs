@@ -40,6 +40,7 @@ files! {
     empty,
     errors,
     extremes,
+    final_query,
     grouping,
     joins,
     keys,

@@ -11,7 +11,7 @@ use crate::catalog::{Collation, FunctionKind, Table, TableKind, Volatility, is_b
 use crate::key::KeyType;
 use crate::map::ShardId;
 use crate::refusal::Refusal;
-use crate::sql::tree::{Expr, TableRef, With};
+use crate::sql::tree::{Expr, RowsOf, TableRef, With};
 use crate::sql::{Pin, functions};
 
 /// One place in a statement where a sharded table stands.
@@ -21,14 +21,20 @@ pub(crate) struct Occurrence {
     pub key: Term,
     pub key_type: KeyType,
     pub rel: usize,
-    /// Where its name stands in the text, schema included.
-    pub at: usize,
-    /// Written with ONLY.
-    pub only: bool,
-    /// Has a name of its own here.
-    pub aliased: bool,
+    pub written: Written,
     /// Rows are put into it, so that the key must be a value of its type.
     pub inserts: bool,
+}
+
+/// How a table stands in the text.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Written {
+    /// Where its name begins, schema included.
+    pub at: usize,
+    /// With ONLY before it.
+    pub only: bool,
+    /// With another name behind it, by which it is called.
+    pub aliased: bool,
 }
 
 /// A sharded table whose rows may cut a query into parts by key: what must hold on the way out.
@@ -216,7 +222,7 @@ impl<'c> Binder<'c> {
 
     /// A table in FROM: a CTE, or what the catalog says.
     pub(crate) fn table(&mut self, table: &TableRef, preserved: bool) -> usize {
-        self.facts.sampled |= table.sampled;
+        self.facts.sampled |= table.rows == RowsOf::Sample;
         if table.schema.is_none()
             && let Some(cte) = self.ctes.iter().rposition(|cte| cte.name == table.name)
         {
@@ -262,9 +268,11 @@ impl<'c> Binder<'c> {
                     key,
                     key_type,
                     rel,
-                    at: table.at.0 as usize,
-                    only: table.only,
-                    aliased: table.alias.is_some(),
+                    written: Written {
+                        at: table.at.0 as usize,
+                        only: table.rows == RowsOf::Only,
+                        aliased: table.alias.is_some(),
+                    },
                     inserts: false,
                 });
                 let block = self.rels[rel].block;

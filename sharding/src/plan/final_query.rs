@@ -32,8 +32,8 @@ pub(super) fn final_query(
     check(binder)?;
     let mentioned = Mentioned::of(query);
     let mut occurrences: Vec<&Occurrence> = binder.occurrences.iter().collect();
-    occurrences.sort_by_key(|occurrence| occurrence.at);
-    occurrences.dedup_by_key(|occurrence| occurrence.at);
+    occurrences.sort_by_key(|occurrence| occurrence.written.at);
+    occurrences.dedup_by_key(|occurrence| occurrence.written.at);
     let mut draft = Draft { context, binder, parsed, mentioned, inputs: Vec::new(), edits: Vec::new(), columns: 0 };
     for occurrence in occurrences {
         draft.add(occurrence)?;
@@ -72,7 +72,7 @@ struct Mentioned<'a> {
     stars: Vec<&'a str>,
     /// A bare star or a NATURAL join.
     all: bool,
-    /// Bare names, and those of them that only functions of [`TAKE_ROWS`] are given.
+    /// Bare names, and those of them that stand where a row of a subquery is as good.
     bare: Vec<&'a str>,
     given: Vec<&'a str>,
 }
@@ -103,6 +103,14 @@ impl<'a> Mentioned<'a> {
                 None => self.all = true,
             },
             Expr::Func(call) => self.call(call),
+            // Whether all columns are NULL is the same question for both.
+            Expr::IsNull(tested, _) => {
+                if let Expr::Column(names) = &**tested
+                    && let [name] = &**names
+                {
+                    self.given.push(name);
+                }
+            }
             _ => {}
         }
     }
@@ -124,7 +132,7 @@ impl<'a> Mentioned<'a> {
         self.all || !rel.renamed.is_empty() || self.stars.contains(&&*rel.name) || self.bare.contains(&&*rel.name)
     }
 
-    /// How often a bare name is used in another way than as an argument of [`TAKE_ROWS`].
+    /// How often a bare name is used where it must be a row of the table.
     fn is_used_freely(&self, name: &str) -> bool {
         let count = |list: &[&str]| list.iter().filter(|found| **found == name).count();
         count(&self.bare) > count(&self.given)
@@ -149,7 +157,7 @@ impl<'a> Draft<'a, '_> {
         let (binder, text, span) = (self.binder, self.context.text, &self.parsed.span);
         let rel = &binder.rels[occurrence.rel];
         let Columns::Table(table) = rel.columns else { return Err(reasons::spread("this syntax")) };
-        let end = spans::table_name_end(text, span, occurrence.at).filter(|_| !occurrence.only);
+        let end = spans::table_name_end(text, span, occurrence.written.at).filter(|_| !occurrence.written.only);
         let Some(end) = end else { return Err(reasons::spread("ONLY")) };
         let all = self.mentioned.wants_all_of(rel);
         let chosen: Vec<&Column> =
@@ -158,14 +166,14 @@ impl<'a> Draft<'a, '_> {
         if let Some(column) = chosen.iter().find(|column| column.crossing.form == CrossingForm::Never) {
             return Err(reasons::cannot_cross(&column.name, &occurrence.table));
         }
-        let written = &text[occurrence.at..end];
+        let written = &text[occurrence.written.at..end];
         let sql = self.shards_sql(occurrence, &chosen, written);
         let tree = Node::Append { input: Box::new(Node::Route) };
         let shards = binder.keys_of(occurrence).unwrap_or(Shards::All);
         let gather = Gather { shards, sql, helpers: 0, tree, params: self.parsed.params, or_else: None };
-        let alias = if occurrence.aliased { String::new() } else { format!(" AS {}", quoted(&rel.name)) };
-        let place = format!("({}){alias}", self.from_arrays(&chosen));
-        self.edits.push((occurrence.at..end, place));
+        let alias = if occurrence.written.aliased { String::new() } else { format!(" AS {}", quoted(&rel.name)) };
+        let place = format!("({}){alias}", self.arrays_as_rows(&chosen));
+        self.edits.push((occurrence.written.at..end, place));
         self.inputs.push(Input { table: occurrence.table.clone(), gather });
         self.columns += chosen.len();
         Ok(())
@@ -184,14 +192,14 @@ impl<'a> Draft<'a, '_> {
             })
             .collect();
         let mut sql = format!("SELECT {} FROM {written}", columns.join(", "));
-        if occurrence.aliased {
+        if occurrence.written.aliased {
             sql.push_str(&format!(" AS {}", quoted(&rel.name)));
             if !rel.renamed.is_empty() {
                 let names: Vec<String> = rel.renamed.iter().map(|name| quoted(name)).collect();
                 sql.push_str(&format!("({})", names.join(", ")));
             }
         }
-        let conditions = self.conditions(rel, occurrence.at);
+        let conditions = self.conditions(rel, occurrence.written.at);
         if !conditions.is_empty() {
             sql.push_str(&format!(" WHERE ({})", conditions.join(") AND (")));
         }
@@ -211,7 +219,7 @@ impl<'a> Draft<'a, '_> {
     }
 
     /// The rows again, out of one array for each column.
-    fn from_arrays(&self, chosen: &[&Column]) -> String {
+    fn arrays_as_rows(&self, chosen: &[&Column]) -> String {
         let (mut shown, mut arrays, mut names) = (Vec::new(), Vec::new(), Vec::new());
         for (position, column) in chosen.iter().enumerate() {
             let name = format!("c{}", position + 1);
@@ -223,11 +231,11 @@ impl<'a> Draft<'a, '_> {
             let collate = crossing.collation.as_ref().map(|name| format!(" COLLATE {name}")).unwrap_or_default();
             shown.push(format!("{name}{cast}{collate} AS {}", quoted(&column.name)));
             let number = usize::from(self.parsed.params) + self.columns + position + 1;
-            arrays.push(format!("${number}::{element}[]"));
+            arrays.push(format!("pg_catalog.unnest(${number}::{element}[])"));
             names.push(name);
         }
         let (shown, arrays, names) = (shown.join(", "), arrays.join(", "), names.join(", "));
-        format!("SELECT {shown} FROM pg_catalog.unnest({arrays}) AS sluice_input({names})")
+        format!("SELECT {shown} FROM ROWS FROM({arrays}) AS sluice_input({names})")
     }
 
     /// A row of a subquery is no row of the table's type.

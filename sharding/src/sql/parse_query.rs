@@ -6,7 +6,7 @@ use pg_raw_parse::{Node, nodes};
 use super::parse::{Builder, Result, strings};
 use super::tree::{
     Alias, Assignment, At, Body, Conflict, Cte, Delete, Derived, Distinct, Dml, Expr, From, FuncRef, Insert, Join,
-    JoinKind, Merge, MergeAction, Query, Select, SetOp, TableRef, Target, Update, With,
+    JoinKind, Merge, MergeAction, Query, RowsOf, Select, SetOp, TableRef, Target, Update, With,
 };
 
 impl Builder<'_> {
@@ -180,7 +180,7 @@ impl Builder<'_> {
     fn sample(&mut self, sample: &nodes::RangeTableSample) -> Result<From> {
         let mut from = self.range_item(sample.relation())?;
         if let From::Table(table) = &mut from {
-            table.sampled = true;
+            table.rows = RowsOf::Sample;
         }
         Ok(from)
     }
@@ -309,9 +309,8 @@ pub(super) fn table_ref(table: &nodes::RangeVar) -> TableRef {
         schema: table.schemaname().map(Box::from),
         name: table.relname().unwrap_or_default().into(),
         alias: table.alias().map(alias),
-        sampled: false,
+        rows: if table.inh { RowsOf::All } else { RowsOf::Only },
         temporary: is_temporary(table),
-        only: !table.inh,
         at: at(table.location),
     }
 }
@@ -322,9 +321,8 @@ pub(super) fn table_or_nothing(table: Option<&nodes::RangeVar>) -> TableRef {
             schema: None,
             name: "".into(),
             alias: None,
-            sampled: false,
+            rows: RowsOf::All,
             temporary: false,
-            only: false,
             at: At::default(),
         },
         table_ref,

@@ -267,12 +267,19 @@ pub(crate) struct TableRef {
     pub schema: Option<Box<str>>,
     pub name: Box<str>,
     pub alias: Option<Alias>,
-    /// TABLESAMPLE
-    pub sampled: bool,
+    pub rows: RowsOf,
     pub temporary: bool,
-    /// ONLY: without the tables that inherit from it.
-    pub only: bool,
     pub at: At,
+}
+
+/// Which rows a table in FROM stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RowsOf {
+    All,
+    /// ONLY: without those of the tables that inherit from it.
+    Only,
+    /// TABLESAMPLE
+    Sample,
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -57,7 +57,7 @@ impl Grammar<'_> {
             12 | 13 => format!("min({any})"),
             14 | 15 => format!("max({any})"),
             16 => format!("sum(DISTINCT {number})"),
-            17 => format!("string_agg(({any})::text, ',' ORDER BY ({any})::text COLLATE \"C\")"),
+            17 => format!("string_agg(DISTINCT ({any})::text COLLATE \"C\", ',')"),
             18 => format!("bool_and({})", self.condition(sources, depth + 1)),
             _ => format!("max(DISTINCT {number})"),
         };
