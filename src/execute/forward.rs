@@ -7,12 +7,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use bytes::Buf;
+use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::AsyncWrite;
 
 use crate::listening::{Lost, Notification};
-use crate::pool::server::{Verdict, is_outdated_plan};
-use crate::protocol::backend::TransactionStatus;
+use crate::pool::server::{Shift, Verdict, is_outdated_plan};
+use crate::protocol::backend::{self, TransactionStatus};
 use crate::protocol::error::ErrorFields;
 use crate::protocol::frame::Header;
 use crate::protocol::frontend;
@@ -267,6 +267,10 @@ impl Conversation {
         if let (b'T' | b'n', Some(id)) = (tag, link.server.state.describes()) {
             self.worker.described(id, (tag == b'T').then_some(&link.inbox.filled()[body.clone()]));
         }
+        if let (b't', Some(id)) = (tag, link.server.state.describes()) {
+            self.worker.parameters_described(id, &link.inbox.filled()[body.clone()]);
+        }
+        let shift = if tag == b'E' { link.server.state.shift() } else { None };
         let Ok(verdict) = link.server.state.reply(tag, &link.inbox.filled()[body.clone()]) else {
             return Err(self.out_of_step(i));
         };
@@ -283,7 +287,12 @@ impl Conversation {
                 if is_outdated_plan(error) {
                     self.catalog_change = CatalogChange::Unread;
                 }
+                let shifted = shift.map(|shift| shifted_error(error, shift));
                 self.statement_failed(i);
+                if let Some(message) = shifted {
+                    self.links[i].server.state.owe_first(message);
+                    return Ok(Verdict::Swallow);
+                }
             }
             (b'1', Verdict::Pass) => self.session.statements.parsed(),
             (b'C' | b'I' | b's', Verdict::Pass) => self.statement_done(i),
@@ -465,6 +474,15 @@ impl Conversation {
         self.links[i].return_buffer(&self.worker);
         self.client.flush().await
     }
+}
+
+/// The ErrorResponse with this body, pointing into the client's text.
+pub(super) fn shifted_error(body: &[u8], shift: Shift) -> Bytes {
+    let mut fields = ErrorFields::parse(body);
+    fields.position = fields.position.map(|position| shift.apply(position));
+    let mut message = BytesMut::new();
+    backend::error_response(&mut message, &fields);
+    message.freeze()
 }
 
 /// Whether a server closes the connection after this error; the field V is in no language.

@@ -18,7 +18,7 @@ use crate::protocol::error::ErrorFields;
 use crate::protocol::frame::{Header, put_cstr, put_message};
 use crate::protocol::frontend::{self, Bind, Kind};
 use crate::protocol::reply;
-use crate::session::statements::GatherPortal;
+use crate::session::statements::{GatherPortal, PreparedStatement};
 
 use super::client::write_all;
 use super::worker::Description;
@@ -45,12 +45,13 @@ impl Arguments {
         Self { text: text.into(), param_types: Rc::new([]), bind: Bytes::from_static(NO_ARGUMENTS) }
     }
 
+    /// A statement with the body of its Bind message.
+    pub(super) fn bound(statement: &PreparedStatement, bind: Bytes) -> Self {
+        Self { text: statement.text.clone(), param_types: statement.param_types.clone(), bind }
+    }
+
     pub(super) fn of_portal(portal: &GatherPortal) -> Self {
-        Self {
-            text: portal.statement.text.clone(),
-            param_types: portal.statement.param_types.clone(),
-            bind: portal.bind.clone(),
-        }
+        Self::bound(&portal.statement, portal.bind.clone())
     }
 
     fn bind(&self) -> Result<Bind<'_>, Failure> {

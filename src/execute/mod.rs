@@ -12,6 +12,7 @@
 //! - [`block`]: BEGIN, COMMIT, savepoints, SET over the servers held
 //! - [`listen`]: LISTEN and what it brings
 //! - [`sequences`]: whose server knows currval
+//! - [`prepared`]: PREPARE and EXECUTE of SQL
 //! - [`explain`]: the route and the shards' plans as rows
 
 mod ask;
@@ -27,6 +28,7 @@ mod gather;
 pub mod greeting;
 mod links;
 mod listen;
+mod prepared;
 pub mod presence;
 mod sequences;
 mod simple;

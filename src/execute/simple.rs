@@ -143,8 +143,13 @@ impl Conversation {
             }
             other => {
                 let text: Rc<str> = self.query_text(total)?.into();
+                let executes = matches!(other, Decision::Execute);
                 self.take_request();
                 Box::pin(self.run_in_router(&script, 0, &text, other, true)).await?;
+                if executes {
+                    self.refresh_catalog().await?;
+                    self.catch_up_when_idle().await?;
+                }
                 self.ready();
                 Ok(())
             }
@@ -172,6 +177,8 @@ impl Conversation {
         let own_text = script.text_of(index, text);
         match decision {
             Decision::Session => self.session_command(&statement.command, own_text).await,
+            Decision::Prepare => Box::pin(self.prepare(script, index, text)).await,
+            Decision::Execute => Box::pin(self.run_execute(script, index, text, describe)).await,
             Decision::Gather { gather, shards } => {
                 self.served.stats.gathered.add(1);
                 let arguments = Arguments::none(own_text);

@@ -42,7 +42,11 @@ pub enum Due {
     Spoil,
     DescribeStatement(StatementId, Audience),
     DescribePortal(Audience),
+    /// RowDescription for the client, or a NoData that it must not see: simple queries have none.
+    DescribeRows,
     Execute(Audience),
+    /// As `Execute` for the client, of an EXECUTE in which the router has put its own name.
+    Renamed(Shift),
     Close(Audience),
     /// CloseComplete of a prepared statement that gives way to another.
     Evict(StatementId),
@@ -69,8 +73,27 @@ impl Due {
             | Self::Sync(audience)
             | Self::Query(audience) => *audience,
             Self::Spoil | Self::Evict(_) => Audience::Router,
-            Self::Part | Self::Local(_) => Audience::Client,
+            Self::DescribeRows | Self::Renamed(_) | Self::Part | Self::Local(_) => Audience::Client,
         }
+    }
+}
+
+/// Where errors point in a text in which a name was replaced. All are counted in characters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shift {
+    /// What stands in front of the server's text in the client's.
+    pub before: u32,
+    /// The position of the name in the server's text, counted from 1.
+    pub name: u32,
+    /// How much longer the client's name is.
+    pub longer: i32,
+}
+
+impl Shift {
+    /// The position in the client's text of what is at `position` in the server's.
+    pub fn apply(self, position: u32) -> u32 {
+        let longer = if position > self.name { self.longer } else { 0 };
+        position.saturating_add(self.before).saturating_add_signed(longer)
     }
 }
 
@@ -172,6 +195,19 @@ impl ServerState {
         }
     }
 
+    /// How errors of what runs now point into the client's text, if not as the server says.
+    pub fn shift(&self) -> Option<Shift> {
+        match self.due.front() {
+            Some(Due::Renamed(shift)) => Some(*shift),
+            _ => None,
+        }
+    }
+
+    /// A reply of the router's own that comes before all that is due.
+    pub fn owe_first(&mut self, bytes: Bytes) {
+        self.due.push_front(Due::Local(bytes));
+    }
+
     /// Whether a query of the router's own is being answered.
     pub fn hidden_query_runs(&self) -> bool {
         matches!(self.due.front(), Some(Due::Query(Audience::Router)))
@@ -254,13 +290,16 @@ impl ServerState {
     /// A message that answers the first request that is due.
     fn ordinary(&mut self, tag: u8) -> Option<Verdict> {
         let front = self.due.front()?;
-        let verdict = verdict(front.audience());
+        let verdict = match (front, tag) {
+            (Due::DescribeRows, b'n') => Verdict::Swallow,
+            _ => verdict(front.audience()),
+        };
         let (fits, ends) = match (front, tag) {
             (Due::Parse(..), b'1') | (Due::Bind(_), b'2') | (Due::Close(_) | Due::Evict(_), b'3') => (true, true),
             (Due::DescribeStatement(..), b't') => (true, false),
-            (Due::DescribeStatement(..) | Due::DescribePortal(_), b'T' | b'n') => (true, true),
-            (Due::Execute(_), b'C' | b'I' | b's') => (true, true),
-            (Due::Execute(_), b'D' | b'd' | b'c' | b'G' | b'H' | b'W') => (true, false),
+            (Due::DescribeStatement(..) | Due::DescribePortal(_) | Due::DescribeRows, b'T' | b'n') => (true, true),
+            (Due::Execute(_) | Due::Renamed(_), b'C' | b'I' | b's') => (true, true),
+            (Due::Execute(_) | Due::Renamed(_), b'D' | b'd' | b'c' | b'G' | b'H' | b'W') => (true, false),
             (Due::Query(_) | Due::Part, b'T' | b'D' | b'C' | b'I' | b'd' | b'c' | b'G' | b'H' | b'W' | b'V' | b'n') => {
                 (true, false)
             }

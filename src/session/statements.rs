@@ -1,6 +1,6 @@
 //! Prepared statements and portals by the client's names.
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 
@@ -9,7 +9,7 @@ use pgsluice_sharding::ShardId;
 use pgsluice_sharding::plan::Gather;
 use pgsluice_sharding::sql::SharedScript;
 
-use crate::pool::server::StatementId;
+use crate::pool::server::{Shift, StatementId};
 
 /// A statement that a client has parsed: text, parameter types and what the planner made of it.
 #[derive(Debug)]
@@ -18,6 +18,10 @@ pub struct PreparedStatement {
     pub text: Rc<str>,
     /// Declared types; 0 or missing where the client leaves the type to the server.
     pub param_types: Rc<[u32]>,
+    /// The types of all parameters, once a server has described them.
+    pub resolved_types: OnceCell<Rc<[u32]>>,
+    /// The search path that it is planned for; planned again when the session has set another.
+    pub search_path: Option<Box<str>>,
     /// Made for this catalog version; planned again when the catalog has changed.
     pub catalog_version: u64,
     pub script: SharedScript,
@@ -27,11 +31,29 @@ pub struct PreparedStatement {
     pub row: Cell<Option<u64>>,
 }
 
+impl PreparedStatement {
+    /// How many parameters it has.
+    pub fn parameters(&self) -> usize {
+        let named = self.script.statements.first().map_or(0, |first| usize::from(first.params));
+        named.max(self.param_types.len())
+    }
+}
+
+/// A statement of a client's.
+#[derive(Debug)]
+struct Known {
+    statement: Rc<PreparedStatement>,
+    /// The client has been told what rows it gives: they must not change.
+    row_told: bool,
+}
+
 /// A bound statement.
 #[derive(Clone, Debug)]
 pub enum Portal {
     /// It lives on the server that runs it; `server` is the id of that server.
     OnServer { server: u64, statement: Rc<PreparedStatement> },
+    /// The same for an EXECUTE of SQL, `outer`. It runs `inner`, which its server must have by then.
+    Execute { server: u64, outer: Rc<PreparedStatement>, inner: Rc<PreparedStatement>, shift: Shift },
     /// The router merges it: parameters and formats are kept until Execute.
     Gather(Rc<GatherPortal>),
     /// The router answers it itself or runs it on every shard.
@@ -51,8 +73,8 @@ pub struct GatherPortal {
 /// The statements and portals of one client.
 #[derive(Debug)]
 pub struct Statements {
-    unnamed: Option<Rc<PreparedStatement>>,
-    named: HashMap<Box<str>, Rc<PreparedStatement>>,
+    unnamed: Option<Known>,
+    named: HashMap<Box<str>, Known>,
     unnamed_portal: Option<Portal>,
     portals: HashMap<Box<str>, Portal>,
     /// Bound on named statements and portals together.
@@ -82,22 +104,50 @@ impl Statements {
         }
     }
 
-    /// Takes a parsed statement; the unnamed one replaces its predecessor.
+    /// Takes the statement of a Parse that has no answer yet; the unnamed one replaces its predecessor.
     ///
     /// # Errors
     /// A name that is taken, or the bound.
     pub fn insert(&mut self, name: &str, statement: Rc<PreparedStatement>) -> Result<(), NotTaken> {
+        let known = Known { statement, row_told: false };
         if name.is_empty() {
-            self.unnamed = Some(statement);
-        } else if self.named.contains_key(name) {
-            return Err(NotTaken::Duplicate);
-        } else if self.named.len() + self.portals.len() >= self.max {
-            return Err(NotTaken::Full);
+            self.unnamed = Some(known);
         } else {
-            self.named.insert(name.into(), statement);
+            self.insert_named(name, known)?;
         }
         self.unanswered.push_back(name.into());
         Ok(())
+    }
+
+    /// Takes the statement of a PREPARE: its rows are settled from then on, as after a Describe.
+    ///
+    /// # Errors
+    /// See [`Self::insert`].
+    pub fn declare(&mut self, name: &str, statement: Rc<PreparedStatement>) -> Result<(), NotTaken> {
+        self.insert_named(name, Known { statement, row_told: true })
+    }
+
+    fn insert_named(&mut self, name: &str, known: Known) -> Result<(), NotTaken> {
+        if self.named.contains_key(name) {
+            return Err(NotTaken::Duplicate);
+        }
+        if self.named.len() + self.portals.len() >= self.max {
+            return Err(NotTaken::Full);
+        }
+        self.named.insert(name.into(), known);
+        Ok(())
+    }
+
+    /// The client is told what rows a statement gives.
+    pub fn tell_row(&mut self, name: &str) {
+        if let Some(known) = self.known_mut(name) {
+            known.row_told = true;
+        }
+    }
+
+    /// Whether the client knows what rows a statement gives.
+    pub fn row_told(&self, name: &str) -> bool {
+        self.known(name).is_some_and(|known| known.row_told)
     }
 
     /// The client gets ParseComplete for the statement that has waited longest for it.
@@ -114,15 +164,21 @@ impl Statements {
 
     /// Puts a statement planned anew in the place of the old one.
     pub fn replace(&mut self, name: &str, statement: Rc<PreparedStatement>) {
-        if name.is_empty() {
-            self.unnamed = Some(statement);
-        } else if let Some(slot) = self.named.get_mut(name) {
-            *slot = statement;
+        if let Some(known) = self.known_mut(name) {
+            known.statement = statement;
         }
     }
 
     pub fn get(&self, name: &str) -> Option<&Rc<PreparedStatement>> {
+        self.known(name).map(|known| &known.statement)
+    }
+
+    fn known(&self, name: &str) -> Option<&Known> {
         if name.is_empty() { self.unnamed.as_ref() } else { self.named.get(name) }
+    }
+
+    fn known_mut(&mut self, name: &str) -> Option<&mut Known> {
+        if name.is_empty() { self.unnamed.as_mut() } else { self.named.get_mut(name) }
     }
 
     pub fn close(&mut self, name: &str) {
@@ -173,7 +229,12 @@ impl Statements {
         self.named.is_empty()
     }
 
-    /// DISCARD ALL, DEALLOCATE ALL.
+    /// DEALLOCATE ALL: statements without a name and portals stay.
+    pub fn deallocate_all(&mut self) {
+        self.named.clear();
+    }
+
+    /// DISCARD ALL.
     pub fn clear(&mut self) {
         self.unnamed = None;
         self.named.clear();
