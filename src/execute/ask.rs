@@ -212,6 +212,6 @@ impl Conversation {
         let errors = self.links[i].errors;
         self.pump(i).await?;
         let failed = self.links.by_server(server).is_none_or(|i| self.links[i].errors != errors);
-        if failed { Err(Failure::Told) } else { Ok(()) }
+        if failed || self.is_to_run_again() { Err(Failure::Told) } else { Ok(()) }
     }
 }

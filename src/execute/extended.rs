@@ -61,6 +61,7 @@ impl Conversation {
             self.take_request();
             return Ok(());
         }
+        self.keep_message(header);
         let result = match header.tag {
             b'P' => self.parse(header.total).await,
             b'B' => self.bind(header.total).await,
@@ -72,10 +73,15 @@ impl Conversation {
             _ => return self.sync().await,
         };
         match result {
+            Err(Failure::End(end)) => return Err(end),
+            _ if self.is_to_run_again() => return Box::pin(self.put_request_back()).await,
             Ok(()) => {}
             Err(Failure::Error(fields)) => Box::pin(self.fail_pipeline(Some(&fields))).await?,
             Err(Failure::Told) => Box::pin(self.fail_pipeline(None)).await?,
-            Err(Failure::End(end)) => return Err(end),
+        }
+        if self.nothing_runs() {
+            // Whatever it was, the router has answered it.
+            self.cannot_run_again();
         }
         self.take_request();
         self.bound_pipeline().await
@@ -91,6 +97,9 @@ impl Conversation {
             Ok(()) => self.settle_all().await,
             Err(failure) => Err(failure),
         };
+        if self.is_to_run_again() {
+            return self.put_request_back().await;
+        }
         match result {
             Ok(()) => Ok(()),
             Err(Failure::Error(fields)) => self.fail_pipeline(Some(&fields)).await,
@@ -102,6 +111,7 @@ impl Conversation {
     /// An error of the router in the middle of a pipeline: what came before is answered first, what
     /// comes after is passed over up to Sync.
     async fn fail_pipeline(&mut self, fields: Option<&ErrorFields>) -> Result<(), End> {
+        self.cannot_run_again();
         match self.settle_all().await {
             Ok(()) | Err(Failure::Told) => {}
             Err(Failure::Error(fields)) => {
@@ -306,7 +316,7 @@ impl Conversation {
         self.pump_part(i).await
     }
 
-    fn describe_on(&mut self, i: usize, statement: &PreparedStatement, audience: Audience) {
+    pub(super) fn describe_on(&mut self, i: usize, statement: &PreparedStatement, audience: Audience) {
         let link = &mut self.links[i];
         frontend::describe(&mut link.out, Kind::Statement, statement.id.name().as_bytes());
         link.server.state.expect(Due::DescribeStatement(statement.id, audience));
@@ -669,6 +679,9 @@ impl Conversation {
         let is_settled = self.unsent_parses.is_empty() && !self.several_unsynced();
         if self.pipeline == Pipeline::Running && !is_settled {
             Box::pin(self.settle_or_fail()).await?;
+            if self.is_to_run_again() {
+                return Box::pin(self.put_request_back()).await;
+            }
         }
         self.unsent_parses.clear();
         if self.pipeline == Pipeline::Skipping {
@@ -676,6 +689,13 @@ impl Conversation {
         }
         self.pipeline = Pipeline::Running;
         let result = self.sync_links().await;
+        if self.is_to_run_again() {
+            return match result {
+                Err(Failure::End(end)) => Err(end),
+                _ => Box::pin(self.put_request_back()).await,
+            };
+        }
+        self.forget_request();
         if std::mem::take(&mut self.sync_passed_over) {
             // Its turn comes with the Sync after the copy.
             return match result {
@@ -712,10 +732,11 @@ impl Conversation {
 
     async fn settle_or_fail(&mut self) -> Result<(), End> {
         match self.settle_before_sync().await {
+            Err(Failure::End(end)) => Err(end),
+            _ if self.is_to_run_again() => Ok(()),
             Ok(()) => Ok(()),
             Err(Failure::Error(fields)) => self.fail_pipeline(Some(&fields)).await,
             Err(Failure::Told) => self.fail_pipeline(None).await,
-            Err(Failure::End(end)) => Err(end),
         }
     }
 

@@ -21,7 +21,7 @@ use super::client::{dismissed, write_all};
 use super::extended::PARSE_COMPLETE;
 use super::links::{Copying, Effect, Life, Link, Sent};
 use super::worker::Worker;
-use super::{CatalogChange, Conversation, End, Failure};
+use super::{Conversation, End, Failure};
 
 /// Longest message of a server that the router must hold whole: errors, descriptions, notices.
 const CONTROL_BYTES_MAX: usize = 16 << 20;
@@ -278,15 +278,19 @@ impl Conversation {
             (b'E', _) if hidden_query => return Err(self.hidden_query_failed(i, body)),
             (b'E', Verdict::Swallow) => {}
             (b'E', Verdict::Pass) => {
+                if is_outdated_plan(&self.links[i].inbox.filled()[body.clone()]) {
+                    self.plans_are_outdated();
+                    if self.hides_outdated(i) {
+                        return Ok(Verdict::Swallow);
+                    }
+                }
+                self.cannot_run_again();
                 let link = &mut self.links[i];
                 let error = &link.inbox.filled()[body];
                 if is_fatal(error) {
                     link.life = Life::Ending;
                 }
                 link.note_fault(Some(error));
-                if is_outdated_plan(error) {
-                    self.catalog_change = CatalogChange::Unread;
-                }
                 let shifted = shift.map(|shift| shifted_error(error, shift));
                 self.statement_failed(i);
                 if let Some(message) = shifted {
@@ -295,6 +299,7 @@ impl Conversation {
                 }
             }
             (b'1', Verdict::Pass) => self.session.statements.parsed(),
+            (b'2' | b't' | b'T', Verdict::Pass) => self.cannot_run_again(),
             (b'C' | b'I' | b's', Verdict::Pass) => self.statement_done(i),
             // After the router's own queries the client's portals live on.
             (b'Z', _) if !hidden_query => self.server_ready(i),

@@ -21,7 +21,7 @@ use crate::protocol::reply;
 use crate::session::statements::{GatherPortal, PreparedStatement};
 
 use super::client::write_all;
-use super::worker::Description;
+use super::worker::{Description, shape_of_row};
 use super::{CatalogChange, Conversation, End, Failure};
 
 /// Rows leave in pieces of about this size.
@@ -37,26 +37,49 @@ pub(super) struct Arguments {
     param_types: Rc<[u32]>,
     /// The body of the Bind message.
     bind: Bytes,
+    /// The shape of the rows, if a client was told.
+    row: Option<u64>,
 }
 
 impl Arguments {
     /// Those of a simple query.
     pub(super) fn none(text: &str) -> Self {
-        Self { text: text.into(), param_types: Rc::new([]), bind: Bytes::from_static(NO_ARGUMENTS) }
+        Self { text: text.into(), param_types: Rc::new([]), bind: Bytes::from_static(NO_ARGUMENTS), row: None }
     }
 
     /// A statement with the body of its Bind message.
     pub(super) fn bound(statement: &PreparedStatement, bind: Bytes) -> Self {
-        Self { text: statement.text.clone(), param_types: statement.param_types.clone(), bind }
+        let (text, param_types) = (statement.text.clone(), statement.param_types.clone());
+        Self { text, param_types, bind, row: statement.row.get() }
     }
 
     pub(super) fn of_portal(portal: &GatherPortal) -> Self {
         Self::bound(&portal.statement, portal.bind.clone())
     }
 
+    /// Whether the rows are those that clients were told of, if any were.
+    fn have_told(&self, description: &Description) -> bool {
+        self.row.is_none_or(|row| row == shape_of_row(&description.client_row))
+    }
+
     fn bind(&self) -> Result<Bind<'_>, Failure> {
         Ok(Bind::read(&self.bind).map_err(ErrorFields::from)?)
     }
+}
+
+/// A read over several shards is tried twice at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Attempt {
+    First,
+    Second,
+}
+
+/// What has become of an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Gathered {
+    Done,
+    /// A shard had an outdated plan; the client has seen nothing.
+    Outdated,
 }
 
 /// What lies in a link's buffer for the merge.
@@ -77,9 +100,30 @@ impl Conversation {
         arguments: &Arguments,
         describe: bool,
     ) -> Result<(), Failure> {
+        let first = self.gather_once(gather, shards, arguments, describe, Attempt::First).await?;
+        if first == Gathered::Outdated {
+            // Plans are made and shards are asked anew. Of the first attempt the client has seen nothing.
+            self.refresh_catalog().await?;
+            self.gather_once(gather, shards, arguments, describe, Attempt::Second).await?;
+        }
+        Ok(())
+    }
+
+    async fn gather_once(
+        &mut self,
+        gather: &Gather,
+        shards: &[ShardId],
+        arguments: &Arguments,
+        describe: bool,
+        attempt: Attempt,
+    ) -> Result<Gathered, Failure> {
         let ids = self.link_all(shards, Access::Read).await?;
         let description = self.description(ids[0], gather, arguments).await?;
+        if attempt == Attempt::Second && !arguments.have_told(&description) {
+            return Err(ErrorFields::error("0A000", "cached plan must not change result type").into());
+        }
         let mut merge = self.merge(gather, ids.len(), &description, arguments)?;
+        let said = self.client.out.len();
         if describe {
             self.send_row_description(&description, arguments)?;
         }
@@ -88,9 +132,14 @@ impl Conversation {
             Err(failure) => Err(failure),
         };
         self.finish_all(&ids, result.is_err()).await?;
+        let outdated = matches!(result, Err(Failure::Told)) && self.catalog_change == CatalogChange::Outdated;
+        if outdated && attempt == Attempt::First && merge.rows() == 0 && self.session.transaction.is_idle() {
+            self.client.out.truncate(said);
+            return Ok(Gathered::Outdated);
+        }
         result?;
         backend::command_complete(&mut self.client.out, &format!("SELECT {}", merge.rows()));
-        Ok(())
+        Ok(Gathered::Done)
     }
 
     /// A server on each of `shards`, settled and in step; their ids, in the order of the shards.
@@ -374,8 +423,7 @@ impl Conversation {
         // An ErrorResponse is never out of step.
         let _ = link.server.state.reply(b'E', &message[5..]);
         if is_outdated_plan(&message[5..]) {
-            self.served.descriptions.borrow_mut().clear();
-            self.catalog_change = CatalogChange::Unread;
+            self.plans_are_outdated();
         }
         self.served.stats.errors.add(1);
         self.client.out.extend_from_slice(&message);

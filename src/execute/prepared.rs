@@ -96,6 +96,19 @@ impl Conversation {
         Ok(statement)
     }
 
+    /// A simple query that is one EXECUTE, and what it brings for everybody.
+    pub(super) async fn execute_alone(&mut self, script: &SharedScript, text: &Rc<str>) -> Result<(), Failure> {
+        self.watch_query();
+        let mut result = self.run_execute(script, 0, text, true).await;
+        if self.query_runs_again().await? {
+            result = self.run_execute(script, 0, text, true).await;
+        }
+        self.forget_request();
+        result?;
+        self.refresh_catalog().await?;
+        self.catch_up_when_idle().await
+    }
+
     /// EXECUTE, and what is made of one, in a simple query or in the place of one.
     pub(super) async fn run_execute(
         &mut self,
@@ -122,6 +135,7 @@ impl Conversation {
         self.served.stats.routed.add(1);
         self.pin_for(i, effects.1);
         self.prepare_on(i, &inner, Audience::Router);
+        self.describe_on(i, &inner, Audience::Router);
         self.bind_renamed_text(i, &sql, &Bytes::from_static(b"\0\0\0\0\0\0\0\0"), Audience::Router)?;
         self.execute_bound(i, Due::Renamed(shift)).await?;
         self.take_effect(i, &outer.command, text, outer.effects);
@@ -201,6 +215,8 @@ impl Conversation {
         self.pin_for(i, outer.effects.pin);
         self.send_parses(i);
         self.prepare_on(i, &inner, Audience::Router);
+        // If it is outdated, its server says so before anything is bound.
+        self.describe_on(i, &inner, Audience::Router);
         let body = Bytes::copy_from_slice(&self.client.inbox.filled()[5..total]);
         self.bind_renamed_text(i, &sql, &body, Audience::Client)?;
         let server = self.links[i].server.id.0;

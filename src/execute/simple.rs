@@ -145,10 +145,10 @@ impl Conversation {
                 let text: Rc<str> = self.query_text(total)?.into();
                 let executes = matches!(other, Decision::Execute);
                 self.take_request();
-                Box::pin(self.run_in_router(&script, 0, &text, other, true)).await?;
                 if executes {
-                    self.refresh_catalog().await?;
-                    self.catch_up_when_idle().await?;
+                    Box::pin(self.execute_alone(&script, &text)).await?;
+                } else {
+                    Box::pin(self.run_in_router(&script, 0, &text, other, true)).await?;
                 }
                 self.ready();
                 Ok(())

@@ -208,6 +208,15 @@ impl ServerState {
         self.due.push_front(Due::Local(bytes));
     }
 
+    /// The client must not see the end of what it has asked for: it is asked again.
+    pub fn hide_sync(&mut self) {
+        for due in &mut self.due {
+            if matches!(due, Due::Sync(_)) {
+                *due = Due::Sync(Audience::Router);
+            }
+        }
+    }
+
     /// Whether a query of the router's own is being answered.
     pub fn hidden_query_runs(&self) -> bool {
         matches!(self.due.front(), Some(Due::Query(Audience::Router)))

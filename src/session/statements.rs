@@ -40,7 +40,7 @@ impl PreparedStatement {
 }
 
 /// A statement of a client's.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Known {
     statement: Rc<PreparedStatement>,
     /// The client has been told what rows it gives: they must not change.
@@ -81,6 +81,8 @@ pub struct Statements {
     max: usize,
     /// Names of statements whose Parse has not been answered yet, in order.
     unanswered: VecDeque<Box<str>>,
+    /// What names stood for before each change, while changes may be taken back.
+    journal: Option<Vec<(Box<str>, Option<Known>)>>,
 }
 
 /// Why a statement is not taken.
@@ -101,6 +103,7 @@ impl Statements {
             portals: HashMap::new(),
             max,
             unanswered: VecDeque::new(),
+            journal: None,
         }
     }
 
@@ -110,6 +113,7 @@ impl Statements {
     /// A name that is taken, or the bound.
     pub fn insert(&mut self, name: &str, statement: Rc<PreparedStatement>) -> Result<(), NotTaken> {
         let known = Known { statement, row_told: false };
+        self.note(name);
         if name.is_empty() {
             self.unnamed = Some(known);
         } else {
@@ -173,6 +177,35 @@ impl Statements {
         self.known(name).map(|known| &known.statement)
     }
 
+    /// From now on changes of the names may be taken back.
+    pub fn begin_journal(&mut self) {
+        self.journal = Some(Vec::new());
+    }
+
+    pub fn end_journal(&mut self) {
+        self.journal = None;
+    }
+
+    /// Takes back what the names have gone through since the journal began; Parse messages since then
+    /// have no answer.
+    pub fn rewind(&mut self) {
+        self.unanswered.clear();
+        for (name, before) in self.journal.take().unwrap_or_default().into_iter().rev() {
+            match before {
+                Some(known) if name.is_empty() => self.unnamed = Some(known),
+                Some(known) => drop(self.named.insert(name, known)),
+                None => self.close(&name),
+            }
+        }
+    }
+
+    fn note(&mut self, name: &str) {
+        if self.journal.is_some() {
+            let before = self.known(name).cloned();
+            self.journal.get_or_insert_default().push((name.into(), before));
+        }
+    }
+
     fn known(&self, name: &str) -> Option<&Known> {
         if name.is_empty() { self.unnamed.as_ref() } else { self.named.get(name) }
     }
@@ -182,6 +215,7 @@ impl Statements {
     }
 
     pub fn close(&mut self, name: &str) {
+        self.note(name);
         if name.is_empty() {
             self.unnamed = None;
         } else {

@@ -15,6 +15,7 @@ mod hostile;
 mod listening;
 mod loading;
 mod placement;
+mod prepared;
 mod regressions;
 mod routing;
 mod sequences;
