@@ -5,9 +5,9 @@
 //! long as nothing of an answer has gone to the client, its messages are put back and read once more,
 //! with all statements planned and prepared anew.
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 
-use crate::protocol::frame::Header;
+use crate::protocol::frame::{Header, put_message};
 
 use super::{CatalogChange, Conversation, End, Failure, Pipeline};
 
@@ -19,13 +19,41 @@ const KEPT_BYTES_MAX: usize = 64 << 10;
 pub(super) enum Again {
     #[default]
     No,
-    /// Nothing of its answer has gone to the client. These are its messages so far; none for a simple
-    /// query, which its caller repeats.
-    Possible(BytesMut),
+    /// Nothing of its answer has gone to the client.
+    Possible(Kept),
     /// It has failed, the client knows nothing of it, and it is to run again.
     Due(BytesMut),
     /// It runs for the second time.
     Spent,
+}
+
+/// What is kept of a request.
+#[derive(Debug, Default)]
+pub(super) struct Kept {
+    /// Its messages so far; none for a simple query, which its caller repeats.
+    messages: BytesMut,
+    /// The ParameterDescription that was the first answer: only with the rows is it known to be right.
+    parameters: BytesMut,
+}
+
+impl Again {
+    /// Holds a ParameterDescription back until the rows are described too; true if it does.
+    pub(super) fn holds_parameters(&mut self, body: &[u8]) -> bool {
+        let Self::Possible(kept) = self else { return false };
+        put_message(&mut kept.parameters, b't', |out| out.extend_from_slice(body));
+        true
+    }
+
+    /// The ParameterDescription that was held back, with the description of rows that follows it.
+    pub(super) fn held_description(&mut self, tag: u8, body: &[u8]) -> Option<Bytes> {
+        let Self::Possible(kept) = self else { return None };
+        let mut both = std::mem::take(&mut kept.parameters);
+        if both.is_empty() {
+            return None;
+        }
+        put_message(&mut both, tag, |out| out.extend_from_slice(body));
+        Some(both.freeze())
+    }
 }
 
 impl Conversation {
@@ -35,18 +63,25 @@ impl Conversation {
         let begins = matches!(self.again, Again::No) && matches!(header.tag, b'B' | b'D') && self.nothing_runs();
         if begins {
             self.session.statements.begin_journal();
-            self.again = Again::Possible(BytesMut::new());
+            self.again = Again::Possible(Kept::default());
         }
         let Again::Possible(kept) = &mut self.again else { return };
-        if kept.len() + header.total > KEPT_BYTES_MAX {
+        if kept.messages.len() + header.total > KEPT_BYTES_MAX {
             self.cannot_run_again();
         } else {
-            kept.extend_from_slice(&self.client.inbox.filled()[..header.total]);
+            kept.messages.extend_from_slice(&self.client.inbox.filled()[..header.total]);
+        }
+    }
+
+    /// A message has been dealt with: if no server has it, the router has answered.
+    pub(super) fn has_been_answered(&mut self) {
+        if matches!(self.again, Again::Possible(_)) && self.nothing_runs() {
+            self.cannot_run_again();
         }
     }
 
     /// Outside of a block, with no part of a pipeline behind it.
-    pub(super) fn nothing_runs(&self) -> bool {
+    fn nothing_runs(&self) -> bool {
         self.session.transaction.is_idle()
             && self.links.iter().all(|link| !link.is_unsynced() && link.server.state.is_settled())
     }
@@ -54,7 +89,7 @@ impl Conversation {
     /// A simple query may run again, if it is a transaction of its own.
     pub(super) fn watch_query(&mut self) {
         if self.nothing_runs() {
-            self.again = Again::Possible(BytesMut::new());
+            self.again = Again::Possible(Kept::default());
         }
     }
 
@@ -85,7 +120,7 @@ impl Conversation {
     /// request runs again.
     pub(super) fn hides_outdated(&mut self, i: usize) -> bool {
         let Again::Possible(kept) = &mut self.again else { return false };
-        self.again = Again::Due(std::mem::take(kept));
+        self.again = Again::Due(std::mem::take(&mut kept.messages));
         let link = &mut self.links[i];
         link.effects.clear();
         link.server.state.hide_sync();

@@ -61,7 +61,11 @@ impl Conversation {
             self.take_request();
             return Ok(());
         }
-        self.keep_message(header);
+        if header.tag == b'F' {
+            self.cannot_run_again();
+        } else {
+            self.keep_message(header);
+        }
         let result = match header.tag {
             b'P' => self.parse(header.total).await,
             b'B' => self.bind(header.total).await,
@@ -79,10 +83,7 @@ impl Conversation {
             Err(Failure::Error(fields)) => Box::pin(self.fail_pipeline(Some(&fields))).await?,
             Err(Failure::Told) => Box::pin(self.fail_pipeline(None)).await?,
         }
-        if self.nothing_runs() {
-            // Whatever it was, the router has answered it.
-            self.cannot_run_again();
-        }
+        self.has_been_answered();
         self.take_request();
         self.bound_pipeline().await
     }
@@ -281,25 +282,27 @@ impl Conversation {
     /// The catalog or the search path has changed. Whoever was told what rows a statement gives must get those, or the
     /// error that PostgreSQL gives when it plans such a statement anew.
     async fn planned_anew(&mut self, old: Rc<PreparedStatement>, name: &str) -> Result<Rc<PreparedStatement>, Failure> {
-        let anew = self.worker.prepare(
-            &self.served,
-            &*self.catalog()?,
-            self.session.settings(),
-            &old.text,
-            &old.param_types,
-        )?;
-        if let Some(row) = old.row.get()
-            && self.session.statements.row_told(name)
+        let mut anew = self.prepared_anew(&old)?;
+        if let Some(told) = self.session.statements.row_told(name)
+            && anew.row.get() != Some(told)
         {
+            self.learn_row(&anew).await?;
+            // What was known of it may have been outdated too; then it has another id by now.
+            anew = self.prepared_anew(&old)?;
             if anew.row.get().is_none() {
                 self.learn_row(&anew).await?;
             }
-            if anew.row.get() != Some(row) {
+            if anew.row.get() != Some(told) {
                 return Err(ErrorFields::error("0A000", "cached plan must not change result type").into());
             }
         }
         self.session.statements.replace(name, anew.clone());
         Ok(anew)
+    }
+
+    fn prepared_anew(&self, old: &PreparedStatement) -> Result<Rc<PreparedStatement>, Failure> {
+        let (catalog, settings) = (self.catalog()?, self.session.settings());
+        Ok(self.worker.prepare(&self.served, &catalog, settings, &old.text, &old.param_types)?)
     }
 
     /// Asks a server what rows a statement gives.

@@ -265,8 +265,13 @@ impl Conversation {
             self.worker.accepted(id);
         }
         if let (b'T' | b'n', Some(id)) = (tag, link.server.state.describes()) {
-            self.worker.described(id, (tag == b'T').then_some(&link.inbox.filled()[body.clone()]));
+            let other = self.worker.described(id, (tag == b'T').then_some(&link.inbox.filled()[body.clone()]));
+            if let Some(row) = other {
+                self.session.statements.tell_other_row(id, row);
+                self.plans_are_outdated();
+            }
         }
+        let link = &mut self.links[i];
         if let (b't', Some(id)) = (tag, link.server.state.describes()) {
             self.worker.parameters_described(id, &link.inbox.filled()[body.clone()]);
         }
@@ -299,13 +304,33 @@ impl Conversation {
                 }
             }
             (b'1', Verdict::Pass) => self.session.statements.parsed(),
-            (b'2' | b't' | b'T', Verdict::Pass) => self.cannot_run_again(),
+            (b't' | b'T' | b'n', Verdict::Pass) => return Ok(self.describes_to_client(i, tag, body)),
+            (b'2', Verdict::Pass) => self.cannot_run_again(),
             (b'C' | b'I' | b's', Verdict::Pass) => self.statement_done(i),
             // After the router's own queries the client's portals live on.
             (b'Z', _) if !hidden_query => self.server_ready(i),
             _ => {}
         }
         Ok(verdict)
+    }
+
+    /// A description on its way to the client. That of parameters waits for that of rows, which may find
+    /// the statement outdated.
+    fn describes_to_client(&mut self, i: usize, tag: u8, body: Range<usize>) -> Verdict {
+        let Self { again, links, .. } = self;
+        let body = &links[i].inbox.filled()[body];
+        if tag == b't' && again.holds_parameters(body) {
+            return Verdict::Swallow;
+        }
+        let both = again.held_description(tag, body);
+        self.cannot_run_again();
+        match both {
+            Some(both) => {
+                self.links[i].server.state.owe_first(both);
+                Verdict::Swallow
+            }
+            None => Verdict::Pass,
+        }
     }
 
     fn statement_failed(&mut self, i: usize) {

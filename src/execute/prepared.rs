@@ -68,19 +68,19 @@ impl Conversation {
         frontend::describe(&mut link.out, Kind::Statement, ASIDE.as_bytes());
         link.server.state.expect(Due::DescribeStatement(StatementId::UNNAMED, Audience::Router));
         let answer = self.answer_aside(i, shift).await?;
-        let statement = self.described_statement(prepare, inner, &answer)?;
-        self.session.statements.declare(&prepare.name, statement).map_err(|why| not_taken(why, &prepare.name))?;
+        let (statement, row) = self.described_statement(prepare, inner, &answer)?;
+        self.session.statements.declare(&prepare.name, statement, row).map_err(|why| not_taken(why, &prepare.name))?;
         self.complete("PREPARE");
         Ok(())
     }
 
-    /// The statement of a PREPARE with the types that a server has found.
+    /// The statement of a PREPARE with the types that a server has found, and the shape of its rows.
     fn described_statement(
-        &self,
+        &mut self,
         prepare: &Prepare,
         inner: &str,
         answer: &Answer,
-    ) -> Result<Rc<PreparedStatement>, Failure> {
+    ) -> Result<(Rc<PreparedStatement>, u64), Failure> {
         let body = answer.body_of(b't').unwrap_or_else(|| Bytes::from_static(b"\0\0"));
         let types = reply::parameter_description(&body).map_err(ErrorFields::from)?;
         let declared = &types[..prepare.types.min(types.len())];
@@ -90,10 +90,16 @@ impl Conversation {
         let statement =
             self.worker.prepare(&self.served, &*self.catalog()?, self.session.settings(), inner, declared)?;
         statement.accepted.set(true);
-        statement.row.set(Some(answer.body_of(b'T').map_or(0, |row| shape_of_row(&row))));
+        let row = answer.body_of(b'T').map_or(0, |row| shape_of_row(&row));
+        match statement.row.get() {
+            None => statement.row.set(Some(row)),
+            Some(told) if told == row => {}
+            // Others were told of other rows: theirs is another statement from now on.
+            Some(_) => self.plans_are_outdated(),
+        }
         // Who prepared the same before has found the same types.
         let _ = statement.resolved_types.set(types.into());
-        Ok(statement)
+        Ok((statement, row))
     }
 
     /// A simple query that is one EXECUTE, and what it brings for everybody.

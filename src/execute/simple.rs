@@ -22,6 +22,7 @@ impl Conversation {
         self.served.stats.queries.add(1);
         self.served.stats.received.add(total as u64);
         self.client.request_bytes = total;
+        self.forget_request();
         let result = self.run_query(total).await;
         self.take_request();
         match result {

@@ -174,11 +174,15 @@ impl Worker {
         }
     }
 
-    /// A server has described the statement's rows; `None` when it gives none.
-    pub(super) fn described(&self, id: StatementId, row_description: Option<&[u8]>) {
-        if let Some(statement) = self.statements.borrow_mut().get(id) {
-            statement.row.set(Some(row_description.map_or(0, shape_of_row)));
+    /// A server has described the statement's rows; `None` when it gives none. Gives back their shape when
+    /// it is not what was described before.
+    pub(super) fn described(&self, id: StatementId, row_description: Option<&[u8]>) -> Option<u64> {
+        let statement = self.statements.borrow_mut().get(id)?;
+        let row = row_description.map_or(0, shape_of_row);
+        if statement.row.get().is_none() {
+            statement.row.set(Some(row));
         }
+        (statement.row.get() != Some(row)).then_some(row)
     }
 
     /// A server has described the statement's parameters.

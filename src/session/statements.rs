@@ -43,8 +43,17 @@ impl PreparedStatement {
 #[derive(Clone, Debug)]
 struct Known {
     statement: Rc<PreparedStatement>,
-    /// The client has been told what rows it gives: they must not change.
-    row_told: bool,
+    told: Told,
+}
+
+/// Whether the client knows what rows a statement gives: then they must not change.
+#[derive(Clone, Copy, Debug)]
+enum Told {
+    No,
+    /// What [`PreparedStatement::row`] says.
+    Row,
+    /// Rows of another shape: they have changed since others were told.
+    Other(u64),
 }
 
 /// A bound statement.
@@ -112,7 +121,7 @@ impl Statements {
     /// # Errors
     /// A name that is taken, or the bound.
     pub fn insert(&mut self, name: &str, statement: Rc<PreparedStatement>) -> Result<(), NotTaken> {
-        let known = Known { statement, row_told: false };
+        let known = Known { statement, told: Told::No };
         self.note(name);
         if name.is_empty() {
             self.unnamed = Some(known);
@@ -127,8 +136,9 @@ impl Statements {
     ///
     /// # Errors
     /// See [`Self::insert`].
-    pub fn declare(&mut self, name: &str, statement: Rc<PreparedStatement>) -> Result<(), NotTaken> {
-        self.insert_named(name, Known { statement, row_told: true })
+    pub fn declare(&mut self, name: &str, statement: Rc<PreparedStatement>, row: u64) -> Result<(), NotTaken> {
+        let told = if statement.row.get() == Some(row) { Told::Row } else { Told::Other(row) };
+        self.insert_named(name, Known { statement, told })
     }
 
     fn insert_named(&mut self, name: &str, known: Known) -> Result<(), NotTaken> {
@@ -144,14 +154,29 @@ impl Statements {
 
     /// The client is told what rows a statement gives.
     pub fn tell_row(&mut self, name: &str) {
+        self.note(name);
         if let Some(known) = self.known_mut(name) {
-            known.row_told = true;
+            known.told = Told::Row;
         }
     }
 
-    /// Whether the client knows what rows a statement gives.
-    pub fn row_told(&self, name: &str) -> bool {
-        self.known(name).is_some_and(|known| known.row_told)
+    /// The rows of which the client is told are not those that others were told of.
+    pub fn tell_other_row(&mut self, id: StatementId, row: u64) {
+        for known in self.named.values_mut().chain(&mut self.unnamed) {
+            if known.statement.id == id && matches!(known.told, Told::Row) {
+                known.told = Told::Other(row);
+            }
+        }
+    }
+
+    /// The shape of a statement's rows, if the client knows them.
+    pub fn row_told(&self, name: &str) -> Option<u64> {
+        let known = self.known(name)?;
+        match known.told {
+            Told::No => None,
+            Told::Row => known.statement.row.get(),
+            Told::Other(row) => Some(row),
+        }
     }
 
     /// The client gets ParseComplete for the statement that has waited longest for it.
@@ -170,6 +195,9 @@ impl Statements {
     pub fn replace(&mut self, name: &str, statement: Rc<PreparedStatement>) {
         if let Some(known) = self.known_mut(name) {
             known.statement = statement;
+            if matches!(known.told, Told::Other(_)) {
+                known.told = Told::Row;
+            }
         }
     }
 

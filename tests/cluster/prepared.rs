@@ -115,9 +115,28 @@ fn who_prepares_after_the_change_never_hears_of_it() {
         let mut client = changing.router.client();
         let all = [parse("", sql), bind("", "", &[], false), message(b'D', b"P\0"), execute(""), sync()];
         assert_eq!(ask(&mut client, &all).text(), expected(sql, "t"), "{sql}");
-        let mut other = changing.router.client();
-        assert_eq!(ask(&mut other, &[parse("x", sql), describe("x"), sync()]).sqlstate(), "");
-        assert_eq!(run(&mut other, "x").text(), expected(sql, "t"));
+    });
+}
+
+#[test]
+fn who_was_told_something_else_than_others_is_held_to_that() {
+    everywhere(|changing, sql| {
+        let mut before = changing.router.client();
+        assert_eq!(ask(&mut before, &[parse("a", sql), describe("a"), sync()]).sqlstate(), "");
+        assert_eq!(run(&mut before, "a").text(), expected(sql, ""));
+        changing.change();
+        let mut client = changing.router.client();
+        let all = [parse("x", sql), describe("x"), bind("", "x", &[], false), execute(""), sync()];
+        assert_eq!(ask(&mut client, &all).text(), expected(sql, "t"), "{sql}");
+        assert_eq!(run(&mut client, "x").text(), expected(sql, "t"));
+        let mut third = changing.router.client();
+        assert_eq!(third.query(&format!("PREPARE y AS {sql}")).tag(), "PREPARE");
+        assert_eq!(third.text("EXECUTE y"), expected(sql, "t"));
+        assert_eq!(run(&mut before, "a").sqlstate(), "0A000", "{sql}");
+        changing.change_back();
+        assert_eq!(run(&mut before, "a").text(), expected(sql, ""));
+        assert_eq!(run(&mut client, "x").sqlstate(), "0A000");
+        assert_eq!(third.query("EXECUTE y").sqlstate(), "0A000");
     });
 }
 
