@@ -11,9 +11,9 @@ use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::AsyncWrite;
 
 use crate::listening::{Lost, Notification};
-use crate::pool::server::{Shift, Verdict, is_outdated_plan};
+use crate::pool::server::{Verdict, is_outdated_plan};
 use crate::protocol::backend::{self, TransactionStatus};
-use crate::protocol::error::ErrorFields;
+use crate::protocol::error::{ErrorFields, Shift};
 use crate::protocol::frame::Header;
 use crate::protocol::frontend;
 

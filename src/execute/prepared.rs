@@ -15,8 +15,8 @@ use pgsluice_sharding::plan::{Plan, Shards, Values};
 use pgsluice_sharding::sql::{Access, Command, Execute, Pin, Prepare, SharedScript, Statement};
 use pgsluice_sharding::{Refusal, ShardId};
 
-use crate::pool::server::{Audience, Due, Shift, StatementId};
-use crate::protocol::error::ErrorFields;
+use crate::pool::server::{Audience, Due, StatementId};
+use crate::protocol::error::{ErrorFields, Shift};
 use crate::protocol::frame::{put_count, put_cstr, put_value};
 use crate::protocol::frontend::{self, Bind, Kind};
 use crate::protocol::reply;

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 
 use crate::protocol::backend::TransactionStatus;
+use crate::protocol::error::Shift;
 use crate::session::settings::Settings;
 
 /// A prepared statement as servers know it, the same on every worker: a seeded hash of its text,
@@ -75,25 +76,6 @@ impl Due {
             Self::Spoil | Self::Evict(_) => Audience::Router,
             Self::DescribeRows | Self::Renamed(_) | Self::Part | Self::Local(_) => Audience::Client,
         }
-    }
-}
-
-/// Where errors point in a text in which a name was replaced. All are counted in characters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Shift {
-    /// What stands in front of the server's text in the client's.
-    pub before: u32,
-    /// The position of the name in the server's text, counted from 1.
-    pub name: u32,
-    /// How much longer the client's name is.
-    pub longer: i32,
-}
-
-impl Shift {
-    /// The position in the client's text of what is at `position` in the server's.
-    pub fn apply(self, position: u32) -> u32 {
-        let longer = if position > self.name { self.longer } else { 0 };
-        position.saturating_add(self.before).saturating_add_signed(longer)
     }
 }
 
@@ -499,7 +481,8 @@ impl Prepared {
 
 #[cfg(test)]
 mod tests {
-    use super::{Audience, Due, Preparation, ServerState, StatementId};
+    use super::{Audience, Due, Preparation, ServerState, StatementId, Verdict};
+    use crate::protocol::error::Shift;
 
     const A: StatementId = StatementId(1);
     const B: StatementId = StatementId(2);
@@ -546,6 +529,29 @@ mod tests {
             state.reply(tag, b"").unwrap();
         }
         assert_eq!(ask(&mut state, B), Preparation::Ready);
+    }
+
+    #[test]
+    fn the_shift_of_errors_and_the_end_of_what_failed_are_known() {
+        let shift = Shift { before: 10, name: 9, longer: -1 };
+        let mut state = ServerState::new(1);
+        state.expect(Due::Renamed(shift));
+        assert_eq!(state.shift(), Some(shift));
+        state.expect(Due::Sync(Audience::Client));
+        assert_eq!(state.reply(b'E', b""), Ok(Verdict::Pass));
+        assert_eq!(state.shift(), None);
+        state.hide_sync();
+        assert_eq!(state.reply(b'Z', b"I"), Ok(Verdict::Swallow));
+    }
+
+    #[test]
+    fn a_simple_query_hears_of_rows_and_not_of_their_absence() {
+        let mut state = ServerState::new(1);
+        for (tag, verdict) in [(b'T', Verdict::Pass), (b'n', Verdict::Swallow)] {
+            state.expect(Due::DescribeRows);
+            assert_eq!(state.reply(tag, b""), Ok(verdict));
+            assert!(state.is_settled());
+        }
     }
 
     #[test]

@@ -9,7 +9,8 @@ use pgsluice_sharding::ShardId;
 use pgsluice_sharding::plan::Gather;
 use pgsluice_sharding::sql::SharedScript;
 
-use crate::pool::server::{Shift, StatementId};
+use crate::pool::server::StatementId;
+use crate::protocol::error::Shift;
 
 /// A statement that a client has parsed: text, parameter types and what the planner made of it.
 #[derive(Debug)]
