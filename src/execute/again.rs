@@ -63,7 +63,8 @@ impl Conversation {
         let begins = matches!(self.again, Again::No) && matches!(header.tag, b'B' | b'D') && self.nothing_runs();
         if begins {
             self.session.statements.begin_journal();
-            self.again = Again::Possible(Kept::default());
+            let messages = BytesMut::with_capacity(2 * header.total);
+            self.again = Again::Possible(Kept { messages, parameters: BytesMut::new() });
         }
         let Again::Possible(kept) = &mut self.again else { return };
         if kept.messages.len() + header.total > KEPT_BYTES_MAX {

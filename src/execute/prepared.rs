@@ -348,17 +348,21 @@ impl Conversation {
     }
 
     /// What the arguments of an EXECUTE do besides giving values.
-    fn arguments_do(&self, execute: &Execute, text: &str) -> Result<(Access, Option<Pin>), Failure> {
+    fn arguments_do(&mut self, execute: &Execute, text: &str) -> Result<(Access, Option<Pin>), Failure> {
         let Some(args) = &execute.args else { return Ok((Access::Read, None)) };
         let sql = format!("SELECT {}", &text[args.clone()]);
-        let catalog = self.catalog()?;
-        let mut planner = self.served.planner.borrow_mut();
-        let script = planner.plan(&catalog, self.session.settings().get("search_path"), &sql)?;
+        let (script, anywhere) = {
+            let catalog = self.catalog()?;
+            let mut planner = self.served.planner.borrow_mut();
+            let script = planner.plan(&catalog, self.session.settings().get("search_path"), &sql)?;
+            let values = Values { text: &sql, literals: planner.literals(), params: &[] };
+            let decision = script.statements.first().map(|first| decide(first, &self.served.map, values));
+            let anywhere = matches!(decision, Some(Ok(Decision::Forward { shard: None, .. })));
+            (script, anywhere || self.served.shards.len() == 1)
+        };
         let Some(first) = script.statements.first() else { return Ok((Access::Read, None)) };
-        let values = Values { text: &sql, literals: planner.literals(), params: &[] };
-        let anywhere = matches!(decide(first, &self.served.map, values), Ok(Decision::Forward { shard: None, .. }));
-        let access = if anywhere || self.served.shards.len() == 1 { first.access } else { Access::Write };
-        Ok((access, first.effects.pin))
+        self.find_sequences(first)?;
+        Ok((if anywhere { first.access } else { Access::Write }, first.effects.pin))
     }
 
     fn pin_for(&mut self, i: usize, pin: Option<Pin>) {
@@ -368,11 +372,12 @@ impl Conversation {
         }
     }
 
-    /// Runs a text on server `i` in a portal of its own, which leaves those of the client alone.
+    /// Runs a text on server `i` in a portal of its own, which leaves those of the client alone. Its
+    /// notices are for the client.
     fn send_aside(&mut self, i: usize, sql: &str, result_formats: &[u8]) {
         let link = &mut self.links[i];
         frontend::parse(&mut link.out, b"", sql.as_bytes(), &[]);
-        link.server.state.expect(Due::Parse(StatementId::UNNAMED, Audience::Router));
+        link.server.state.expect(Due::Parse(StatementId::UNNAMED, Audience::Client));
         let bind = bind_body(&[], result_formats);
         frontend::close(&mut link.out, Kind::Portal, ASIDE.as_bytes());
         link.server.state.expect(Due::Close(Audience::Router));
@@ -380,7 +385,7 @@ impl Conversation {
         let _ = frontend::bind_renamed(&mut link.out, &bind, Some(ASIDE.as_bytes()), Some(b""));
         link.server.state.expect(Due::Bind(Audience::Router));
         frontend::execute(&mut link.out, ASIDE.as_bytes(), 0);
-        link.server.state.expect(Due::Execute(Audience::Router));
+        link.server.state.expect(Due::Execute(Audience::Client));
     }
 
     /// Reads the answer to a question aside; the server forgets what was made for it. In a pipeline the

@@ -347,6 +347,11 @@ fn execute_over_shards_evaluates_arguments_once_and_refuses_what_it_cannot() {
     assert_eq!(client.text("EXECUTE one(NULL, 1)"), "");
     assert_eq!(client.text("EXECUTE all_of(15.4, now(), 0.1, E'\\\\x01ff', ARRAY[1.50, NULL])"), "3|135");
     assert_eq!(client.query("EXECUTE one(nextval('numbers'), 'x')").sqlstate(), "0A000");
+    let says = "CREATE FUNCTION says(i int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS \
+                $$ BEGIN RAISE NOTICE 'said'; RETURN i; END $$";
+    assert_eq!(client.query(says).sqlstate(), "");
+    let answer = client.query("EXECUTE one(says(2), 'x')");
+    assert_eq!((answer.text(), answer.notices.len()), ("20|x".into(), 1), "evaluated once, and heard");
     assert_eq!(client.query("EXPLAIN EXECUTE one(1, 'x')").sqlstate(), "0A000");
     assert_eq!(client.query("CREATE TABLE t AS EXECUTE one(1, 'x')").sqlstate(), "0A000");
     client.query("PREPARE own(notes) AS SELECT $1");
