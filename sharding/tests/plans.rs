@@ -80,6 +80,9 @@ fn planned(planner: &mut Planner, catalog: &Catalog, sql: &str) -> String {
                 let pin = statement.effects.pin.map(|pin| format!(" pin {pin:?}")).unwrap_or_default();
                 let command = format!("{:?}", statement.command);
                 writeln!(out, "{command} {:?}{pin}\n{}", statement.access, statement.plan).unwrap();
+                if let Some(execute) = &statement.execute {
+                    writeln!(out, "{execute:?}").unwrap();
+                }
             }
             out.trim_end().to_owned()
         }

@@ -228,6 +228,18 @@ impl CatalogWatch {
         true
     }
 
+    /// Gives the catalog a new version, unless it has another than `seen` by now: what was planned for it
+    /// is to be planned again, though the catalog does not show why.
+    pub fn renew(&self, seen: u64) {
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        if seen == 0 || self.version() != seen {
+            return;
+        }
+        let version = seen + 1;
+        *current = Arc::new(Catalog { version, ..Catalog::clone(&current) });
+        self.version.store(version, Release);
+    }
+
     fn tell(&self, problems: Vec<String>) {
         let mut told = self.problems.write().unwrap_or_else(PoisonError::into_inner);
         for problem in problems.iter().filter(|problem| !told.contains(problem)) {

@@ -200,10 +200,18 @@ impl Conversation {
         self.links[i].effects.clear();
         crate::protocol::frontend::query(&mut self.links[i].out, sql.as_bytes());
         self.links[i].server.state.expect(Due::Part);
+        self.pump_part(i).await
+    }
+
+    /// Passes on what server `i` answers to one statement of a text.
+    ///
+    /// # Errors
+    /// As [`Self::ask_passing`].
+    pub(super) async fn pump_part(&mut self, i: usize) -> Result<(), Failure> {
         let server = self.links[i].server.id.0;
         let errors = self.links[i].errors;
         self.pump(i).await?;
         let failed = self.links.by_server(server).is_none_or(|i| self.links[i].errors != errors);
-        if failed { Err(Failure::Told) } else { Ok(()) }
+        if failed || self.is_to_run_again() { Err(Failure::Told) } else { Ok(()) }
     }
 }

@@ -13,6 +13,7 @@ use crate::protocol::backend;
 use crate::protocol::error::{ErrorFields, Severity};
 use crate::session::SettingChange;
 
+use super::extended::no_statement;
 use super::gather::rounds_floats;
 use super::greeting::unreadable;
 use super::{CatalogChange, Conversation, Failure};
@@ -437,30 +438,25 @@ impl Conversation {
         Ok(())
     }
 
+    /// The statements of procedural code are known to the one server alone.
     async fn deallocate(&mut self, name: Option<&str>, text: &str) -> Result<(), Failure> {
+        let in_code = self.session.is_pinned_by(Pin::Prepare) && !self.links.is_empty();
         match name {
-            Some(name) if self.session.statements.get(name).is_some() => {
-                self.session.statements.close(name);
-                self.complete("DEALLOCATE");
-                return Ok(());
+            Some(name) if self.session.statements.get(name).is_some() => self.session.statements.close(name),
+            Some(_) if in_code => self.ask(0, text).await?.into_result(self)?,
+            Some(name) => return Err(no_statement(name).into()),
+            None => {
+                self.session.statements.deallocate_all();
+                if in_code {
+                    for i in 0..self.links.len() {
+                        self.ask(i, "DEALLOCATE ALL").await?.into_result(self)?;
+                        self.links[i].server.state.prepared().clear();
+                    }
+                }
+                self.session.unpin(Pin::Prepare);
             }
-            Some(_) => {
-                let i = self.link(None, Access::Lock).await?;
-                self.ask(i, text).await?.into_result(self)?;
-                self.complete("DEALLOCATE");
-                return Ok(());
-            }
-            None => {}
         }
-        self.session.statements.clear();
-        if self.session.is_pinned() {
-            for i in 0..self.links.len() {
-                self.ask(i, "DEALLOCATE ALL").await?.into_result(self)?;
-                self.links[i].server.state.prepared().clear();
-            }
-            self.session.unpin(Pin::Prepare);
-        }
-        self.complete("DEALLOCATE ALL");
+        self.complete(if name.is_some() { "DEALLOCATE" } else { "DEALLOCATE ALL" });
         Ok(())
     }
 

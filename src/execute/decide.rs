@@ -22,6 +22,10 @@ pub(super) enum Decision {
     CopySplit(Arc<CopyFrom>),
     /// EXPLAIN of something on a database with several shards.
     Explain,
+    /// PREPARE: a server judges it, the session keeps it.
+    Prepare,
+    /// A prepared statement of the session's is run, explained or fills a table.
+    Execute,
     /// The session's own business: transaction control, settings.
     Session,
 }
@@ -35,6 +39,13 @@ pub(super) fn decide(statement: &Statement, map: &ShardMap, values: Values<'_>) 
         return Ok(Decision::Session);
     }
     let sharded = map.shards() > 1;
+    match (&statement.command, &statement.execute) {
+        (Command::Prepare(_), _) => return Ok(Decision::Prepare),
+        (Command::Execute, Some(_)) => return Ok(Decision::Execute),
+        (_, Some(_)) if sharded => return Err(only_executed()),
+        (_, Some(_)) => return Ok(Decision::Execute),
+        _ => {}
+    }
     if sharded
         && let Command::Explain(explain) = &statement.command
         && explain.text_format
@@ -132,14 +143,14 @@ pub(super) fn leaves_nothing(statement: &Statement) -> bool {
                 | Command::Show(_)
                 | Command::Explain(_)
                 | Command::Cursor(_)
-                | Command::Execute(_)
+                | Command::Execute
                 | Command::Notify
                 | Command::Other
                 | Command::Empty
         )
 }
 
-/// Whether a statement only says where transactions begin and end: no server has to judge it.
+/// Whether a statement is no part of a transaction's work: no server has to judge its Parse.
 pub(super) fn is_transaction_control(command: &Command) -> bool {
     matches!(
         command,
@@ -150,6 +161,7 @@ pub(super) fn is_transaction_control(command: &Command) -> bool {
             | Command::Release(_)
             | Command::RollbackTo(_)
             | Command::DiscardAll
+            | Command::Prepare(_)
             | Command::Deallocate(_)
             | Command::Listen(_)
             | Command::Unlisten(_)
@@ -170,6 +182,13 @@ pub(super) fn uses_literals(plan: &Plan) -> bool {
 
 fn literals_in(query: &FinalQuery) -> bool {
     query.shards.uses_literals() || query.inputs.iter().any(|input| input.gather.shards.uses_literals())
+}
+
+fn only_executed() -> Refusal {
+    Refusal::unsupported(
+        "EXPLAIN and CREATE TABLE AS of an EXECUTE are not supported over several shards",
+        "Write the statement itself, with its values.",
+    )
 }
 
 fn several_shards() -> Refusal {

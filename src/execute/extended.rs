@@ -9,7 +9,7 @@ use std::rc::Rc;
 use bytes::{Bytes, BytesMut};
 use pgsluice_sharding::key::{Format, Input};
 use pgsluice_sharding::plan::Values;
-use pgsluice_sharding::sql::{Access, Command, shape};
+use pgsluice_sharding::sql::{Access, Command, Statement, shape};
 
 use crate::pool::server::{Audience, Due, Preparation};
 use crate::protocol::backend;
@@ -19,11 +19,12 @@ use crate::protocol::frontend::{self, Bind, Close, Describe, Execute, Kind, Pars
 use crate::session::statements::{ManyPortal, NotTaken, Portal, PreparedStatement};
 
 use super::decide::{Decision, decide, is_transaction_control, uses_literals};
-use super::gather::Arguments;
+use super::gather::{Arguments, ManyRequest};
 use super::links::{Effect, Link, Sent};
+use super::prepared::runs;
 use super::simple::{effect_of, not_utf8};
 use super::worker::Served;
-use super::{CatalogChange, Conversation, End, Failure, Pipeline};
+use super::{CatalogChange, Client, Conversation, End, Failure, Pipeline};
 
 /// Messages for one server that wait for Flush or Sync, before they are sent without.
 const PIPELINE_BYTES_MAX: usize = 1 << 20;
@@ -34,6 +35,23 @@ pub(super) const PARSE_COMPLETE: &[u8] = b"1\0\0\0\x04";
 /// Parse messages that wait for the Bind that tells their server.
 const UNSENT_PARSES_MAX: usize = 1024;
 
+/// Where a Bind message comes from.
+pub(super) enum Binding {
+    /// The client has sent it: so many bytes at the front of the inbox.
+    Request(usize),
+    /// The body of one that the router has made.
+    Made(Bytes),
+}
+
+impl Binding {
+    fn body<'a>(&'a self, client: &'a Client) -> &'a [u8] {
+        match self {
+            Self::Request(total) => &client.inbox.filled()[5..*total],
+            Self::Made(body) => body,
+        }
+    }
+}
+
 impl Conversation {
     /// Handles one message of the extended protocol at the front of the inbox.
     pub(super) async fn extended(&mut self, header: Header) -> Result<(), End> {
@@ -42,6 +60,11 @@ impl Conversation {
         if self.pipeline == Pipeline::Skipping && header.tag != b'S' {
             self.take_request();
             return Ok(());
+        }
+        if header.tag == b'F' {
+            self.cannot_run_again();
+        } else {
+            self.keep_message(header);
         }
         let result = match header.tag {
             b'P' => self.parse(header.total).await,
@@ -54,11 +77,13 @@ impl Conversation {
             _ => return self.sync().await,
         };
         match result {
+            Err(Failure::End(end)) => return Err(end),
+            _ if self.is_to_run_again() => return Box::pin(self.put_request_back()).await,
             Ok(()) => {}
             Err(Failure::Error(fields)) => Box::pin(self.fail_pipeline(Some(&fields))).await?,
             Err(Failure::Told) => Box::pin(self.fail_pipeline(None)).await?,
-            Err(Failure::End(end)) => return Err(end),
         }
+        self.has_been_answered();
         self.take_request();
         self.bound_pipeline().await
     }
@@ -73,6 +98,9 @@ impl Conversation {
             Ok(()) => self.settle_all().await,
             Err(failure) => Err(failure),
         };
+        if self.is_to_run_again() {
+            return self.put_request_back().await;
+        }
         match result {
             Ok(()) => Ok(()),
             Err(Failure::Error(fields)) => self.fail_pipeline(Some(&fields)).await,
@@ -84,6 +112,7 @@ impl Conversation {
     /// An error of the router in the middle of a pipeline: what came before is answered first, what
     /// comes after is passed over up to Sync.
     async fn fail_pipeline(&mut self, fields: Option<&ErrorFields>) -> Result<(), End> {
+        self.cannot_run_again();
         match self.settle_all().await {
             Ok(()) | Err(Failure::Told) => {}
             Err(Failure::Error(fields)) => {
@@ -130,7 +159,7 @@ impl Conversation {
     }
 
     /// Brings every server's replies to an end.
-    async fn settle_all(&mut self) -> Result<(), Failure> {
+    pub(super) async fn settle_all(&mut self) -> Result<(), Failure> {
         for i in 0..self.links.len() {
             if !self.links[i].server.state.is_settled() {
                 self.settle(i).await?;
@@ -167,7 +196,7 @@ impl Conversation {
     }
 
     /// Makes server `i` the one whose replies come next.
-    async fn turn_to(&mut self, i: usize) -> Result<(), Failure> {
+    pub(super) async fn turn_to(&mut self, i: usize) -> Result<(), Failure> {
         match self.busy_link() {
             Some(busy) if busy != i => self.settle(busy).await,
             _ => Ok(()),
@@ -209,7 +238,7 @@ impl Conversation {
 
     /// Answers the Parse messages held back: by the server that will run the statements, or by the
     /// router when the server knows them.
-    fn send_parses(&mut self, i: usize) {
+    pub(super) fn send_parses(&mut self, i: usize) {
         for statement in std::mem::take(&mut self.unsent_parses) {
             if answered_by_router(&statement) {
                 self.answer_parse();
@@ -220,7 +249,7 @@ impl Conversation {
     }
 
     /// Makes sure that server `i` has the statement; true if a Parse was sent.
-    fn prepare_on(&mut self, i: usize, statement: &PreparedStatement, audience: Audience) -> bool {
+    pub(super) fn prepare_on(&mut self, i: usize, statement: &PreparedStatement, audience: Audience) -> bool {
         let link = &mut self.links[i];
         let Preparation::Parse { close } = link.server.state.prepared().touch(statement.id) else { return false };
         if let Some(old) = close {
@@ -240,29 +269,29 @@ impl Conversation {
     }
 
     /// The statement of that name, planned for the catalog as it is now.
-    async fn statement(&mut self, name: &str) -> Result<Rc<PreparedStatement>, Failure> {
+    pub(super) async fn statement(&mut self, name: &str) -> Result<Rc<PreparedStatement>, Failure> {
         let statement = self.session.statements.get(name).ok_or_else(|| no_statement(name))?;
-        if statement.catalog_version == self.catalog()?.version {
+        let same_path = statement.search_path.as_deref() == self.session.settings().get("search_path");
+        if same_path && statement.catalog_version == self.catalog()?.version {
             return Ok(statement.clone());
         }
         Box::pin(self.planned_anew(statement.clone(), name)).await
     }
 
-    /// The catalog has changed. Whoever was told what rows a statement gives must get those, or the
+    /// The catalog or the search path has changed. Whoever was told what rows a statement gives must get those, or the
     /// error that PostgreSQL gives when it plans such a statement anew.
     async fn planned_anew(&mut self, old: Rc<PreparedStatement>, name: &str) -> Result<Rc<PreparedStatement>, Failure> {
-        let anew = self.worker.prepare(
-            &self.served,
-            &*self.catalog()?,
-            self.session.settings(),
-            &old.text,
-            &old.param_types,
-        )?;
-        if let Some(row) = old.row.get() {
+        let mut anew = self.prepared_anew(&old)?;
+        if let Some(told) = self.session.statements.row_told(name)
+            && anew.row.get() != Some(told)
+        {
+            self.learn_row(&anew).await?;
+            // What was known of it may have been outdated too; then it has another id by now.
+            anew = self.prepared_anew(&old)?;
             if anew.row.get().is_none() {
                 self.learn_row(&anew).await?;
             }
-            if anew.row.get() != Some(row) {
+            if anew.row.get() != Some(told) {
                 return Err(ErrorFields::error("0A000", "cached plan must not change result type").into());
             }
         }
@@ -270,16 +299,26 @@ impl Conversation {
         Ok(anew)
     }
 
-    /// Asks a server what rows a statement gives.
-    async fn learn_row(&mut self, statement: &PreparedStatement) -> Result<(), Failure> {
-        let i = self.link_for_parses().await?;
-        self.send_parses(i);
-        self.prepare_on(i, statement, Audience::Router);
-        self.describe_on(i, statement, Audience::Router);
-        self.settle(i).await
+    fn prepared_anew(&self, old: &PreparedStatement) -> Result<Rc<PreparedStatement>, Failure> {
+        let (catalog, settings) = (self.catalog()?, self.session.settings());
+        Ok(self.worker.prepare(&self.served, &catalog, settings, &old.text, &old.param_types)?)
     }
 
-    fn describe_on(&mut self, i: usize, statement: &PreparedStatement, audience: Audience) {
+    /// Asks a server what rows a statement gives.
+    pub(super) async fn learn_row(&mut self, statement: &PreparedStatement) -> Result<(), Failure> {
+        let i = self.link_for_parses().await?;
+        self.send_parses(i);
+        let in_pipeline = self.links[i].is_unsynced();
+        self.prepare_on(i, statement, Audience::Router);
+        self.describe_on(i, statement, Audience::Router);
+        if in_pipeline {
+            return self.settle(i).await;
+        }
+        self.sync_link(i, Audience::Router);
+        self.pump_part(i).await
+    }
+
+    pub(super) fn describe_on(&mut self, i: usize, statement: &PreparedStatement, audience: Audience) {
         let link = &mut self.links[i];
         frontend::describe(&mut link.out, Kind::Statement, statement.id.name().as_bytes());
         link.server.state.expect(Due::DescribeStatement(statement.id, audience));
@@ -295,6 +334,20 @@ impl Conversation {
             return Err(ErrorFields::error("42P03", message).into());
         }
         match decision {
+            Some(Decision::Execute) => Box::pin(self.bind_execute(total, &statement, &portal)).await,
+            decision => self.bind_decided(Binding::Request(total), statement, &portal, decision).await,
+        }
+    }
+
+    /// Binds a statement of which it is known where it goes.
+    pub(super) async fn bind_decided(
+        &mut self,
+        binding: Binding,
+        statement: Rc<PreparedStatement>,
+        portal: &str,
+        decision: Option<Decision>,
+    ) -> Result<(), Failure> {
+        match decision {
             Some(Decision::Forward { shard, access }) => {
                 let command = statement.script.statements.first().map(|first| &first.command);
                 let shard = command.and_then(|command| self.cursor_shard(command)).or(shard);
@@ -308,24 +361,24 @@ impl Conversation {
                 self.prepare_on(i, &statement, Audience::Router);
                 let Self { client, links, .. } = &mut *self;
                 let link = &mut links[i];
-                let body = &client.inbox.filled()[5..total];
+                let body = binding.body(client);
                 frontend::bind_renamed(&mut link.out, body, None, Some(statement.id.name().as_bytes()))
                     .map_err(ErrorFields::from)?;
                 link.server.state.expect(Due::Bind(Audience::Client));
                 link.sent = Sent::Unsynced;
                 let server = link.server.id.0;
-                self.session.statements.bind(&portal, Portal::OnServer { server, statement });
+                self.session.statements.bind(portal, Portal::OnServer { server, statement });
             }
             Some(Decision::Many { read, .. }) => {
                 self.answer_parses().await?;
-                let bind = Bytes::copy_from_slice(&self.client.inbox.filled()[5..total]);
+                let bind = Bytes::copy_from_slice(binding.body(&self.client));
                 let bound = ManyPortal { statement, read, bind };
-                self.session.statements.bind(&portal, Portal::Many(Rc::new(bound)));
+                self.session.statements.bind(portal, Portal::Many(Rc::new(bound)));
                 self.answer(backend::bind_complete);
             }
             Some(_) | None => {
                 self.answer_parses().await?;
-                self.session.statements.bind(&portal, Portal::Router(statement));
+                self.session.statements.bind(portal, Portal::Router(statement));
                 self.answer(backend::bind_complete);
             }
         }
@@ -344,8 +397,7 @@ impl Conversation {
         let statement = self.statement(&name).await?;
         self.refuse_if_failed_statement(&statement)?;
         let bind = Bind::read(&self.client.inbox.filled()[5..total]).map_err(ErrorFields::from)?;
-        let named = statement.script.statements.first().map_or(0, |first| usize::from(first.params));
-        let (given, required) = (bind.values.count(), named.max(statement.param_types.len()));
+        let (given, required) = (bind.values.count(), statement.parameters());
         if given != required {
             let message = format!(
                 "bind message supplies {given} parameters, but prepared statement \"{name}\" requires {required}"
@@ -370,7 +422,7 @@ impl Conversation {
 
     /// Answers Parse messages that no Bind has sent to a server: one has to judge them, unless one has
     /// done so before. A client that prepares without executing, in a block perhaps, then waits for no server.
-    async fn answer_parses(&mut self) -> Result<(), Failure> {
+    pub(super) async fn answer_parses(&mut self) -> Result<(), Failure> {
         if self.unsent_parses.is_empty() {
             return Ok(());
         }
@@ -385,7 +437,7 @@ impl Conversation {
         Ok(())
     }
 
-    async fn link_for_parses(&mut self) -> Result<usize, Failure> {
+    pub(super) async fn link_for_parses(&mut self) -> Result<usize, Failure> {
         let i = match self.busy_link() {
             Some(i) => i,
             None => self.link(None, Access::Lock).await?,
@@ -403,7 +455,7 @@ impl Conversation {
             return self.describe_statement(&name).await;
         }
         match self.session.statements.portal(&name).cloned() {
-            Some(Portal::OnServer { server, .. }) => {
+            Some(Portal::OnServer { server, .. } | Portal::Execute { server, .. }) => {
                 let i = self.portal_link(server, &name)?;
                 self.turn_to(i).await?;
                 let link = &mut self.links[i];
@@ -444,6 +496,9 @@ impl Conversation {
         self.refresh_catalog().await?;
         let statement = self.statement(name).await?;
         self.refuse_if_failed_statement(&statement)?;
+        if statement.script.statements.first().is_some_and(|first| first.execute.is_some()) {
+            return Box::pin(self.describe_execute(&statement)).await;
+        }
         if answered_by_router(&statement) {
             self.answer_parses().await?;
             self.answer(|out| {
@@ -456,6 +511,7 @@ impl Conversation {
         self.send_parses(i);
         self.prepare_on(i, &statement, Audience::Router);
         self.describe_on(i, &statement, Audience::Client);
+        self.session.statements.tell_row(name);
         Ok(())
     }
 
@@ -469,20 +525,17 @@ impl Conversation {
             Some(Portal::OnServer { server, statement }) => {
                 let i = self.portal_link(server, &name)?;
                 self.turn_to(i).await?;
-                self.served.stats.routed.add(1);
-                let effect = match statement.script.statements.is_empty() {
-                    true => Effect::None,
-                    false => effect_of(&statement.script, 0, &statement.text),
-                };
-                if statement.script.statements.first().is_some_and(|first| first.effects.changes_catalog) {
-                    self.catalog_change = CatalogChange::Unread;
-                }
-                let Self { client, links, .. } = &mut *self;
-                let link = &mut links[i];
-                link.out.extend_from_slice(&client.inbox.filled()[..total]);
-                link.server.state.expect(Due::Execute(Audience::Client));
-                link.effects.push_back(effect);
-                link.sent = Sent::Unsynced;
+                self.execute_portal(i, total, &statement, Due::Execute(Audience::Client));
+                Ok(())
+            }
+            Some(Portal::Execute { server, outer, inner, shift }) => {
+                let i = self.portal_link(server, &name)?;
+                self.turn_to(i).await?;
+                // Since its Bind it may have given way to another.
+                self.prepare_on(i, &inner, Audience::Router);
+                let effects = if runs(&outer.script.statements[0]) { &inner } else { &outer };
+                self.note_catalog_change(&outer);
+                self.execute_portal(i, total, effects, Due::Renamed(shift));
                 Ok(())
             }
             Some(Portal::Many(portal)) => {
@@ -494,7 +547,8 @@ impl Conversation {
                 self.served.stats.gathered.add(1);
                 let arguments = Arguments::of_portal(&portal);
                 let access = portal.statement.script.statements.first().map_or(Access::Read, |first| first.access);
-                Box::pin(self.read_many(&portal.read, access, &arguments, false)).await
+                let request = ManyRequest { arguments: &arguments, access, describe: false };
+                Box::pin(self.read_many(&portal.read, request)).await
             }
             Some(Portal::Router(statement)) => Box::pin(self.execute_in_router(&statement)).await,
             None => {
@@ -508,6 +562,28 @@ impl Conversation {
                 link.sent = Sent::Unsynced;
                 Ok(())
             }
+        }
+    }
+
+    /// Passes the Execute message of `total` bytes on to the server that holds its portal.
+    fn execute_portal(&mut self, i: usize, total: usize, statement: &PreparedStatement, due: Due) {
+        self.served.stats.routed.add(1);
+        let effect = match statement.script.statements.is_empty() {
+            true => Effect::None,
+            false => effect_of(&statement.script, 0, &statement.text),
+        };
+        self.note_catalog_change(statement);
+        let Self { client, links, .. } = &mut *self;
+        let link = &mut links[i];
+        link.out.extend_from_slice(&client.inbox.filled()[..total]);
+        link.server.state.expect(due);
+        link.effects.push_back(effect);
+        link.sent = Sent::Unsynced;
+    }
+
+    fn note_catalog_change(&mut self, statement: &PreparedStatement) {
+        if statement.script.statements.first().is_some_and(|first| first.effects.changes_catalog) {
+            self.catalog_change = CatalogChange::Unread;
         }
     }
 
@@ -558,7 +634,9 @@ impl Conversation {
         self.answer_parses().await?;
         if kind == Kind::Statement {
             self.session.statements.close(&name);
-        } else if let Some(Portal::OnServer { server, .. }) = self.session.statements.portal(&name).cloned() {
+        } else if let Some(Portal::OnServer { server, .. } | Portal::Execute { server, .. }) =
+            self.session.statements.portal(&name).cloned()
+        {
             self.session.statements.close_portal(&name);
             // A server that has been given back has closed its portals already.
             if let Some(i) = self.links.by_server(server) {
@@ -605,6 +683,9 @@ impl Conversation {
         let is_settled = self.unsent_parses.is_empty() && !self.several_unsynced();
         if self.pipeline == Pipeline::Running && !is_settled {
             Box::pin(self.settle_or_fail()).await?;
+            if self.is_to_run_again() {
+                return Box::pin(self.put_request_back()).await;
+            }
         }
         self.unsent_parses.clear();
         if self.pipeline == Pipeline::Skipping {
@@ -612,6 +693,13 @@ impl Conversation {
         }
         self.pipeline = Pipeline::Running;
         let result = self.sync_links().await;
+        if self.is_to_run_again() {
+            return match result {
+                Err(Failure::End(end)) => Err(end),
+                _ => Box::pin(self.put_request_back()).await,
+            };
+        }
+        self.forget_request();
         if std::mem::take(&mut self.sync_passed_over) {
             // Its turn comes with the Sync after the copy.
             return match result {
@@ -648,10 +736,11 @@ impl Conversation {
 
     async fn settle_or_fail(&mut self) -> Result<(), End> {
         match self.settle_before_sync().await {
+            Err(Failure::End(end)) => Err(end),
+            _ if self.is_to_run_again() => Ok(()),
             Ok(()) => Ok(()),
             Err(Failure::Error(fields)) => self.fail_pipeline(Some(&fields)).await,
             Err(Failure::Told) => self.fail_pipeline(None).await,
-            Err(Failure::End(end)) => Err(end),
         }
     }
 
@@ -682,7 +771,7 @@ impl Conversation {
         Ok(false)
     }
 
-    fn sync_link(&mut self, i: usize, audience: Audience) {
+    pub(super) fn sync_link(&mut self, i: usize, audience: Audience) {
         let link = &mut self.links[i];
         frontend::sync(&mut link.out);
         link.server.state.expect(Due::Sync(audience));
@@ -722,10 +811,11 @@ impl Conversation {
 
 /// Whether Parse and Describe of a statement need no server.
 fn answered_by_router(statement: &PreparedStatement) -> bool {
-    statement.script.statements.first().is_none_or(|first| is_transaction_control(&first.command))
+    let in_router = |first: &Statement| first.execute.is_some() || is_transaction_control(&first.command);
+    statement.script.statements.first().is_none_or(in_router)
 }
 
-fn no_statement(name: &str) -> ErrorFields {
+pub(super) fn no_statement(name: &str) -> ErrorFields {
     let message = match name {
         "" => "unnamed prepared statement does not exist".to_owned(),
         name => format!("prepared statement \"{name}\" does not exist"),
@@ -733,7 +823,7 @@ fn no_statement(name: &str) -> ErrorFields {
     ErrorFields::error("26000", message)
 }
 
-fn literals_of(statement: &PreparedStatement) -> Vec<shape::Literal> {
+pub(super) fn literals_of(statement: &PreparedStatement) -> Vec<shape::Literal> {
     let needs = statement.script.statements.first().is_some_and(|first| uses_literals(&first.plan));
     let mut literals = Vec::new();
     if needs {
@@ -742,7 +832,7 @@ fn literals_of(statement: &PreparedStatement) -> Vec<shape::Literal> {
     literals
 }
 
-fn utf8(bytes: &[u8]) -> Result<&str, Failure> {
+pub(super) fn utf8(bytes: &[u8]) -> Result<&str, Failure> {
     std::str::from_utf8(bytes).map_err(|_| not_utf8().into())
 }
 
@@ -750,7 +840,7 @@ fn format_of(code: i16) -> Format {
     if code == 1 { Format::Binary } else { Format::Text }
 }
 
-fn not_taken(why: NotTaken, name: &str) -> ErrorFields {
+pub(super) fn not_taken(why: NotTaken, name: &str) -> ErrorFields {
     match why {
         NotTaken::Duplicate => ErrorFields::error("42P05", format!("prepared statement \"{name}\" already exists")),
         NotTaken::Full => ErrorFields::error("53400", "the client has as many prepared statements as it may")

@@ -19,7 +19,7 @@ use crate::protocol::reply;
 use crate::session::statements::FinalRead;
 
 use super::ask::Answer;
-use super::gather::{Arguments, Described, Sink, columns};
+use super::gather::{Arguments, Attempt, Described, Gathered, ManyRequest, Sink, columns};
 use super::links::Sent;
 use super::worker::Description;
 use super::{Conversation, Failure};
@@ -115,30 +115,43 @@ impl Conversation {
     pub(super) async fn final_query(
         &mut self,
         read: &FinalRead,
-        access: Access,
-        arguments: &Arguments,
-        describe: bool,
-    ) -> Result<(), Failure> {
-        let query = &*read.query;
+        request: ManyRequest<'_>,
+        attempt: Attempt,
+    ) -> Result<Gathered, Failure> {
+        let (query, arguments) = (&*read.query, request.arguments);
         let given = arguments.bind()?.values.count();
         if given != usize::from(query.params) {
             let message = format!("the statement names {} parameters, but {given} are given", query.params);
             let refusal = ErrorFields::error("0A000", message);
             return Err(refusal.with_hint("Declare only the parameters that the statement uses.").into());
         }
-        let held = self.hold_for_final(read, access).await?;
+        let held = self.hold_for_final(read, request.access).await?;
         let description = self.final_description(held.home, query, arguments).await?;
+        arguments.check_told(&description, attempt)?;
+        let said = self.client.out.len();
         let mut rows: Vec<InputRows> = Vec::with_capacity(query.inputs.len());
         for ((input, types), shards) in query.inputs.iter().zip(&description.inputs).zip(&read.inputs) {
             let before = rows.iter().map(|rows| rows.bytes).sum();
             let ids = held.on(shards);
-            rows.push(self.read_input(input, types, &ids, &description.parameter_types, arguments, before).await?);
+            let found = self.read_input(input, types, &ids, &description.parameter_types, arguments, before).await;
+            match found {
+                Ok(found) => rows.push(found),
+                Err(failure) => {
+                    let result = Err(failure);
+                    if self.may_try_again(&result, attempt) {
+                        self.client.out.truncate(said);
+                        return Ok(Gathered::Outdated);
+                    }
+                    return result.map(|()| Gathered::Done);
+                }
+            }
         }
         self.check_size(rows.iter().map(|rows| rows.bytes).sum())?;
-        if describe {
+        if request.describe {
             self.send_row_description(&description, arguments)?;
         }
-        self.run_final(&held, query, &rows, &description, arguments).await
+        self.run_final(&held, query, &rows, &description, arguments).await?;
+        Ok(Gathered::Done)
     }
 
     /// Servers in the order of the shards, so that clients who do the same wait in the same place. Where any shard will do, the query ends

@@ -7,13 +7,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use bytes::Buf;
+use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::AsyncWrite;
 
 use crate::listening::{Lost, Notification};
 use crate::pool::server::{Verdict, is_outdated_plan};
-use crate::protocol::backend::TransactionStatus;
-use crate::protocol::error::ErrorFields;
+use crate::protocol::backend::{self, TransactionStatus};
+use crate::protocol::error::{ErrorFields, Shift};
 use crate::protocol::frame::Header;
 use crate::protocol::frontend;
 
@@ -21,7 +21,7 @@ use super::client::{dismissed, write_all};
 use super::extended::PARSE_COMPLETE;
 use super::links::{Copying, Effect, Life, Link, Sent};
 use super::worker::Worker;
-use super::{CatalogChange, Conversation, End, Failure};
+use super::{Conversation, End, Failure};
 
 /// Longest message of a server that the router must hold whole: errors, descriptions, notices.
 const CONTROL_BYTES_MAX: usize = 16 << 20;
@@ -265,8 +265,17 @@ impl Conversation {
             self.worker.accepted(id);
         }
         if let (b'T' | b'n', Some(id)) = (tag, link.server.state.describes()) {
-            self.worker.described(id, (tag == b'T').then_some(&link.inbox.filled()[body.clone()]));
+            let other = self.worker.described(id, (tag == b'T').then_some(&link.inbox.filled()[body.clone()]));
+            if let Some(row) = other {
+                self.session.statements.tell_other_row(id, row);
+                self.plans_are_outdated();
+            }
         }
+        let link = &mut self.links[i];
+        if let (b't', Some(id)) = (tag, link.server.state.describes()) {
+            self.worker.parameters_described(id, &link.inbox.filled()[body.clone()]);
+        }
+        let shift = if tag == b'E' { link.server.state.shift() } else { None };
         let Ok(verdict) = link.server.state.reply(tag, &link.inbox.filled()[body.clone()]) else {
             return Err(self.out_of_step(i));
         };
@@ -274,24 +283,54 @@ impl Conversation {
             (b'E', _) if hidden_query => return Err(self.hidden_query_failed(i, body)),
             (b'E', Verdict::Swallow) => {}
             (b'E', Verdict::Pass) => {
+                if is_outdated_plan(&self.links[i].inbox.filled()[body.clone()]) {
+                    self.plans_are_outdated();
+                    if self.hides_outdated(i) {
+                        return Ok(Verdict::Swallow);
+                    }
+                }
+                self.cannot_run_again();
                 let link = &mut self.links[i];
                 let error = &link.inbox.filled()[body];
                 if is_fatal(error) {
                     link.life = Life::Ending;
                 }
                 link.note_fault(Some(error));
-                if is_outdated_plan(error) {
-                    self.catalog_change = CatalogChange::Unread;
-                }
+                let shifted = shift.map(|shift| shifted_error(error, shift));
                 self.statement_failed(i);
+                if let Some(message) = shifted {
+                    self.links[i].server.state.owe_first(message);
+                    return Ok(Verdict::Swallow);
+                }
             }
             (b'1', Verdict::Pass) => self.session.statements.parsed(),
+            (b't' | b'T' | b'n', Verdict::Pass) => return Ok(self.describes_to_client(i, tag, body)),
+            (b'2', Verdict::Pass) => self.cannot_run_again(),
             (b'C' | b'I' | b's', Verdict::Pass) => self.statement_done(i),
             // After the router's own queries the client's portals live on.
             (b'Z', _) if !hidden_query => self.server_ready(i),
             _ => {}
         }
         Ok(verdict)
+    }
+
+    /// A description on its way to the client. That of parameters waits for that of rows, which may find
+    /// the statement outdated.
+    fn describes_to_client(&mut self, i: usize, tag: u8, body: Range<usize>) -> Verdict {
+        let Self { again, links, .. } = self;
+        let body = &links[i].inbox.filled()[body];
+        if tag == b't' && again.holds_parameters(body) {
+            return Verdict::Swallow;
+        }
+        let both = again.held_description(tag, body);
+        self.cannot_run_again();
+        match both {
+            Some(both) => {
+                self.links[i].server.state.owe_first(both);
+                Verdict::Swallow
+            }
+            None => Verdict::Pass,
+        }
     }
 
     fn statement_failed(&mut self, i: usize) {
@@ -465,6 +504,15 @@ impl Conversation {
         self.links[i].return_buffer(&self.worker);
         self.client.flush().await
     }
+}
+
+/// The ErrorResponse with this body, pointing into the client's text.
+pub(super) fn shifted_error(body: &[u8], shift: Shift) -> Bytes {
+    let mut fields = ErrorFields::parse(body);
+    fields.position = fields.position.map(|position| shift.apply(position));
+    let mut message = BytesMut::new();
+    backend::error_response(&mut message, &fields);
+    message.freeze()
 }
 
 /// Whether a server closes the connection after this error; the field V is in no language.

@@ -18,12 +18,12 @@ use crate::protocol::error::ErrorFields;
 use crate::protocol::frame::{Header, put_cstr, put_message};
 use crate::protocol::frontend::{self, Bind, Kind};
 use crate::protocol::reply;
-use crate::session::statements::{ManyPortal, ManyRead};
+use crate::session::statements::{ManyPortal, ManyRead, PreparedStatement};
 
 use super::ask::Answer;
 use super::client::write_all;
 use super::final_query::InputRows;
-use super::worker::Description;
+use super::worker::{Description, shape_of_row};
 use super::{CatalogChange, Conversation, End, Failure};
 
 /// Rows leave in pieces of about this size.
@@ -39,20 +39,33 @@ pub(super) struct Arguments {
     pub(super) param_types: Rc<[u32]>,
     /// The body of the Bind message.
     bind: Bytes,
+    /// The shape of the rows, if a client was told.
+    row: Option<u64>,
 }
 
 impl Arguments {
     /// Those of a simple query.
     pub(super) fn none(text: &str) -> Self {
-        Self { text: text.into(), param_types: Rc::new([]), bind: Bytes::from_static(NO_ARGUMENTS) }
+        Self { text: text.into(), param_types: Rc::new([]), bind: Bytes::from_static(NO_ARGUMENTS), row: None }
+    }
+
+    /// A statement with the body of its Bind message.
+    pub(super) fn bound(statement: &PreparedStatement, bind: Bytes) -> Self {
+        let (text, param_types) = (statement.text.clone(), statement.param_types.clone());
+        Self { text, param_types, bind, row: statement.row.get() }
     }
 
     pub(super) fn of_portal(portal: &ManyPortal) -> Self {
-        Self {
-            text: portal.statement.text.clone(),
-            param_types: portal.statement.param_types.clone(),
-            bind: portal.bind.clone(),
+        Self::bound(&portal.statement, portal.bind.clone())
+    }
+
+    /// At a second attempt the rows must be those that clients were told of, if any were.
+    pub(super) fn check_told(&self, description: &Description, attempt: Attempt) -> Result<(), Failure> {
+        let told = self.row.is_none_or(|row| row == shape_of_row(&description.client_row));
+        if attempt == Attempt::First || told {
+            return Ok(());
         }
+        Err(ErrorFields::error("0A000", "cached plan must not change result type").into())
     }
 
     pub(super) fn bind(&self) -> Result<Bind<'_>, Failure> {
@@ -67,6 +80,30 @@ pub(super) enum Sink<'a> {
     Rows(&'a mut InputRows),
 }
 
+/// How a read over several shards is asked for.
+#[derive(Clone, Copy)]
+pub(super) struct ManyRequest<'a> {
+    pub(super) arguments: &'a Arguments,
+    pub(super) access: Access,
+    /// The client gets the description of the rows before them.
+    pub(super) describe: bool,
+}
+
+/// A read over several shards is tried twice at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Attempt {
+    First,
+    Second,
+}
+
+/// What has become of an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Gathered {
+    Done,
+    /// A shard had an outdated plan; the client has seen nothing.
+    Outdated,
+}
+
 /// What lies in a link's buffer for the merge.
 #[derive(Clone, Copy, Default)]
 struct Head {
@@ -78,26 +115,35 @@ struct Head {
 
 impl Conversation {
     /// Reads on several shards and sends the rows and the command tag.
-    pub(super) async fn read_many(
+    pub(super) async fn read_many(&mut self, read: &ManyRead, request: ManyRequest<'_>) -> Result<(), Failure> {
+        let first = self.read_once(read, request, Attempt::First).await?;
+        if first == Gathered::Outdated {
+            // Plans are made and shards are asked anew. Of the first attempt the client has seen nothing.
+            self.refresh_catalog().await?;
+            self.read_once(read, request, Attempt::Second).await?;
+        }
+        Ok(())
+    }
+
+    async fn read_once(
         &mut self,
         read: &ManyRead,
-        access: Access,
-        arguments: &Arguments,
-        describe: bool,
-    ) -> Result<(), Failure> {
-        match read {
-            ManyRead::Merged { gather, shards, or_else } => {
-                let ids = self.link_all(shards, Access::Read).await?;
-                let description = self.description(ids[0], gather, arguments).await?;
-                match (self.merge(gather, ids.len(), &description, arguments), or_else) {
-                    (Ok(merge), _) => self.gather(gather, &ids, &description, merge, arguments, describe).await,
-                    (Err(Failure::Error(fields)), Some(last)) if fields.sqlstate == "0A000" => {
-                        self.final_query(last, access, arguments, describe).await
-                    }
-                    (Err(failure), _) => Err(failure),
-                }
+        request: ManyRequest<'_>,
+        attempt: Attempt,
+    ) -> Result<Gathered, Failure> {
+        let (gather, shards, or_else) = match read {
+            ManyRead::Merged { gather, shards, or_else } => (gather, shards, or_else),
+            ManyRead::Finished(last) => return self.final_query(last, request, attempt).await,
+        };
+        let ids = self.link_all(shards, Access::Read).await?;
+        let description = self.description(ids[0], gather, request.arguments).await?;
+        request.arguments.check_told(&description, attempt)?;
+        match (self.merge(gather, ids.len(), &description, request.arguments), or_else) {
+            (Ok(merge), _) => self.gather(gather, &ids, &description, merge, request, attempt).await,
+            (Err(Failure::Error(fields)), Some(last)) if fields.sqlstate == "0A000" => {
+                self.final_query(last, request, attempt).await
             }
-            ManyRead::Finished(last) => self.final_query(last, access, arguments, describe).await,
+            (Err(failure), _) => Err(failure),
         }
     }
 
@@ -107,10 +153,12 @@ impl Conversation {
         ids: &[u64],
         description: &Description,
         mut merge: Merge,
-        arguments: &Arguments,
-        describe: bool,
-    ) -> Result<(), Failure> {
-        if describe {
+        request: ManyRequest<'_>,
+        attempt: Attempt,
+    ) -> Result<Gathered, Failure> {
+        let arguments = request.arguments;
+        let said = self.client.out.len();
+        if request.describe {
             self.send_row_description(description, arguments)?;
         }
         let formats = shard_formats(&arguments.bind()?, description);
@@ -119,9 +167,19 @@ impl Conversation {
             Err(failure) => Err(failure),
         };
         self.finish_all(ids, result.is_err()).await?;
+        if merge.rows() == 0 && self.may_try_again(&result, attempt) {
+            self.client.out.truncate(said);
+            return Ok(Gathered::Outdated);
+        }
         result?;
         backend::command_complete(&mut self.client.out, &format!("SELECT {}", merge.rows()));
-        Ok(())
+        Ok(Gathered::Done)
+    }
+
+    /// Whether an attempt has failed only because a shard had an outdated plan, outside of a block.
+    pub(super) fn may_try_again(&self, result: &Result<(), Failure>, attempt: Attempt) -> bool {
+        let outdated = matches!(result, Err(Failure::Told)) && self.catalog_change == CatalogChange::Outdated;
+        outdated && attempt == Attempt::First && self.session.transaction.is_idle()
     }
 
     /// A server on each of `shards`, settled and in step; their ids, in the order of the shards.
@@ -425,8 +483,7 @@ impl Conversation {
         // An ErrorResponse is never out of step.
         let _ = link.server.state.reply(b'E', &message[5..]);
         if is_outdated_plan(&message[5..]) {
-            self.served.descriptions.borrow_mut().clear();
-            self.catalog_change = CatalogChange::Unread;
+            self.plans_are_outdated();
         }
         self.served.stats.errors.add(1);
         self.client.out.extend_from_slice(&message);

@@ -4,6 +4,7 @@
 //!
 //! - [`simple`], [`extended`]: the two query protocols; each message becomes a decision
 //! - [`decide`]: statement + values -> what to do
+//! - [`again`]: what ran into an outdated plan and is run a second time
 //! - [`links`]: taking servers, bringing them to the session's settings and transaction, giving back
 //! - [`forward`]: one shard; frames pass undecoded
 //! - [`gather`]: many shards -> merge
@@ -12,8 +13,10 @@
 //! - [`block`]: BEGIN, COMMIT, savepoints, SET over the servers held
 //! - [`listen`]: LISTEN and what it brings
 //! - [`sequences`]: whose server knows currval
+//! - [`prepared`]: PREPARE and EXECUTE of SQL
 //! - [`explain`]: the route and the shards' plans as rows
 
+mod again;
 mod ask;
 mod block;
 mod broadcast;
@@ -28,6 +31,7 @@ mod gather;
 pub mod greeting;
 mod links;
 mod listen;
+mod prepared;
 pub mod presence;
 mod sequences;
 mod simple;
@@ -50,6 +54,7 @@ use crate::protocol::error::ErrorFields;
 use crate::protocol::frame::Header;
 use crate::session::Session;
 
+use again::Again;
 pub use client::Client;
 use links::Links;
 use presence::{Activity, Presence};
@@ -112,6 +117,8 @@ enum CatalogChange {
     None,
     /// And nobody has looked yet.
     Unread,
+    /// The same, because a server has found a plan outdated.
+    Outdated,
     /// The transaction's own catalog shows it; once it has committed all must learn of it.
     Own,
 }
@@ -131,6 +138,7 @@ pub struct Conversation {
     /// Parse messages that no server has seen yet, because no server is chosen yet.
     unsent_parses: Vec<Rc<crate::session::statements::PreparedStatement>>,
     catalog_change: CatalogChange,
+    again: Again,
     /// The catalog as the transaction that is running has made it.
     own_catalog: Option<Arc<Catalog>>,
     /// What it listens to; there is none while it listens to nothing.
@@ -160,6 +168,7 @@ impl Conversation {
             sync_passed_over: false,
             unsent_parses: Vec::new(),
             catalog_change: CatalogChange::None,
+            again: Again::default(),
             own_catalog: None,
             subscription: None,
             asked_at: clock::now(),

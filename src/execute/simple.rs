@@ -12,7 +12,7 @@ use crate::protocol::error::ErrorFields;
 use crate::session::transaction::Transaction;
 
 use super::decide::{Decision, decide, leaves_nothing};
-use super::gather::Arguments;
+use super::gather::{Arguments, ManyRequest};
 use super::links::Effect;
 use super::{Conversation, End, Failure};
 
@@ -22,6 +22,7 @@ impl Conversation {
         self.served.stats.queries.add(1);
         self.served.stats.received.add(total as u64);
         self.client.request_bytes = total;
+        self.forget_request();
         let result = self.run_query(total).await;
         self.take_request();
         match result {
@@ -143,8 +144,13 @@ impl Conversation {
             }
             other => {
                 let text: Rc<str> = self.query_text(total)?.into();
+                let executes = matches!(other, Decision::Execute);
                 self.take_request();
-                Box::pin(self.run_in_router(&script, 0, &text, other, true)).await?;
+                if executes {
+                    Box::pin(self.execute_alone(&script, &text)).await?;
+                } else {
+                    Box::pin(self.run_in_router(&script, 0, &text, other, true)).await?;
+                }
                 self.ready();
                 Ok(())
             }
@@ -172,10 +178,12 @@ impl Conversation {
         let own_text = script.text_of(index, text);
         match decision {
             Decision::Session => self.session_command(&statement.command, own_text).await,
+            Decision::Prepare => Box::pin(self.prepare(script, index, text)).await,
+            Decision::Execute => Box::pin(self.run_execute(script, index, text, describe)).await,
             Decision::Many { read, access } => {
                 self.served.stats.gathered.add(1);
                 let arguments = Arguments::none(own_text);
-                self.read_many(&read, access, &arguments, describe).await
+                self.read_many(&read, ManyRequest { arguments: &arguments, access, describe }).await
             }
             Decision::Broadcast { transactional } => self.broadcast(own_text, transactional, statement.effects).await,
             Decision::CopySplit(copy) => self.copy_split(&copy, own_text).await,

@@ -46,7 +46,7 @@ impl Conversation {
         if self.session.transaction.is_idle() {
             self.catalog_change = CatalogChange::None;
             Box::pin(self.read_shared_catalog()).await;
-        } else if self.catalog_change == CatalogChange::Unread && !self.session.transaction.is_failed() {
+        } else if self.catalog_change != CatalogChange::Own && !self.session.transaction.is_failed() {
             self.catalog_change = CatalogChange::Own;
             match self.served.shards.len() {
                 1 => self.renew_own_catalog(),

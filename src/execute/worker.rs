@@ -1,6 +1,6 @@
 //! What the clients of one worker share. Nothing here is shared between workers but by `Arc`.
 
-use std::cell::{Cell, Ref, RefCell};
+use std::cell::{Cell, OnceCell, Ref, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -156,6 +156,8 @@ impl Worker {
             id,
             text: text.into(),
             param_types: param_types.into(),
+            resolved_types: OnceCell::new(),
+            search_path: settings.get("search_path").map(Box::from),
             catalog_version: catalog.version,
             script,
             accepted: Cell::new(false),
@@ -172,10 +174,24 @@ impl Worker {
         }
     }
 
-    /// A server has described the statement's rows; `None` when it gives none.
-    pub(super) fn described(&self, id: StatementId, row_description: Option<&[u8]>) {
-        if let Some(statement) = self.statements.borrow_mut().get(id) {
-            statement.row.set(Some(row_description.map_or(0, shape_of_row)));
+    /// A server has described the statement's rows; `None` when it gives none. Gives back their shape when
+    /// it is not what was described before.
+    pub(super) fn described(&self, id: StatementId, row_description: Option<&[u8]>) -> Option<u64> {
+        let statement = self.statements.borrow_mut().get(id)?;
+        let row = row_description.map_or(0, shape_of_row);
+        if statement.row.get().is_none() {
+            statement.row.set(Some(row));
+        }
+        (statement.row.get() != Some(row)).then_some(row)
+    }
+
+    /// A server has described the statement's parameters.
+    pub(super) fn parameters_described(&self, id: StatementId, parameter_description: &[u8]) {
+        if let Some(statement) = self.statements.borrow_mut().get(id)
+            && let Ok(types) = reply::parameter_description(parameter_description)
+        {
+            // The types of one statement are always the same.
+            let _ = statement.resolved_types.set(types.into());
         }
     }
 
@@ -346,10 +362,10 @@ pub struct Description {
 }
 
 /// Types from here on are made by users; they have other numbers on other shards.
-const FIRST_USER_OID: u32 = 16_384;
+pub(super) const FIRST_USER_OID: u32 = 16_384;
 
 /// A hash of what PostgreSQL compares when it plans a statement anew: names and types of the columns.
-fn shape_of_row(row_description: &[u8]) -> u64 {
+pub(super) fn shape_of_row(row_description: &[u8]) -> u64 {
     let mut hasher = xxh3::Xxh3::new();
     for field in reply::row_description(row_description).unwrap_or_default() {
         let oid = if field.type_oid < FIRST_USER_OID { field.type_oid } else { 0 };

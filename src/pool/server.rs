@@ -7,6 +7,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 
 use crate::protocol::backend::TransactionStatus;
+use crate::protocol::error::Shift;
 use crate::session::settings::Settings;
 
 /// A prepared statement as servers know it, the same on every worker: a seeded hash of its text,
@@ -42,7 +43,11 @@ pub enum Due {
     Spoil,
     DescribeStatement(StatementId, Audience),
     DescribePortal(Audience),
+    /// RowDescription for the client, or a NoData that it must not see: simple queries have none.
+    DescribeRows,
     Execute(Audience),
+    /// As `Execute` for the client, of an EXECUTE in which the router has put its own name.
+    Renamed(Shift),
     Close(Audience),
     /// CloseComplete of a prepared statement that gives way to another.
     Evict(StatementId),
@@ -69,7 +74,7 @@ impl Due {
             | Self::Sync(audience)
             | Self::Query(audience) => *audience,
             Self::Spoil | Self::Evict(_) => Audience::Router,
-            Self::Part | Self::Local(_) => Audience::Client,
+            Self::DescribeRows | Self::Renamed(_) | Self::Part | Self::Local(_) => Audience::Client,
         }
     }
 }
@@ -172,6 +177,28 @@ impl ServerState {
         }
     }
 
+    /// How errors of what runs now point into the client's text, if not as the server says.
+    pub fn shift(&self) -> Option<Shift> {
+        match self.due.front() {
+            Some(Due::Renamed(shift)) => Some(*shift),
+            _ => None,
+        }
+    }
+
+    /// A reply of the router's own that comes before all that is due.
+    pub fn owe_first(&mut self, bytes: Bytes) {
+        self.due.push_front(Due::Local(bytes));
+    }
+
+    /// The client must not see the end of what it has asked for: it is asked again.
+    pub fn hide_sync(&mut self) {
+        for due in &mut self.due {
+            if matches!(due, Due::Sync(_)) {
+                *due = Due::Sync(Audience::Router);
+            }
+        }
+    }
+
     /// Whether a query of the router's own is being answered.
     pub fn hidden_query_runs(&self) -> bool {
         matches!(self.due.front(), Some(Due::Query(Audience::Router)))
@@ -254,13 +281,16 @@ impl ServerState {
     /// A message that answers the first request that is due.
     fn ordinary(&mut self, tag: u8) -> Option<Verdict> {
         let front = self.due.front()?;
-        let verdict = verdict(front.audience());
+        let verdict = match (front, tag) {
+            (Due::DescribeRows, b'n') => Verdict::Swallow,
+            _ => verdict(front.audience()),
+        };
         let (fits, ends) = match (front, tag) {
             (Due::Parse(..), b'1') | (Due::Bind(_), b'2') | (Due::Close(_) | Due::Evict(_), b'3') => (true, true),
             (Due::DescribeStatement(..), b't') => (true, false),
-            (Due::DescribeStatement(..) | Due::DescribePortal(_), b'T' | b'n') => (true, true),
-            (Due::Execute(_), b'C' | b'I' | b's') => (true, true),
-            (Due::Execute(_), b'D' | b'd' | b'c' | b'G' | b'H' | b'W') => (true, false),
+            (Due::DescribeStatement(..) | Due::DescribePortal(_) | Due::DescribeRows, b'T' | b'n') => (true, true),
+            (Due::Execute(_) | Due::Renamed(_), b'C' | b'I' | b's') => (true, true),
+            (Due::Execute(_) | Due::Renamed(_), b'D' | b'd' | b'c' | b'G' | b'H' | b'W') => (true, false),
             (Due::Query(_) | Due::Part, b'T' | b'D' | b'C' | b'I' | b'd' | b'c' | b'G' | b'H' | b'W' | b'V' | b'n') => {
                 (true, false)
             }
@@ -451,7 +481,8 @@ impl Prepared {
 
 #[cfg(test)]
 mod tests {
-    use super::{Audience, Due, Preparation, ServerState, StatementId};
+    use super::{Audience, Due, Preparation, ServerState, StatementId, Verdict};
+    use crate::protocol::error::Shift;
 
     const A: StatementId = StatementId(1);
     const B: StatementId = StatementId(2);
@@ -498,6 +529,29 @@ mod tests {
             state.reply(tag, b"").unwrap();
         }
         assert_eq!(ask(&mut state, B), Preparation::Ready);
+    }
+
+    #[test]
+    fn the_shift_of_errors_and_the_end_of_what_failed_are_known() {
+        let shift = Shift { before: 10, name: 9, longer: -1 };
+        let mut state = ServerState::new(1);
+        state.expect(Due::Renamed(shift));
+        assert_eq!(state.shift(), Some(shift));
+        state.expect(Due::Sync(Audience::Client));
+        assert_eq!(state.reply(b'E', b""), Ok(Verdict::Pass));
+        assert_eq!(state.shift(), None);
+        state.hide_sync();
+        assert_eq!(state.reply(b'Z', b"I"), Ok(Verdict::Swallow));
+    }
+
+    #[test]
+    fn a_simple_query_hears_of_rows_and_not_of_their_absence() {
+        let mut state = ServerState::new(1);
+        for (tag, verdict) in [(b'T', Verdict::Pass), (b'n', Verdict::Swallow)] {
+            state.expect(Due::DescribeRows);
+            assert_eq!(state.reply(tag, b""), Ok(verdict));
+            assert!(state.is_settled());
+        }
     }
 
     #[test]

@@ -152,6 +152,25 @@ impl ErrorFields {
     }
 }
 
+/// Where errors point in a text in which a name was replaced. All are counted in characters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shift {
+    /// What stands in front of the server's text in the client's.
+    pub before: u32,
+    /// The position of the name in the server's text, counted from 1.
+    pub name: u32,
+    /// How much longer the client's name is.
+    pub longer: i32,
+}
+
+impl Shift {
+    /// The position in the client's text of what is at `position` in the server's.
+    pub fn apply(self, position: u32) -> u32 {
+        let longer = if position > self.name { self.longer } else { 0 };
+        position.saturating_add(self.before).saturating_add_signed(longer)
+    }
+}
+
 impl From<Refusal> for ErrorFields {
     fn from(refusal: Refusal) -> Self {
         Self {
@@ -178,6 +197,14 @@ mod tests {
 
     use super::*;
     use crate::protocol::backend;
+
+    #[test]
+    fn positions_point_into_the_clients_text() {
+        // `SELECT 1; EXECUTE "a b"(nope)` has reached the server as `EXECUTE sluice(nope)`.
+        let shift = Shift { before: 10, name: 9, longer: -1 };
+        assert_eq!([shift.apply(9), shift.apply(16)], [19, 25]);
+        assert_eq!(Shift { before: u32::MAX, name: 1, longer: i32::MIN }.apply(5), i32::MAX as u32);
+    }
 
     #[test]
     fn an_error_without_sqlstate_is_still_an_error() {

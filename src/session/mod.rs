@@ -180,6 +180,10 @@ impl Session {
         self.pins.remove(&reason);
     }
 
+    pub fn is_pinned_by(&self, reason: Pin) -> bool {
+        self.pins.contains(&reason)
+    }
+
     pub fn is_pinned(&self) -> bool {
         !self.pins.is_empty()
     }

@@ -1,6 +1,6 @@
 //! Prepared statements and portals by the client's names.
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -11,6 +11,7 @@ use pgsluice_sharding::plan::{FinalQuery, Gather};
 use pgsluice_sharding::sql::SharedScript;
 
 use crate::pool::server::StatementId;
+use crate::protocol::error::Shift;
 
 /// A statement that a client has parsed: text, parameter types and what the planner made of it.
 #[derive(Debug)]
@@ -19,6 +20,10 @@ pub struct PreparedStatement {
     pub text: Rc<str>,
     /// Declared types; 0 or missing where the client leaves the type to the server.
     pub param_types: Rc<[u32]>,
+    /// The types of all parameters, once a server has described them.
+    pub resolved_types: OnceCell<Rc<[u32]>>,
+    /// The search path that it is planned for; planned again when the session has set another.
+    pub search_path: Option<Box<str>>,
     /// Made for this catalog version; planned again when the catalog has changed.
     pub catalog_version: u64,
     pub script: SharedScript,
@@ -28,11 +33,38 @@ pub struct PreparedStatement {
     pub row: Cell<Option<u64>>,
 }
 
+impl PreparedStatement {
+    /// How many parameters it has.
+    pub fn parameters(&self) -> usize {
+        let named = self.script.statements.first().map_or(0, |first| usize::from(first.params));
+        named.max(self.param_types.len())
+    }
+}
+
+/// A statement of a client's.
+#[derive(Clone, Debug)]
+struct Known {
+    statement: Rc<PreparedStatement>,
+    told: Told,
+}
+
+/// Whether the client knows what rows a statement gives: then they must not change.
+#[derive(Clone, Copy, Debug)]
+enum Told {
+    No,
+    /// What [`PreparedStatement::row`] says.
+    Row,
+    /// Rows of another shape: they have changed since others were told.
+    Other(u64),
+}
+
 /// A bound statement.
 #[derive(Clone, Debug)]
 pub enum Portal {
     /// It lives on the server that runs it; `server` is the id of that server.
     OnServer { server: u64, statement: Rc<PreparedStatement> },
+    /// The same for an EXECUTE of SQL, `outer`. It runs `inner`, which its server must have by then.
+    Execute { server: u64, outer: Rc<PreparedStatement>, inner: Rc<PreparedStatement>, shift: Shift },
     /// It reads on several shards: parameters and formats are kept until Execute.
     Many(Rc<ManyPortal>),
     /// The router answers it itself or runs it on every shard.
@@ -70,14 +102,16 @@ pub struct FinalRead {
 /// The statements and portals of one client.
 #[derive(Debug)]
 pub struct Statements {
-    unnamed: Option<Rc<PreparedStatement>>,
-    named: HashMap<Box<str>, Rc<PreparedStatement>>,
+    unnamed: Option<Known>,
+    named: HashMap<Box<str>, Known>,
     unnamed_portal: Option<Portal>,
     portals: HashMap<Box<str>, Portal>,
     /// Bound on named statements and portals together.
     max: usize,
     /// Names of statements whose Parse has not been answered yet, in order.
     unanswered: VecDeque<Box<str>>,
+    /// What names stood for before each change, while changes may be taken back.
+    journal: Option<Vec<(Box<str>, Option<Known>)>>,
 }
 
 /// Why a statement is not taken.
@@ -98,25 +132,71 @@ impl Statements {
             portals: HashMap::new(),
             max,
             unanswered: VecDeque::new(),
+            journal: None,
         }
     }
 
-    /// Takes a parsed statement; the unnamed one replaces its predecessor.
+    /// Takes the statement of a Parse that has no answer yet; the unnamed one replaces its predecessor.
     ///
     /// # Errors
     /// A name that is taken, or the bound.
     pub fn insert(&mut self, name: &str, statement: Rc<PreparedStatement>) -> Result<(), NotTaken> {
+        let known = Known { statement, told: Told::No };
+        self.note(name);
         if name.is_empty() {
-            self.unnamed = Some(statement);
-        } else if self.named.contains_key(name) {
-            return Err(NotTaken::Duplicate);
-        } else if self.named.len() + self.portals.len() >= self.max {
-            return Err(NotTaken::Full);
+            self.unnamed = Some(known);
         } else {
-            self.named.insert(name.into(), statement);
+            self.insert_named(name, known)?;
         }
         self.unanswered.push_back(name.into());
         Ok(())
+    }
+
+    /// Takes the statement of a PREPARE: its rows are settled from then on, as after a Describe.
+    ///
+    /// # Errors
+    /// See [`Self::insert`].
+    pub fn declare(&mut self, name: &str, statement: Rc<PreparedStatement>, row: u64) -> Result<(), NotTaken> {
+        let told = if statement.row.get() == Some(row) { Told::Row } else { Told::Other(row) };
+        self.insert_named(name, Known { statement, told })
+    }
+
+    fn insert_named(&mut self, name: &str, known: Known) -> Result<(), NotTaken> {
+        if self.named.contains_key(name) {
+            return Err(NotTaken::Duplicate);
+        }
+        if self.named.len() + self.portals.len() >= self.max {
+            return Err(NotTaken::Full);
+        }
+        self.named.insert(name.into(), known);
+        Ok(())
+    }
+
+    /// The client is told what rows a statement gives.
+    pub fn tell_row(&mut self, name: &str) {
+        self.note(name);
+        if let Some(known) = self.known_mut(name) {
+            known.told = Told::Row;
+        }
+    }
+
+    /// The rows of which the client is told are not those that others were told of.
+    pub fn tell_other_row(&mut self, id: StatementId, row: u64) {
+        for known in self.named.values_mut().chain(&mut self.unnamed) {
+            if known.statement.id == id && matches!(known.told, Told::Row) {
+                known.told = Told::Other(row);
+            }
+        }
+    }
+
+    /// The shape of a statement's rows, if the client knows them.
+    pub fn row_told(&self, name: &str) -> Option<u64> {
+        let known = self.known(name)?;
+        match known.told {
+            Told::No => None,
+            Told::Row => known.statement.row.get(),
+            Told::Other(row) => Some(row),
+        }
     }
 
     /// The client gets ParseComplete for the statement that has waited longest for it.
@@ -133,18 +213,57 @@ impl Statements {
 
     /// Puts a statement planned anew in the place of the old one.
     pub fn replace(&mut self, name: &str, statement: Rc<PreparedStatement>) {
-        if name.is_empty() {
-            self.unnamed = Some(statement);
-        } else if let Some(slot) = self.named.get_mut(name) {
-            *slot = statement;
+        if let Some(known) = self.known_mut(name) {
+            known.statement = statement;
+            if matches!(known.told, Told::Other(_)) {
+                known.told = Told::Row;
+            }
         }
     }
 
     pub fn get(&self, name: &str) -> Option<&Rc<PreparedStatement>> {
+        self.known(name).map(|known| &known.statement)
+    }
+
+    /// From now on changes of the names may be taken back.
+    pub fn begin_journal(&mut self) {
+        self.journal = Some(Vec::new());
+    }
+
+    pub fn end_journal(&mut self) {
+        self.journal = None;
+    }
+
+    /// Takes back what the names have gone through since the journal began; Parse messages since then
+    /// have no answer.
+    pub fn rewind(&mut self) {
+        self.unanswered.clear();
+        for (name, before) in self.journal.take().unwrap_or_default().into_iter().rev() {
+            match before {
+                Some(known) if name.is_empty() => self.unnamed = Some(known),
+                Some(known) => drop(self.named.insert(name, known)),
+                None => self.close(&name),
+            }
+        }
+    }
+
+    fn note(&mut self, name: &str) {
+        if self.journal.is_some() {
+            let before = self.known(name).cloned();
+            self.journal.get_or_insert_default().push((name.into(), before));
+        }
+    }
+
+    fn known(&self, name: &str) -> Option<&Known> {
         if name.is_empty() { self.unnamed.as_ref() } else { self.named.get(name) }
     }
 
+    fn known_mut(&mut self, name: &str) -> Option<&mut Known> {
+        if name.is_empty() { self.unnamed.as_mut() } else { self.named.get_mut(name) }
+    }
+
     pub fn close(&mut self, name: &str) {
+        self.note(name);
         if name.is_empty() {
             self.unnamed = None;
         } else {
@@ -192,7 +311,12 @@ impl Statements {
         self.named.is_empty()
     }
 
-    /// DISCARD ALL, DEALLOCATE ALL.
+    /// DEALLOCATE ALL: statements without a name and portals stay.
+    pub fn deallocate_all(&mut self) {
+        self.named.clear();
+    }
+
+    /// DISCARD ALL.
     pub fn clear(&mut self) {
         self.unnamed = None;
         self.named.clear();

@@ -62,6 +62,14 @@ impl Buffer {
         self.end += bytes.len();
     }
 
+    /// Puts bytes in front of those that are there, to be read once more.
+    pub fn put_back(&mut self, bytes: &[u8]) {
+        let behind = self.filled().to_vec();
+        self.consume(behind.len());
+        self.extend(bytes);
+        self.extend(&behind);
+    }
+
     /// Makes room for `n` more bytes behind those that are there.
     pub fn reserve(&mut self, n: usize) {
         if self.bytes.len() - self.end >= n {

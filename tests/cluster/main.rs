@@ -16,6 +16,7 @@ mod listening;
 mod loading;
 mod peers;
 mod placement;
+mod prepared;
 mod regressions;
 mod routing;
 mod sequences;

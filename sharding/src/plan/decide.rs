@@ -13,7 +13,7 @@ use crate::map::ShardId;
 use crate::refusal::Refusal;
 use crate::sql::parse::Parsed;
 use crate::sql::tree::{Body, Dml, Expr, Query, Stmt, Target, Value};
-use crate::sql::{Access, Command, Effects, Explain, Pin, Statement, spans};
+use crate::sql::{Access, Command, Effects, Execute, Explain, Pin, Statement, spans};
 
 /// What planning looks at besides the statement.
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +44,7 @@ pub(crate) fn plan_statement(context: Context<'_>, parsed: &Parsed) -> Planned {
         effects: decided.effects,
         params: parsed.params,
         plan: decided.plan,
+        execute: decided.execute,
     };
     let any_values = decided.any_values && holds_for_shape(&statement);
     Planned { statement, any_values }
@@ -74,11 +75,12 @@ pub(super) struct Decided {
     pub effects: Effects,
     pub plan: Plan,
     pub any_values: bool,
+    pub execute: Option<Box<Execute>>,
 }
 
 impl Decided {
     pub(super) fn new(command: Command, access: Access, plan: Plan) -> Self {
-        Self { command, access, effects: Effects::default(), plan, any_values: false }
+        Self { command, access, effects: Effects::default(), plan, any_values: false, execute: None }
     }
 
     pub(super) fn pinned(mut self, pin: Pin) -> Self {
@@ -112,18 +114,29 @@ fn decide(context: Context<'_>, stmt: &Stmt, parsed: &Parsed) -> Decided {
         }
         Stmt::Declare { name, hold, query } => declare(context, name, *hold, query, parsed),
         Stmt::Session(command) => session(command),
-        Stmt::Prepare { name } => {
-            let hint = "Use prepared statements of the protocol, as every driver does.";
-            let plan = refused(reasons::utility("PREPARE", hint));
-            Decided::new(Command::Prepare(name.clone()), Access::Write, plan).pinned(Pin::Prepare)
-        }
-        Stmt::Execute { name } => {
-            let hint = "Use prepared statements of the protocol, as every driver does.";
-            let plan = refused(reasons::utility("EXECUTE", hint));
-            Decided::new(Command::Execute(name.clone()), Access::Write, plan)
+        Stmt::Prepare { name } => match spans::prepare(context.text, &parsed.span, name) {
+            Some(prepare) => Decided::new(Command::Prepare(Box::new(prepare)), Access::Lock, Plan::Session),
+            None => Decided::new(Command::Other, Access::Write, unreadable("PREPARE")),
+        },
+        Stmt::Execute { name } => execute(context, parsed, parsed.span.start, name),
+        Stmt::CreateTableAs { execute: Some(name), .. } => {
+            let start = spans::executed(context.text, &parsed.span);
+            let executed = start.map(|start| execute(context, parsed, start, name));
+            Decided { execute: executed.and_then(|executed| executed.execute), ..ddl::decide(context, stmt) }
         }
         _ => ddl::decide(context, stmt),
     }
+}
+
+/// Where it goes is known when its statement and the values of its arguments are.
+fn execute(context: Context<'_>, parsed: &Parsed, start: usize, name: &str) -> Decided {
+    let execute = spans::execute(context.text, start, parsed.span.end, name);
+    let plan = if execute.is_some() { Plan::Session } else { unreadable("EXECUTE") };
+    Decided { execute: execute.map(Box::new), ..Decided::new(Command::Execute, Access::Write, plan) }
+}
+
+fn unreadable(what: &str) -> Plan {
+    refused(reasons::utility(what, "Use prepared statements of the protocol, as drivers do."))
 }
 
 /// SELECT, INSERT, UPDATE, DELETE, MERGE.
@@ -182,7 +195,7 @@ fn rows(context: Context<'_>, dml: &Dml, parsed: &Parsed) -> Decided {
     if into == Some(true) {
         effects.pin = Some(Pin::TempTable);
     }
-    Decided { command, access, effects, plan, any_values }
+    Decided { command, access, effects, plan, any_values, execute: None }
 }
 
 /// `SELECT set_config('name', 'value', false)`, as drivers and frameworks greet a server with. Not for
@@ -306,8 +319,11 @@ fn spread(
 
 /// An EXPLAIN goes where its statement goes.
 fn decide_explain(context: Context<'_>, mut explain: Explain, inner: &Stmt, parsed: &Parsed) -> Decided {
-    let mut decided = decide(context, inner, parsed);
     let start = spans::explained(context.text, &parsed.span);
+    let mut decided = match inner {
+        Stmt::Execute { name } => execute(context, parsed, start, name),
+        _ => decide(context, inner, parsed),
+    };
     if !explain.analyze {
         decided.effects = Effects::default();
     }

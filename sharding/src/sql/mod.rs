@@ -52,6 +52,8 @@ pub struct Statement {
     /// The highest `$n`.
     pub params: u16,
     pub plan: Plan,
+    /// The prepared statement that it runs: EXECUTE, EXPLAIN EXECUTE, CREATE TABLE AS EXECUTE.
+    pub execute: Option<Box<Execute>>,
 }
 
 /// What a statement may do to rows, which decides about replicas and about commits.
@@ -81,7 +83,7 @@ pub enum Pin {
     HoldCursor,
     AdvisoryLock,
     Listen,
-    /// SQL-level PREPARE.
+    /// PREPARE in procedural code: only its server knows the statement.
     Prepare,
     /// set_config() or a function known to SET.
     SetConfig,
@@ -135,8 +137,9 @@ pub enum Command {
     Show(String),
     DiscardAll,
     Discard,
-    Prepare(String),
-    Execute(String),
+    Prepare(Box<Prepare>),
+    /// See [`Statement::execute`].
+    Execute,
     /// `None` is DEALLOCATE ALL.
     Deallocate(Option<String>),
     Listen(String),
@@ -210,6 +213,30 @@ pub struct Explain {
     pub inner: Range<usize>,
     /// `EXPLAIN (options)`, everything before the explained statement.
     pub prefix: Range<usize>,
+}
+
+/// PREPARE of a statement. All ranges are bytes of the request's text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Prepare {
+    pub name: String,
+    /// Where the name is written, quotes included.
+    pub at: Range<usize>,
+    /// How many types are declared for parameters.
+    pub types: usize,
+    /// The statement that is prepared.
+    pub inner: Range<usize>,
+}
+
+/// EXECUTE of a prepared statement. All ranges are bytes of the request's text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Execute {
+    pub name: String,
+    /// Where the name is written, quotes included.
+    pub at: Range<usize>,
+    /// What stands between the brackets; `None` without them.
+    pub args: Option<Range<usize>>,
+    /// How many arguments there are.
+    pub count: usize,
 }
 
 /// The cached result of planning, shared between sessions of a worker.

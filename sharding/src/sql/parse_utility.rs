@@ -296,6 +296,10 @@ fn create_table_as(create: &nodes::CreateTableAsStmt) -> Stmt {
         table: table_or_nothing(into.and_then(|into| into.rel())),
         view: create.objtype == ObjectType::OBJECT_MATVIEW,
         empty: into.is_some_and(|into| into.skip_data),
+        execute: match create.query() {
+            Node::ExecuteStmt(execute) => Some(text(execute.name())),
+            _ => None,
+        },
     }
 }
 

@@ -115,6 +115,7 @@ fn nothing(length: usize) -> Statement {
         effects: Effects::default(),
         params: 0,
         plan: Plan::Session,
+        execute: None,
     }
 }
 

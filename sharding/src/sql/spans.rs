@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::lex::{Lexer, Token, TokenKind};
+use super::{Execute, Prepare};
 
 /// Where the statement begins that an EXPLAIN explains.
 pub(crate) fn explained(text: &str, span: &Range<usize>) -> usize {
@@ -109,6 +110,57 @@ fn ends_condition(word: &str) -> bool {
             | "for"
             | ";"
     )
+}
+
+/// Where the parts of a PREPARE stand; `None` when they are not found.
+pub(crate) fn prepare(text: &str, span: &Range<usize>, name: &str) -> Option<Prepare> {
+    let tokens: Vec<Token> = Lexer::starting_at(&text[..span.end], span.start).collect();
+    let (at, after) = name_at(text, &tokens, 1)?;
+    let word = |index: usize| tokens.get(index).map_or("", |token| &text[token.start..token.end]);
+    let (types, after) = match word(after) {
+        "(" => {
+            let close = closing(&word, after, tokens.len())?;
+            (split(text, &tokens[after + 1..close]).len(), close + 1)
+        }
+        _ => (0, after),
+    };
+    if !word(after).eq_ignore_ascii_case("as") {
+        return None;
+    }
+    let inner = tokens.get(after + 1)?.start..span.end;
+    Some(Prepare { name: name.to_owned(), at, types, inner })
+}
+
+/// Where the parts of an EXECUTE stand that begins at byte `start`.
+pub(crate) fn execute(text: &str, start: usize, end: usize, name: &str) -> Option<Execute> {
+    let tokens: Vec<Token> = Lexer::starting_at(&text[..end], start).collect();
+    let (at, after) = name_at(text, &tokens, 1)?;
+    let word = |index: usize| tokens.get(index).map_or("", |token| &text[token.start..token.end]);
+    let mut execute = Execute { name: name.to_owned(), at, args: None, count: 0 };
+    if word(after) == "(" {
+        let close = closing(&word, after, tokens.len())?;
+        execute.args = Some(tokens[after].end..tokens[close].start);
+        execute.count = split(text, &tokens[after + 1..close]).len();
+    }
+    Some(execute)
+}
+
+/// Where the EXECUTE of a CREATE TABLE AS begins.
+pub(crate) fn executed(text: &str, span: &Range<usize>) -> Option<usize> {
+    let tokens: Vec<Token> = Lexer::starting_at(&text[..span.end], span.start).collect();
+    let is = |token: &Token, word: &str| text[token.start..token.end].eq_ignore_ascii_case(word);
+    let pair = tokens.windows(2).find(|pair| is(&pair[0], "as") && is(&pair[1], "execute"))?;
+    Some(pair[1].start)
+}
+
+/// The name that is token `index`, and the token behind it: `U&"..." UESCAPE '!'` takes three.
+fn name_at(text: &str, tokens: &[Token], index: usize) -> Option<(Range<usize>, usize)> {
+    let name = tokens.get(index)?;
+    let escape = tokens.get(index + 1).filter(|token| text[token.start..token.end].eq_ignore_ascii_case("uescape"));
+    match escape.and(tokens.get(index + 2)) {
+        Some(last) => Some((name.start..last.end, index + 3)),
+        None => Some((name.start..name.end, index + 1)),
+    }
 }
 
 /// Where the clauses of a SELECT stand, as bytes of the whole text.

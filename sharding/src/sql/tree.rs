@@ -421,6 +421,8 @@ pub(crate) enum Stmt {
         table: TableRef,
         view: bool,
         empty: bool,
+        /// The prepared statement that fills it, by name.
+        execute: Option<String>,
     },
     CreateView {
         table: TableRef,
