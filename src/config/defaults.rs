@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::{AuthMethod, Config, Limits, Listen, Log, LogFormat, PoolMode, PoolSettings, ReplicaSettings};
+use super::{AuthMethod, Config, Limits, Listen, Log, LogFormat, PoolMode, PoolSettings, ReplicaSettings, Source};
 
 const MEGABYTE: usize = 1 << 20;
 
@@ -20,6 +20,7 @@ impl Default for Config {
             replicas: ReplicaSettings::default(),
             limits: Limits::default(),
             log: Log::default(),
+            source: Source::default(),
         }
     }
 }
@@ -69,6 +70,7 @@ impl Default for Limits {
             plan_cache_bytes_max: 64 * MEGABYTE,
             merge_buffer_max: 64 * MEGABYTE,
             statements_per_client_max: 10_000,
+            query_shapes_max: 1000,
         }
     }
 }

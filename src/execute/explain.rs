@@ -38,6 +38,7 @@ impl Conversation {
                 .with_hint("Leave ANALYZE out.")
                 .into());
         }
+        self.measure.touches(parts.shards.len());
         let mut lines = parts.lines;
         for shard in &parts.shards {
             let i = self.link(Some(*shard), parts.access).await?;

@@ -20,7 +20,7 @@ use crate::session::statements::{GatherPortal, NotTaken, Portal, PreparedStateme
 
 use super::decide::{Decision, decide, is_transaction_control, uses_literals};
 use super::gather::Arguments;
-use super::links::{Effect, Link, Sent};
+use super::links::{Effect, Expected, Link, Sent};
 use super::simple::{effect_of, not_utf8};
 use super::worker::Served;
 use super::{CatalogChange, Conversation, End, Failure, Pipeline};
@@ -39,6 +39,7 @@ impl Conversation {
     pub(super) async fn extended(&mut self, header: Header) -> Result<(), End> {
         self.client.request_bytes = header.total;
         self.served.stats.received.add(header.total as u64);
+        self.measure.asked(self.asked_at);
         if self.pipeline == Pipeline::Skipping && header.tag != b'S' {
             self.take_request();
             return Ok(());
@@ -236,6 +237,7 @@ impl Conversation {
         );
         link.server.state.expect(Due::Parse(statement.id, audience));
         link.sent = Sent::Unsynced;
+        self.presence.prepared_on(link.server.id.0, link.server.state.prepared_count());
         self.served.stats.server_parses.add(1);
         true
     }
@@ -365,8 +367,15 @@ impl Conversation {
             .collect();
         let literals = literals_of(&statement);
         let values = Values { text: &statement.text, literals: &literals, params: &params };
-        let decision = decide(first, &self.served.map, values).inspect_err(|_| self.served.stats.refused.add(1))?;
-        Ok((statement.clone(), portal, Some(decision)))
+        let query = self.begins(&statement.script);
+        match decide(first, &self.served.map, values) {
+            Ok(decision) => Ok((statement.clone(), portal, Some(decision))),
+            Err(refusal) => {
+                self.served.stats.refused.add(1);
+                self.refused(query);
+                Err(refusal.into())
+            }
+        }
     }
 
     /// Answers Parse messages that no Bind has sent to a server: one has to judge them, unless one has
@@ -380,6 +389,9 @@ impl Conversation {
                 self.answer_parse();
             }
             return Ok(());
+        }
+        if let Some(last) = self.unsent_parses.last() {
+            self.begins(&last.script);
         }
         let i = self.link_for_parses().await?;
         self.send_parses(i);
@@ -453,6 +465,7 @@ impl Conversation {
             });
             return Ok(());
         }
+        self.begins(&statement.script);
         let i = self.link_for_parses().await?;
         self.send_parses(i);
         self.prepare_on(i, &statement, Audience::Router);
@@ -471,6 +484,7 @@ impl Conversation {
                 let i = self.portal_link(server, &name)?;
                 self.turn_to(i).await?;
                 self.served.stats.routed.add(1);
+                let query = Some(self.begins(&statement.script));
                 let effect = match statement.script.statements.is_empty() {
                     true => Effect::None,
                     false => effect_of(&statement.script, 0, &statement.text),
@@ -482,7 +496,7 @@ impl Conversation {
                 let link = &mut links[i];
                 link.out.extend_from_slice(&client.inbox.filled()[..total]);
                 link.server.state.expect(Due::Execute(Audience::Client));
-                link.effects.push_back(effect);
+                link.effects.push_back(Expected { effect, query });
                 link.sent = Sent::Unsynced;
                 Ok(())
             }
@@ -493,10 +507,20 @@ impl Conversation {
                 self.settle_all().await?;
                 self.refuse_after_write()?;
                 self.served.stats.gathered.add(1);
+                let query = self.begins(&portal.statement.script);
+                self.portal_begins(query);
                 let arguments = Arguments::of_portal(&portal);
-                Box::pin(self.gather(&portal.gather, &portal.shards, &arguments, false)).await
+                let result = Box::pin(self.gather(&portal.gather, &portal.shards, &arguments, false)).await;
+                self.portal_ended(result.is_err());
+                result
             }
-            Some(Portal::Router(statement)) => Box::pin(self.execute_in_router(&statement)).await,
+            Some(Portal::Router(statement)) => {
+                let query = self.begins(&statement.script);
+                self.portal_begins(query);
+                let result = Box::pin(self.execute_in_router(&statement)).await;
+                self.portal_ended(result.is_err());
+                result
+            }
             None => {
                 let i = self.cursor_link(&name)?;
                 self.turn_to(i).await?;
@@ -504,7 +528,7 @@ impl Conversation {
                 let link = &mut links[i];
                 link.out.extend_from_slice(&client.inbox.filled()[..total]);
                 link.server.state.expect(Due::Execute(Audience::Client));
-                link.effects.push_back(Effect::None);
+                link.effects.push_back(Expected { effect: Effect::None, query: None });
                 link.sent = Sent::Unsynced;
                 Ok(())
             }
@@ -596,6 +620,7 @@ impl Conversation {
         self.answer_parses().await?;
         self.settle_all().await?;
         self.client.flush().await?;
+        self.pipeline_rests();
         Ok(())
     }
 
@@ -621,7 +646,7 @@ impl Conversation {
             };
         }
         self.pipeline = Pipeline::Running;
-        self.served.stats.query_time.record(self.asked_at.elapsed());
+        self.pipeline_ended();
         let result = match result {
             Ok(false) => Box::pin(self.after_sync()).await.map(|()| false),
             other => other,
@@ -705,6 +730,9 @@ impl Conversation {
             }
         }
         self.pipeline = Pipeline::Running;
+        if self.measure.has_begun() {
+            self.pipeline_ended();
+        }
         settled
     }
 

@@ -76,6 +76,7 @@ impl Conversation {
         arguments: &Arguments,
         describe: bool,
     ) -> Result<(), Failure> {
+        self.measure.touches(shards.len());
         let ids = self.link_all(shards, Access::Read).await?;
         let description = self.description(ids[0], gather, arguments).await?;
         let mut merge = self.merge(gather, ids.len(), &description, arguments)?;
@@ -88,6 +89,7 @@ impl Conversation {
         };
         self.finish_all(&ids, result.is_err()).await?;
         result?;
+        self.measure.add_rows(merge.rows());
         backend::command_complete(&mut self.client.out, &format!("SELECT {}", merge.rows()));
         Ok(())
     }
@@ -243,6 +245,7 @@ impl Conversation {
                 }
                 frontend::parse(&mut link.out, name.as_bytes(), gather.sql.as_bytes(), &description.parameter_types);
                 link.server.state.expect(Due::Parse(statement, Audience::Router));
+                self.presence.prepared_on(link.server.id.0, link.server.state.prepared_count());
             }
             bind_for_shard(&mut link.out, &name, &bind, &formats);
             link.server.state.expect(Due::Bind(Audience::Router));

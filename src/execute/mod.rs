@@ -12,6 +12,7 @@
 //! - [`block`]: BEGIN, COMMIT, savepoints, SET over the servers held
 //! - [`listen`]: LISTEN and what it brings
 //! - [`sequences`]: whose server knows currval
+//! - [`queries`], [`measure`]: what is counted by statement
 //! - [`explain`]: the route and the shards' plans as rows
 
 mod ask;
@@ -27,7 +28,9 @@ mod gather;
 pub mod greeting;
 mod links;
 mod listen;
+mod measure;
 pub mod presence;
+pub mod queries;
 mod sequences;
 mod simple;
 mod tables;
@@ -50,11 +53,15 @@ use crate::session::Session;
 
 pub use client::Client;
 use links::Links;
+use measure::Measure;
 use presence::{Activity, Presence};
 use worker::{Served, Worker};
 
 /// How long a client that is thrown out may take to hear why.
 const FAREWELL: Duration = Duration::from_millis(200);
+
+/// What a client takes by itself, without buffers, statements and the runtime's own.
+pub const CLIENT_BYTES: usize = size_of::<Conversation>() + size_of::<Presence>();
 
 /// How a conversation ends.
 #[derive(Debug)]
@@ -135,6 +142,7 @@ pub struct Conversation {
     subscription: Option<Box<Subscription>>,
     /// When the request that is being answered came.
     asked_at: Instant,
+    measure: Measure,
     /// When the transaction that is running began.
     transaction_began: Option<Instant>,
 }
@@ -161,6 +169,7 @@ impl Conversation {
             own_catalog: None,
             subscription: None,
             asked_at: Instant::now(),
+            measure: Measure::default(),
             transaction_began: None,
         }
     }
@@ -295,7 +304,8 @@ impl Conversation {
         self.session.close_cursors();
         if let Some(began) = self.transaction_began.take() {
             self.served.stats.transactions.add(1);
-            self.served.stats.transaction_time.record(began.elapsed());
+            let ended = self.measure.take_answered();
+            self.served.stats.transaction_time.record(ended.saturating_duration_since(began));
         }
         if self.links.is_empty() {
             return;
