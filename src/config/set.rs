@@ -209,7 +209,7 @@ fn put_in_database<'i>(
         None => put_below(shard, &rest, value.as_in_file()),
         Some(position) => {
             let DeValue::Array(replicas) = shard.get_mut("replicas")?.get_mut() else { return None };
-            *replicas.iter_mut().nth(position.parse().ok()?)? = spanned(value.as_in_file());
+            *replicas.get_mut(position.parse::<usize>().ok()?)? = spanned(value.as_in_file());
             Some(())
         }
     }

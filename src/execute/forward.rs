@@ -311,7 +311,7 @@ impl Conversation {
             self.pipeline = super::Pipeline::Skipping;
         }
         match query {
-            Some(query) => self.executed(query, 0, true, false),
+            Some(query) => self.execute_failed(query),
             None => self.measure.fails(),
         }
         self.session.statements.forget_unanswered();
@@ -326,7 +326,7 @@ impl Conversation {
         };
         let more = !link.effects.is_empty();
         match query {
-            Some(query) => self.executed(query, rows, false, more),
+            Some(query) => self.executed(query, rows, more),
             None => self.measure.add_rows(rows),
         }
         match effect {
@@ -367,7 +367,7 @@ impl Conversation {
         let pinned = self.session.is_pinned();
         let link = self.links.remove(i);
         if let Some(query) = link.effects.front().and_then(|expected| expected.query) {
-            self.executed(query, 0, true, false);
+            self.execute_failed(query);
         }
         link.note_fault(None);
         self.presence.leave(link.server.id.0);

@@ -80,13 +80,17 @@ impl Measure {
 impl Conversation {
     /// A statement begins: from now on SHOW tells that the client runs it.
     pub(super) fn begins(&self, script: &Script) -> QueryId {
+        // Most clients repeat themselves.
+        if let Some(last) = self.presence.statement().filter(|last| last.is_of(self.served.salt, &script.shape)) {
+            return last;
+        }
         let mut queries = self.worker.queries.borrow_mut();
         let query = queries.begin(self.served.salt, &self.served.database, &script.shape);
         let forgotten = queries.take_forgotten();
         if forgotten > 0 {
             self.served.stats.shapes_forgotten.add(forgotten);
         }
-        self.presence.runs(query);
+        self.presence.runs(Some(query));
         query
     }
 
@@ -107,7 +111,14 @@ impl Conversation {
         let waited_us = std::mem::take(&mut measure.waited_us);
         measure.carried_us = 0;
         if let Some(query) = measure.running.take() {
-            self.worker.queries.borrow_mut().end(query, Ended { rows, failed, shards, total_us, waited_us });
+            self.tally(query, Ended { rows, failed, shards, total_us, waited_us });
+        }
+    }
+
+    fn tally(&self, query: QueryId, ended: Ended) {
+        if !self.worker.queries.borrow_mut().end(query, ended) {
+            // It has made room for others; the next call begins anew.
+            self.presence.runs(None);
         }
     }
 
@@ -127,8 +138,13 @@ impl Conversation {
     }
 
     /// A server has answered an Execute; `more` are due from it.
-    pub(super) fn executed(&mut self, query: QueryId, rows: u64, failed: bool, more: bool) {
-        self.note_done(Done { query, rows, shards: 1, failed }, more);
+    pub(super) fn executed(&mut self, query: QueryId, rows: u64, more: bool) {
+        self.note_done(Done { query, rows, shards: 1, failed: false }, more);
+    }
+
+    /// A server has answered an Execute, or what belongs to it, with an error, or has gone.
+    pub(super) fn execute_failed(&mut self, query: QueryId) {
+        self.note_done(Done { query, rows: 0, shards: 1, failed: true }, false);
     }
 
     /// A statement of a pipeline was refused.
@@ -156,7 +172,7 @@ impl Conversation {
         let total_us = microseconds(now.saturating_duration_since(began)) + carried_us;
         let waited_us = std::mem::take(&mut self.measure.waited_us) + carried_us;
         let Done { query, rows, shards, failed } = done;
-        self.worker.queries.borrow_mut().end(query, Ended { rows, failed, shards, total_us, waited_us });
+        self.tally(query, Ended { rows, failed, shards, total_us, waited_us });
     }
 
     /// All that a Flush asks for is answered: the client may take its time now.

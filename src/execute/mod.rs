@@ -63,6 +63,9 @@ const FAREWELL: Duration = Duration::from_millis(200);
 /// What a client takes by itself, without buffers, statements and the runtime's own.
 pub const CLIENT_BYTES: usize = size_of::<Conversation>() + size_of::<Presence>();
 
+/// What one buffer takes that has not grown.
+pub const BUFFER_BYTES: usize = crate::transport::buffer::BUFFER_BYTES;
+
 /// How a conversation ends.
 #[derive(Debug)]
 pub enum End {

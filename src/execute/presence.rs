@@ -212,8 +212,8 @@ impl Presence {
         }
     }
 
-    pub(super) fn runs(&self, query: QueryId) {
-        self.statement.set(Some(query));
+    pub(super) fn runs(&self, query: Option<QueryId>) {
+        self.statement.set(query);
     }
 
     pub(super) fn waits(&self, wait: Wait) {

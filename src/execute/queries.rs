@@ -69,7 +69,7 @@ impl Queries {
     /// A statement of this shape begins on the database whose [`salt`] this is.
     #[inline]
     pub fn begin(&mut self, salt: u64, database: &Rc<str>, shape: &Shape) -> QueryId {
-        let key = NonZeroU64::new(shape.id ^ salt).unwrap_or(NonZeroU64::MIN);
+        let key = key(salt, shape);
         match self.by_key.get(&key) {
             Some(slot) => QueryId { slot: *slot, key },
             None => self.enter(key, database, shape),
@@ -88,14 +88,14 @@ impl Queries {
         QueryId { slot, key }
     }
 
-    /// A statement has ended.
+    /// A statement has ended; false when nobody counts it any more.
     #[inline]
-    pub fn end(&mut self, id: QueryId, ended: Ended) {
+    pub fn end(&mut self, id: QueryId, ended: Ended) -> bool {
         let slot = if self.is_at(id) { id.slot } else { self.by_key.get(&id.key).copied().unwrap_or(u32::MAX) };
-        if let Some(query) = self.slots.get_mut(slot as usize) {
-            query.use_count += 1;
-            query.counts.add(ended);
-        }
+        let Some(query) = self.slots.get_mut(slot as usize) else { return false };
+        query.use_count += 1;
+        query.counts.add(ended);
+        true
     }
 
     /// Whether a shape is still where it was when its statement began.
@@ -163,6 +163,18 @@ impl Queries {
     }
 }
 
+fn key(salt: u64, shape: &Shape) -> NonZeroU64 {
+    NonZeroU64::new(shape.id ^ salt).unwrap_or(NonZeroU64::MIN)
+}
+
+impl QueryId {
+    /// Whether it is the one that [`Queries::begin`] gave, or would give but for its place.
+    #[inline]
+    pub fn is_of(self, salt: u64, shape: &Shape) -> bool {
+        self.key == key(salt, shape)
+    }
+}
+
 /// Tells the shapes of one database from those of another, the same on every worker.
 pub fn salt(database: &str) -> u64 {
     xxhash_rust::xxh3::xxh3_64(database.as_bytes())
@@ -198,7 +210,7 @@ mod tests {
         let mut id = None;
         for rows in 0..n {
             let begun = queries.begin(salt(database), &database.into(), &Shape::of(text));
-            queries.end(begun, ended(rows, 1 + usize::from(rows == 0)));
+            assert!(queries.end(begun, ended(rows, 1 + usize::from(rows == 0))));
             id = Some(begun);
         }
         id.expect("at least one")
@@ -236,7 +248,7 @@ mod tests {
         assert_eq!(queries.text(once), None);
         let calls = |queries: &Queries| queries.iter().map(|(_, query)| query.counts.calls).sum::<u64>();
         let before = calls(&queries);
-        queries.end(once, ended(1, 1));
+        assert!(!queries.end(once, ended(1, 1)));
         assert_eq!(calls(&queries), before);
         let again = queries.begin(salt("a"), &"a".into(), &Shape::of("SELECT often"));
         assert_eq!((queries.text(again), again.key), (Some("SELECT often"), often.key));

@@ -122,7 +122,9 @@ impl Report {
         }
         report.pools = counts.into_values().collect();
         if needs.has(List::Queries) {
-            report.queries.extend(queries.iter().map(|(key, query)| (key, query_row(query))));
+            // One that has never ended says nothing yet.
+            let ended = queries.iter().filter(|(_, query)| query.counts.calls > 0);
+            report.queries.extend(ended.map(|(key, query)| (key, query_row(query))));
         }
         report.memory.add(worker, &queries);
         report

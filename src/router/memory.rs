@@ -1,12 +1,11 @@
 //! SHOW MEM: what of the router's memory has an owner that can tell.
 
-use crate::execute::CLIENT_BYTES;
 use crate::execute::queries::Queries;
 use crate::execute::worker::Worker;
+use crate::execute::{BUFFER_BYTES, CLIENT_BYTES};
 use crate::pool::SERVER_BYTES;
 use crate::pool::budget::{Mode, PoolSnapshot};
 use crate::pool::driver::PoolKey;
-use crate::transport::buffer::BUFFER_BYTES;
 use crate::view::MemoryRow;
 
 /// What one worker holds.

@@ -59,7 +59,7 @@ pub const SHAPE_TEXT_BYTES_MAX: usize = 512;
 /// What the texts of a statement have in common, for counting by statement.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shape {
-    /// Equal for texts that differ only in literals, in white space and comments.
+    /// Equal for texts that differ only in literals, in white space, comments and semicolons at the end.
     pub id: u64,
     /// In one line, without comments, each literal as the next `$n`; shortened to
     /// [`SHAPE_TEXT_BYTES_MAX`] with `...` at its end.
@@ -70,7 +70,10 @@ impl Shape {
     /// Never fails, whatever the text is. Unlike [`scan`], no value of any literal matters.
     pub fn of(text: &str) -> Self {
         let bytes = text.as_bytes();
-        let tokens = || Lexer::new(text);
+        // A semicolon at the end is a habit of the writer's, not another statement.
+        let ends = |token: &Token| &bytes[token.start..token.end] == b";";
+        let end = Lexer::new(text).filter(|token| !ends(token)).last().map_or(0, |token| token.end);
+        let tokens = || Lexer::new(text).take_while(|token| token.end <= end);
         let param = |token: Token| text.get(token.start + 1..token.end).and_then(|digits| digits.parse::<u32>().ok());
         let params = tokens().filter(|token| token.kind == TokenKind::Param).filter_map(param);
         let mut next = params.max().unwrap_or(0);
@@ -191,7 +194,9 @@ mod tests {
             "SELECT a FROM t WHERE b=-$1 AND c = $2"
         );
         assert_eq!(shown("SELECT $2 + 1, E'x', $$y$$"), "SELECT $2 + $3, $4, $5");
-        assert_eq!(shown(""), "");
+        assert_eq!(shown(" SELECT 1; SELECT ';' ; -- x\n;"), "SELECT $1; SELECT $2");
+        assert_eq!((shown(""), shown(";")), (String::new(), String::new()));
+        assert_eq!(Shape::of("SELECT 1").id, Shape::of("SELECT 2 ;;").id);
         let ids = |a: &str, b: &str| (Shape::of(a).id, Shape::of(b).id);
         let (a, b) = ids("SELECT E'a', 1", "select E'a', 1".replace("select", "SELECT /**/").as_str());
         assert_eq!(a, b);
