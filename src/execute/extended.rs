@@ -496,7 +496,7 @@ impl Conversation {
                 let link = &mut links[i];
                 link.out.extend_from_slice(&client.inbox.filled()[..total]);
                 link.server.state.expect(Due::Execute(Audience::Client));
-                link.effects.push_back(Expected { effect, query });
+                link.effects.push_back(Expected { effect, query, rows_max: u32::try_from(max_rows).unwrap_or(0) });
                 link.sent = Sent::Unsynced;
                 Ok(())
             }
@@ -528,7 +528,7 @@ impl Conversation {
                 let link = &mut links[i];
                 link.out.extend_from_slice(&client.inbox.filled()[..total]);
                 link.server.state.expect(Due::Execute(Audience::Client));
-                link.effects.push_back(Expected { effect: Effect::None, query: None });
+                link.effects.push_back(Expected::of_query(Effect::None));
                 link.sent = Sent::Unsynced;
                 Ok(())
             }

@@ -287,10 +287,11 @@ impl Conversation {
                 self.statement_failed(i);
             }
             (b'1', Verdict::Pass) => self.session.statements.parsed(),
-            (b'C' | b'I' | b's', Verdict::Pass) => {
+            (b's', Verdict::Pass) => self.statement_done(i, None),
+            (b'C' | b'I', Verdict::Pass) => {
                 let body = &self.links[i].inbox.filled()[body];
                 let rows = reply::tag_rows(body.strip_suffix(&[0]).unwrap_or(body)).unwrap_or(0);
-                self.statement_done(i, rows);
+                self.statement_done(i, Some(rows));
             }
             // After the router's own queries the client's portals live on.
             (b'Z', _) if !hidden_query => self.server_ready(i),
@@ -318,12 +319,14 @@ impl Conversation {
         self.session.transaction.fail();
     }
 
-    fn statement_done(&mut self, i: usize, rows: u64) {
+    /// `rows` is `None` for a portal that was suspended when it had sent as many as were asked for.
+    fn statement_done(&mut self, i: usize, rows: Option<u64>) {
         let link = &mut self.links[i];
         link.copy = Copying::No;
-        let Some(Expected { effect, query }) = link.effects.pop_front() else {
-            return self.measure.add_rows(rows);
+        let Some(Expected { effect, query, rows_max }) = link.effects.pop_front() else {
+            return self.measure.add_rows(rows.unwrap_or(0));
         };
+        let rows = rows.unwrap_or(u64::from(rows_max));
         let more = !link.effects.is_empty();
         match query {
             Some(query) => self.executed(query, rows, more),

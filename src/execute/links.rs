@@ -110,12 +110,14 @@ pub(super) struct Expected {
     pub(super) effect: Effect,
     /// In the extended protocol, where every statement is counted by itself.
     pub(super) query: Option<QueryId>,
+    /// As many rows as are sent before the portal is suspended.
+    pub(super) rows_max: u32,
 }
 
 impl Expected {
     /// Of a statement that is counted with the whole text of its Query.
     pub(super) fn of_query(effect: Effect) -> Self {
-        Self { effect, query: None }
+        Self { effect, query: None, rows_max: 0 }
     }
 }
 

@@ -69,6 +69,7 @@ impl Measure {
     /// A message of the extended protocol has come.
     pub(super) fn asked(&mut self, now: Instant) {
         self.began.get_or_insert(now);
+        self.answered_at = None;
     }
 
     /// When the answer ended that was just given.

@@ -112,6 +112,16 @@ fn every_statement_of_a_pipeline_has_its_own_time() {
     let first = times("SELECT $1, pg_sleep($2)");
     assert_eq!(first[..2], [1, 1]);
     assert!(first[2] >= 280_000 && first[4] >= 250_000, "{first:?}");
+    // Rows that come in portions.
+    let mut out = [wire::parse("", "SELECT generate_series(1, 7)"), wire::bind("", "", &[], false)].concat();
+    for _ in 0..2 {
+        out.extend(wire::message(b'E', &[0, 0, 0, 0, 5]));
+    }
+    out.extend(wire::sync());
+    client.send(&out);
+    assert_eq!(client.answer(&[]).status, b'I');
+    assert_eq!(times("SELECT generate_series($1, $2)")[..2], [2, 7]);
+
     // One shape, counted twice, of which neither has slept.
     let others = times("SELECT $1");
     assert_eq!(others[..2], [2, 2]);
