@@ -3,6 +3,7 @@
 #   python/bin/python        psycopg 3, psycopg2, asyncpg, SQLAlchemy and Django
 #   node/node_modules        node-postgres and postgres.js
 #   java/postgresql.jar      the JDBC driver (tests use `java File.java`, so a JDK)
+# and, where apt has it, Debian's prometheus-pgbouncer-exporter, which reads the console.
 # Idempotent. What cannot be had on this machine is skipped, with a line that says so.
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -77,7 +78,21 @@ maven_jdbc() {
     -DoutputDirectory="$PWD/$folder/java" </dev/null >>"$log" 2>&1 && [ -f "$folder/java/postgresql.jar" ]
 }
 
+# Only Debian and its kin package it. Its service would look for a PgBouncer that nobody runs, so it is
+# masked before it comes (`systemctl unmask prometheus-pgbouncer-exporter` for whoever wants it), and
+# RUNLEVEL keeps machines without systemd from starting it.
+exporter() {
+  command -v prometheus-pgbouncer-exporter >/dev/null 2>&1 && return
+  [ "$(manager)" = apt-get ] || return
+  local unit=/etc/systemd/system/prometheus-pgbouncer-exporter.service
+  case $(privilege) in no | sudo) return 1 ;; esac
+  [ -e "$unit" ] || { $(privilege) mkdir -p "${unit%/*}" && $(privilege) ln -s /dev/null "$unit"; } >>"$log" 2>&1
+  RUNLEVEL=1 try_install prometheus-pgbouncer-exporter
+  command -v prometheus-pgbouncer-exporter >/dev/null 2>&1
+}
+
 python || skipped "tests with Python drivers: no python3 with venv, or its packages could not be fetched"
 node_postgres || skipped "tests with node-postgres: no node with npm, or the package could not be fetched"
 jdbc || skipped "tests with JDBC: no JDK with maven, or the driver could not be fetched"
+exporter || skipped "the test with Debian's exporter: prometheus-pgbouncer-exporter could not be installed"
 exit 0

@@ -227,6 +227,8 @@ fn serve(source: &Source) -> Result<ExitCode, String> {
                 wish = signals.next() => match wish {
                     // The router logs what came of it, and goes on with what it has if it must.
                     Wish::Reload => drop(router.reload().await),
+                    Wish::Pause => router.pause(),
+                    Wish::Resume => router.resume(),
                     Wish::Stop(how) => router.shutdown(how),
                 },
                 () = router.ended() => break,
@@ -274,7 +276,8 @@ fn show_demo(arguments: &DemoArguments) -> Result<ExitCode, String> {
     // A closed terminal ends a demonstration too.
     match demo
         .run(start_ready_router, || {
-            runtime.block_on(signals.next());
+            let stopped = async { while matches!(signals.next().await, Wish::Pause | Wish::Resume) {} };
+            runtime.block_on(stopped);
         })
         .map_err(|error| error.to_string())?
     {

@@ -10,12 +10,14 @@
 //! - [`database`]: one database over its shards: catalog, health
 //! - [`operator`]: what the console can do
 //! - [`gather`]: everything at one moment, for SHOW and metrics
+//! - [`memory`]: what of its memory has an owner that can tell
 //! - [`reload`]: the configuration read again
 //! - [`explain`]: a plan as lines of text
 
 mod database;
 pub mod explain;
 mod gather;
+mod memory;
 mod operator;
 mod reload;
 mod worker;
@@ -38,7 +40,7 @@ use crate::net::cancel::{self, Addressee, CancelKeys};
 use crate::net::listener::{Listener, Socket};
 use crate::net::{startup, tls};
 use crate::pool::connect;
-use crate::pool::directory::Directory;
+use crate::pool::directory::{Control as PoolControl, Directory};
 use crate::stats::Registry;
 use database::Database;
 pub(crate) use database::{catalog_shard, prober};
@@ -260,6 +262,18 @@ impl Router {
         // On the control thread: that is where tasks and control connections live.
         let reload = self.shared.control.spawn(self.shared.clone().reload());
         reload.await.unwrap_or_else(|_| Err(vec!["the router is shutting down".to_owned()]))
+    }
+
+    /// PAUSE of all databases; returns at once, while transactions are still ending.
+    pub fn pause(&self) {
+        tracing::info!("pausing all databases");
+        self.shared.directory.control(None, PoolControl::Pause);
+    }
+
+    /// RESUME of all databases.
+    pub fn resume(&self) {
+        tracing::info!("resuming all databases");
+        self.shared.directory.control(None, PoolControl::Resume);
     }
 
     /// Begins to end; returns at once. See [`Self::ended`].

@@ -4,12 +4,18 @@
 //! which name, in which unit and how it is read; [`STATS_COLUMNS`] says under which names PgBouncer's
 //! users know the same numbers.
 
+mod latency;
+mod query;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use dashmap::DashMap;
+
+pub use latency::Latency;
+pub use query::{Ended, QueryCounts};
 
 /// A number that only its worker raises and anybody may read.
 #[derive(Debug, Default)]
@@ -38,7 +44,10 @@ pub struct Histogram {
 
 impl Histogram {
     pub fn record(&self, duration: Duration) {
-        let us = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+        self.record_us(microseconds(duration));
+    }
+
+    pub fn record_us(&self, us: u64) {
         let bucket = (64 - us.leading_zeros()) as usize;
         self.buckets[bucket.min(HISTOGRAM_BUCKETS - 1)].add(1);
         self.sum_us.add(us);
@@ -52,6 +61,11 @@ impl Histogram {
     pub fn counts(&self) -> [u64; HISTOGRAM_BUCKETS] {
         std::array::from_fn(|i| self.buckets[i].get())
     }
+}
+
+/// Whole microseconds; those of half a million years at most.
+pub fn microseconds(duration: Duration) -> u64 {
+    duration.as_secs().saturating_mul(1_000_000).saturating_add(u64::from(duration.subsec_micros()))
 }
 
 /// What one worker counts for one database and user.
@@ -75,6 +89,8 @@ pub struct PoolStats {
     /// Statements sent to replicas.
     pub replica_reads: Counter,
     pub errors: Counter,
+    /// Statement shapes that were struck from SHOW QUERIES to make room.
+    pub shapes_forgotten: Counter,
     pub query_time: Histogram,
     pub transaction_time: Histogram,
     pub wait_time: Histogram,
@@ -117,7 +133,7 @@ const fn time(name: &'static str, help: &'static str, read: fn(&PoolStats) -> &H
 }
 
 /// Everything that is counted per database and user.
-pub static METRICS: [Metric; 17] = [
+pub static METRICS: [Metric; 18] = [
     counter("server_assignments", "Times a server was given to a client", |s| &s.server_assignments),
     counter("transactions", "Transactions that ended", |s| &s.transactions),
     counter("queries", "Statements that were answered", |s| &s.queries),
@@ -132,6 +148,9 @@ pub static METRICS: [Metric; 17] = [
     counter("refused", "Statements that the router refused", |s| &s.refused),
     counter("replica_reads", "Statements that went to a replica", |s| &s.replica_reads),
     counter("errors", "Errors sent to clients", |s| &s.errors),
+    counter("shapes_forgotten", "Kinds of statement that made room for others in SHOW QUERIES", |s| {
+        &s.shapes_forgotten
+    }),
     time("query", "Time from a statement to the end of its answer", |s| &s.query_time),
     time("transaction", "Time that clients spent in transactions", |s| &s.transaction_time),
     time("wait", "Time that clients waited for a server", |s| &s.wait_time),
@@ -262,12 +281,14 @@ pub struct StatsColumn {
     pub average: &'static str,
     /// In SHOW STATS_AVERAGES, where PgBouncer puts `avg_` before the last ones only.
     pub bare_average: &'static str,
+    /// In SHOW TOTALS after `total_` and `avg_`.
+    pub internal: &'static str,
     pub source: Source,
     pub per: Per,
 }
 
 const fn column(name: &'static str, source: Source, per: Per) -> StatsColumn {
-    StatsColumn { total: name, bare: name, average: name, bare_average: name, source, per }
+    StatsColumn { total: name, bare: name, average: name, bare_average: name, internal: name, source, per }
 }
 
 /// PgBouncer's columns in PgBouncer's order.
@@ -279,11 +300,13 @@ pub static STATS_COLUMNS: [StatsColumn; 12] = [
         bare: "bytes_received",
         average: "recv",
         bare_average: "bytes_received",
+        internal: "client_bytes",
         ..column("received", Source::Count("received"), Per::Second)
     },
     StatsColumn {
         bare: "bytes_sent",
         bare_average: "bytes_sent",
+        internal: "server_bytes",
         ..column("sent", Source::Count("sent"), Per::Second)
     },
     column("xact_time", Source::Time("transaction"), Per::Event),

@@ -9,10 +9,10 @@ use pgsluice_sharding::catalog::{Catalog, Relation, TableKind};
 
 use crate::config::PoolMode;
 use crate::prober::Lsn;
-use crate::stats::{DatabaseStats, UserStats};
+use crate::stats::{DatabaseStats, QueryCounts, UserStats};
 
-/// Everything at once. A gatherer may leave `clients` and `servers` empty for a reader that does not
-/// show them.
+/// Everything at once. A gatherer may leave `clients`, `servers` and `queries` empty for a reader that
+/// does not show them.
 #[derive(Clone, Debug, Default)]
 pub struct View {
     pub clients: Vec<ClientRow>,
@@ -28,6 +28,7 @@ pub struct View {
     pub config: Vec<ConfigRow>,
     pub peers: Vec<PeerRow>,
     pub memory: Vec<MemoryRow>,
+    pub queries: Vec<QueryRow>,
     /// Per database, for SHOW STATS.
     pub stats: Vec<DatabaseStats>,
     /// Per database and user, for Prometheus.
@@ -119,8 +120,19 @@ pub struct ClientRow {
     /// Why it keeps its server: `temporary table`, `LISTEN`.
     pub pin: Option<String>,
     pub pinned_since: Option<SystemTime>,
-    /// The shard and the instance (`host:port`) whose server it waits for.
-    pub waits_for: Option<(String, String)>,
+    pub waits_for: Option<WaitsFor>,
+    /// What it runs or, between statements, has run last: the text without the values.
+    pub statement: Option<String>,
+}
+
+/// The pool whose server a client waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WaitsFor {
+    pub shard: String,
+    /// `host:port`.
+    pub instance: String,
+    /// The user of its servers.
+    pub pool_user: String,
 }
 
 #[derive(Clone, Debug)]
@@ -139,6 +151,8 @@ pub struct ServerRow {
     pub close_needed: bool,
     /// The client that uses it.
     pub link: Option<u64>,
+    /// How long that client has had it.
+    pub held: Duration,
     /// The PostgreSQL process.
     pub pid: i32,
     pub tls: Option<String>,
@@ -349,6 +363,15 @@ pub struct MemoryRow {
     pub used: u64,
     pub free: u64,
     pub total_bytes: u64,
+}
+
+/// What was counted of one kind of statement, over all workers.
+#[derive(Clone, Debug)]
+pub struct QueryRow {
+    pub database: String,
+    /// The text without the values.
+    pub query: String,
+    pub counts: Box<QueryCounts>,
 }
 
 /// The tables of a catalog, ordered by schema and name; `shards` are the names by position.

@@ -6,7 +6,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use pgsluice::config::{Config, Problem, Surroundings, reload};
+use pgsluice::config::{Config, Problem, Surroundings, Written, reload};
 
 fn parse(text: &str) -> Result<Config, Vec<Problem>> {
     let surroundings = Surroundings {
@@ -149,6 +149,105 @@ fn a_reload_tells_what_changes_and_what_cannot() {
     assert!(swapped.contains("a:5432 holds the rows of another shard than b"), "{swapped}");
     // A primary elsewhere is a failover.
     assert_eq!(misplaced(&[("x@a/app", "x@z/app"), ("size = 20", "size = 30")]), "");
+}
+
+/// One of its users is named by a variable.
+const SHOP: &str = "[pool]\nsize = 20\n[[user]]\nname = \"app\"\npassword = \"one\"\n[[user]]\nname = \"${WHO}.b\"\npassword = \"two\"\n\
+    [[database]]\nname = \"shop\"\nsharding_key = \"user_id\"\ntables.users.key = \"id\"\n\
+    [[database.shard]]\nname = \"a\"\nprimary = \"postgres://app@h1/shop\"\nreplicas = [\"postgres://app@h2/shop\"]\n\
+    [[database.shard]]\nname = \"b\"\nprimary = \"postgres://app@h3/shop\"\n";
+fn around() -> Surroundings<'static> {
+    Surroundings {
+        variable: &|name| (name == "WHO").then(|| "ann".to_owned()),
+        read: &|_| Err(io::Error::from(io::ErrorKind::NotFound)),
+    }
+}
+
+fn bare(value: &str) -> Written {
+    Written::Bare(value.to_owned())
+}
+
+fn quoted(value: &str) -> Written {
+    Written::Quoted(value.to_owned())
+}
+
+#[test]
+fn a_setting_is_set_as_if_the_file_said_so() {
+    let config = Config::parse_in(SHOP, &around()).unwrap();
+    let changed = |key: &str, value: &Written| -> String {
+        let new = config.with_in(key, value, &around()).unwrap_or_else(|problems| panic!("{key}: {problems:?}"));
+        reload::diff(&config, &new).iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+    };
+    for (key, value, change) in [
+        ("pool.size", bare("7"), "pool.size: 20 -> 7"),
+        ("pool.size", quoted("7"), "pool.size: 20 -> 7"),
+        ("default_pool_size", bare("7"), "pool.size: 20 -> 7"),
+        ("pool.mode", bare("session"), "pool.mode: transaction -> session"),
+        ("pool.wait_timeout", bare("3s"), "pool.wait_timeout: 10s -> 3s"),
+        ("query_wait_timeout", bare("2.5"), "pool.wait_timeout: 10s -> 2500ms"),
+        ("server_lifetime", quoted("60"), "pool.lifetime: 1h -> 1m"),
+        ("limits.merge_buffer_max", quoted("1MB"), "limits.merge_buffer_max: 64MB -> 1MB"),
+        ("limits.query_shapes_max", bare("10"), "limits.query_shapes_max: 1000 -> 10"),
+        ("replicas.lag_max", quoted("1m"), "replicas.lag_max: 10s -> 1m"),
+        ("user.app.pool.size", bare("3"), "user.app.pool.size: (none) -> 3"),
+        ("user.app.password", quoted("three"), "user.app.password: (not shown) -> (not shown)"),
+        ("user.ann.b.role", bare("admin"), "user.ann.b.role: app -> admin"),
+        ("database.shop.pool.mode", bare("session"), "database.shop.pool.mode: (none) -> session"),
+        ("database.shop.tables.users", quoted("reference"), "database.shop.tables.users: key id -> reference"),
+        ("database.shop.tables.x", quoted("local on b"), "database.shop.tables.x: (none) -> local on b"),
+        (
+            "database.shop.shard.b.primary",
+            quoted("postgres://app@h4/shop"),
+            "database.shop.shard.b.primary: app@h3:5432/shop -> app@h4:5432/shop",
+        ),
+        (
+            "database.shop.shard.a.replicas.0",
+            quoted("postgres://app@h5/shop"),
+            "database.shop.shard.a.replicas.0: app@h2:5432/shop -> app@h5:5432/shop",
+        ),
+    ] {
+        assert_eq!(changed(key, &value), change, "{key}");
+    }
+
+    // One after another, and over what a URL says.
+    let twice = config.with_in("pool.size", &bare("7"), &around()).unwrap();
+    let twice = twice.with_in("pool.waiting_max", &bare("5"), &around()).unwrap();
+    assert_eq!((twice.pool.size, twice.pool.waiting_max), (7, 5));
+    let of_url = Config::for_url("postgres://app:s$${cret@db/shop").unwrap();
+    let set = of_url.with("user.app.pool.size", &bare("3")).unwrap();
+    assert_eq!(reload::diff(&of_url, &set).len(), 1, "{:?}", reload::diff(&of_url, &set));
+    assert_eq!(set.users[0].pool_size, Some(3));
+    assert!(!format!("{:?}", set.source).contains("cret"));
+}
+
+#[test]
+fn a_setting_that_a_file_could_not_have_is_not_set() {
+    let config = Config::parse_in(SHOP, &around()).unwrap();
+    let refused = |key: &str, value: &Written| config.with_in(key, value, &around()).unwrap_err()[0].text.clone();
+    for (key, value, said) in [
+        ("pool.size", bare("0"), "pool.size: 0 is not a number from 1 to 1000000"),
+        ("pool.size", bare("1000"), "pool.size is more than pool.instance_connections_max (90) allows"),
+        ("pool.size", bare("many"), "pool.size: expected a number, found a string"),
+        ("pool.sise", bare("7"), "unknown key `pool.sise`, did you mean `size`?"),
+        ("pool.wait_timeout", quoted("5"), "pool.wait_timeout: 5 needs a unit: \"5s\" or \"5ms\""),
+        ("query_wait_timeout", bare("long"), "\"long\" is not a duration"),
+        ("pool.mode", bare("sesion"), "pool.mode: \"sesion\" is unknown"),
+        ("pools.size", bare("7"), "unknown key `pools`, did you mean `pool`?"),
+        ("work_mem", bare("7"), "there is no setting work_mem; SHOW CONFIG lists them"),
+        ("user.nobody.pool.size", bare("7"), "there is no setting user.nobody.pool.size"),
+        (
+            "database.shop.shard.c.primary",
+            quoted("postgres://h/x"),
+            "there is no setting database.shop.shard.c.primary",
+        ),
+        ("database.shop.tables.users", quoted("odd"), "there is no setting database.shop.tables.users"),
+        ("user.app.password", quoted(""), "user.password: must not be empty"),
+        ("pool", bare("7"), "there is no setting pool"),
+        ("", bare("7"), "there is no setting"),
+    ] {
+        let text = refused(key, &value);
+        assert!(text.contains(said), "{key}: {text}");
+    }
 }
 
 mod import {

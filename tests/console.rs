@@ -13,10 +13,10 @@ use pgsluice::http;
 use pgsluice::prober::Lsn;
 use pgsluice::protocol::frame::{HEADER_BYTES, Header};
 use pgsluice::protocol::{ErrorFields, backend, frontend};
-use pgsluice::stats::Registry;
+use pgsluice::stats::{Ended, QueryCounts, Registry};
 use pgsluice::view::{
     ClientRow, ClientState, ConfigRow, DatabaseRow, InstanceRole, InstanceRow, MemoryRow, PoolRow, ProblemRow,
-    ServerRow, ServerState, ShardRow, TableRow, UserRow, View,
+    QueryRow, ServerRow, ServerState, ShardRow, TableRow, UserRow, View, WaitsFor,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Mutex;
@@ -55,7 +55,8 @@ fn clients() -> Vec<ClientRow> {
         worker: 0,
         pin: None,
         pinned_since: None,
-        waits_for: Some(("a".into(), "db1:5432".into())),
+        waits_for: Some(WaitsFor { shard: "a".into(), instance: "db1:5432".into(), pool_user: "app".into() }),
+        statement: Some("SELECT a FROM t WHERE b = $1".into()),
     };
     let pinned = ClientRow {
         id: 2,
@@ -70,6 +71,7 @@ fn clients() -> Vec<ClientRow> {
         pin: Some("temporary table".into()),
         pinned_since: Some(time(3)),
         waits_for: None,
+        statement: Some("UPDATE t SET a = $1".into()),
         ..client.clone()
     };
     vec![client, pinned]
@@ -89,6 +91,7 @@ fn servers() -> Vec<ServerRow> {
         requested: Some(time(5)),
         close_needed: true,
         link: Some(2),
+        held: Duration::from_millis(2500),
         pid: 4711,
         tls: None,
         application_name: "shop".into(),
@@ -136,12 +139,24 @@ fn view() -> View {
             changeable: true,
         }],
         memory: vec![MemoryRow { name: "plan_cache".into(), size: 0, used: 12, free: 0, total_bytes: 40_960 }],
+        queries: queries(),
         stats,
         user_stats,
         login_clients: 1,
         clients_max: 10_000,
         ..shards()
     }
+}
+
+fn queries() -> Vec<QueryRow> {
+    let row = |query: &str, calls: u64, shards: usize, total: u64, waited: u64| {
+        let mut counts = QueryCounts::default();
+        for n in 0..calls {
+            counts.add(Ended { rows: 2, failed: n == 0, shards, total_us: total + n, waited_us: waited });
+        }
+        QueryRow { database: "app".into(), query: query.into(), counts: Box::new(counts) }
+    };
+    vec![row("SELECT a FROM t WHERE b = $1", 100, 1, 400, 0), row("SELECT count(*) FROM t", 40, 2, 30_000, 20_000)]
 }
 
 fn pools() -> Vec<PoolRow> {

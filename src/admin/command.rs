@@ -6,7 +6,7 @@ use sqlparser::dialect::PostgreSqlDialect;
 use sqlparser::tokenizer::{Location, Token, TokenWithSpan, Tokenizer};
 
 use crate::admin::show::{SHOWS, Show};
-use crate::config::Role;
+use crate::config::{Role, Written};
 use crate::protocol::ErrorFields;
 
 /// Longest text of one query; it may hold a statement to be explained.
@@ -53,6 +53,11 @@ pub enum Control {
     /// Closes one client, by its number in SHOW CLIENTS, and the servers it uses.
     KillClient(u64),
     Reload,
+    /// Until RELOAD or restart. The key is a name of SHOW CONFIG.
+    Set {
+        key: String,
+        value: Written,
+    },
     Shutdown(Shutdown),
 }
 
@@ -76,6 +81,7 @@ impl Control {
             Self::Kill(_) => "KILL",
             Self::KillClient(_) => "KILL_CLIENT",
             Self::Reload => "RELOAD",
+            Self::Set { .. } => "SET",
             Self::Shutdown(_) => "SHUTDOWN",
         }
     }
@@ -127,7 +133,7 @@ const OTHERS: [(&str, &str); 12] = [
     ("KILL_CLIENT", "KILL_CLIENT id"),
     ("RELOAD", "RELOAD"),
     ("SHUTDOWN", "SHUTDOWN [WAIT_FOR_CLIENTS|WAIT_FOR_SERVERS]"),
-    ("SET", "SET parameter = value (accepted from drivers, without effect)"),
+    ("SET", "SET key = value (a key of SHOW CONFIG; until RELOAD)"),
 ];
 
 /// Parameters that drivers and psql ask for, with the answers of a PostgreSQL that fits them.
@@ -247,7 +253,7 @@ impl<'a> Lines<'a> {
 fn command(first: &Word<'_>, rest: &[Word<'_>], sql: &str) -> Result<Command, ErrorFields> {
     match first.token {
         _ if first.is("SHOW") => show(rest),
-        _ if first.is("SET") => set(rest),
+        _ if first.is("SET") => set(rest, sql),
         _ if first.is("SELECT") => select(rest),
         _ if first.is("EXPLAIN") => explain(rest, sql),
         _ if first.is("SUSPEND") => Err(suspend()),
@@ -304,27 +310,44 @@ fn show(words: &[Word<'_>]) -> Result<Command, ErrorFields> {
     Err(unknown("SHOW", &name, SHOWS.iter().map(|show| show.name)))
 }
 
-fn set(words: &[Word<'_>]) -> Result<Command, ErrorFields> {
+/// What drivers set when they connect is taken and forgotten; everything else is a setting of the router.
+fn set(words: &[Word<'_>], sql: &str) -> Result<Command, ErrorFields> {
+    let wrong = || usage("SET", "is written SET key = value");
     let skip = words.first().is_some_and(|word| word.is("SESSION") || word.is("LOCAL"));
     let words = &words[usize::from(skip)..];
-    let name = match words {
-        [a, b, ..] if a.is("TIME") && b.is("ZONE") => Some("timezone".to_owned()),
-        [a, ..] if a.is("NAMES") => Some("client_encoding".to_owned()),
-        [a, is, _, ..] if *is.token == Token::Eq || is.is("TO") => a.name(),
-        _ => None,
-    };
-    match name {
-        Some(name) if SETTABLE.contains(&name.to_lowercase().as_str()) => Ok(Command::Set),
-        Some(name) => Err(ErrorFields::error("42704", format!("the console has no parameter \"{name}\""))
-            .with_hint("Settings are changed in the configuration file and taken over by RELOAD.")),
-        None => Err(usage("SET", "is written SET parameter = value")),
+    match words {
+        [a, b, _, ..] if a.is("TIME") && b.is("ZONE") => return Ok(Command::Set),
+        [a, _, ..] if a.is("NAMES") => return Ok(Command::Set),
+        _ => {}
     }
+    let is_equal = |word: &Word<'_>| *word.token == Token::Eq || word.is("TO");
+    let at = words.iter().position(is_equal).ok_or_else(wrong)?;
+    let (key, value) = (&words[..at], &words[at + 1..]);
+    let (Some(first), Some(last)) = (key.first(), key.last()) else { return Err(wrong()) };
+    let key = match (key, first.name()) {
+        ([_], Some(name)) => name,
+        // A name in it may be that of a user or a database, with whatever letters.
+        _ => sql[first.start..last.end].trim_end().to_owned(),
+    };
+    let (Some(first), Some(last)) = (value.first(), value.last()) else { return Err(wrong()) };
+    if SETTABLE.contains(&key.to_lowercase().as_str()) {
+        return Ok(Command::Set);
+    }
+    let value = match (value, first.token) {
+        ([_], Token::SingleQuotedString(text)) => Written::Quoted(text.clone()),
+        _ => Written::Bare(sql[first.start..last.end].trim_end().to_owned()),
+    };
+    Ok(Command::Control(Control::Set { key, value }))
 }
 
 /// The few expressions that drivers and tools probe a server with.
 fn select(words: &[Word<'_>]) -> Result<Command, ErrorFields> {
     let text: String = words.iter().map(|word| word.token.to_string().to_lowercase()).collect();
     let text = text.strip_prefix("pg_catalog.").unwrap_or(&text);
+    // PgBouncer takes SELECT for SHOW.
+    if let Some(show) = SHOWS.iter().find(|show| show.name.eq_ignore_ascii_case(text)) {
+        return Ok(Command::Show(show));
+    }
     let version = concat!("PostgreSQL 17.0 (Sluice ", env!("CARGO_PKG_VERSION"), " console)");
     match text {
         "1" => Ok(Command::Select("?column?", "1")),
@@ -488,7 +511,27 @@ mod tests {
         for sql in ["SET extra_float_digits = 3", "set session application_name to 'x'", "SET DateStyle='ISO'"] {
             assert_eq!(one(sql), Command::Set, "{sql}");
         }
-        assert!(refused("SET work_mem = 1").0.contains("work_mem"));
+        assert!(matches!(one("SELECT pools"), Command::Show(show) if show.name == "POOLS"));
+    }
+
+    #[test]
+    fn settings_are_set_under_any_of_their_names() {
+        let set = |sql: &str| match one(sql) {
+            Command::Control(Control::Set { key, value }) => (key, value),
+            other => panic!("{sql}: {other:?}"),
+        };
+        let (bare, quoted) = (|text: &str| Written::Bare(text.into()), |text: &str| Written::Quoted(text.into()));
+        assert_eq!(set("SET pool.size = 7"), ("pool.size".into(), bare("7")));
+        assert_eq!(set("set default_pool_size to '7' ;"), ("default_pool_size".into(), quoted("7")));
+        assert_eq!(set("SET pool.wait_timeout = 5s -- x"), ("pool.wait_timeout".into(), bare("5s")));
+        assert_eq!(set("SET user.My-App.pool.size=7"), ("user.My-App.pool.size".into(), bare("7")));
+        assert_eq!(set("SET \"user.a b.role\" = 'admin'"), ("user.a b.role".into(), quoted("admin")));
+        assert_eq!(set("SET log.level = 'it''s'").1, quoted("it's"));
+        let password = one("SET user.app.password = 'secret'");
+        assert!(!format!("{password:?}").contains("secret"));
+        for sql in ["SET", "SET pool.size", "SET pool.size =", "SET = 7"] {
+            assert_eq!(refused(sql).0, "SET is written SET key = value", "{sql}");
+        }
     }
 
     #[test]
@@ -536,6 +579,7 @@ mod tests {
             ("ENABLE app", false),
             ("WAIT_CLOSE", false),
             ("SHUTDOWN", false),
+            ("SET pool.size = 7", false),
         ] {
             let command = one(sql);
             assert!(command.allow(Role::Admin).is_ok(), "{sql}");

@@ -7,9 +7,9 @@ use std::collections::HashMap;
 
 use bytes::BytesMut;
 
+use crate::admin::Operator;
 use crate::admin::command::{self, Command};
 use crate::admin::table::{Table, Type, cell};
-use crate::admin::{Needs, Operator};
 use crate::config::Role;
 use crate::protocol::backend::{self, TransactionStatus};
 use crate::protocol::frontend::{Bind, Close, Describe, Execute, Kind, Parse, Query};
@@ -256,9 +256,4 @@ fn malformed(malformed: Malformed) -> ErrorFields {
 
 fn missing(what: &str, sqlstate: &'static str) -> ErrorFields {
     ErrorFields::error(sqlstate, format!("the console session has no such {what}"))
-}
-
-impl Needs {
-    /// Both long lists.
-    pub const ALL: Self = Self { clients: true, servers: true };
 }

@@ -16,8 +16,8 @@ mod table;
 pub use command::{Command, Control, Shutdown};
 pub use console::{After, Console};
 pub use serve::serve;
-pub use settings::config_rows;
-pub use show::Needs;
+pub use settings::{MAX_USER_CONNECTIONS, config_rows};
+pub use show::{List, Needs};
 pub use table::{Cell, Table, Type};
 
 use crate::protocol::ErrorFields;

@@ -42,20 +42,28 @@ impl Type {
             Self::Text => text.as_bytes().to_vec(),
             Self::Int4 => text.parse::<i32>().unwrap_or(i32::MAX).to_be_bytes().to_vec(),
             Self::Int8 => text.parse::<i64>().unwrap_or(i64::MAX).to_be_bytes().to_vec(),
-            Self::Numeric => numeric(text.parse().unwrap_or(u64::MAX)),
+            Self::Numeric => numeric(text),
         }
     }
 }
 
-/// A whole number as `numeric`: digits to the base 10000, the highest first.
-fn numeric(mut value: u64) -> Vec<u8> {
+/// A number with at most four decimals as `numeric`: digits to the base 10000, the highest first.
+fn numeric(text: &str) -> Vec<u8> {
+    let (whole, decimals) = text.split_once('.').unwrap_or((text, ""));
+    let mut value = whole.parse().unwrap_or(u64::MAX);
     let mut digits = Vec::new();
+    if !decimals.is_empty() {
+        digits.push(format!("{decimals:0<4}").parse().unwrap_or_default());
+    }
+    let behind = digits.len();
     while value > 0 {
         digits.push(u16::try_from(value % 10_000).unwrap_or_default());
         value /= 10_000;
     }
-    let count = u16::try_from(digits.len()).unwrap_or_default();
-    let header = [count, count.saturating_sub(1), 0, 0];
+    let count = |n: usize| u16::try_from(n).unwrap_or_default();
+    // The weight of the first digit, -1 when it stands behind the point.
+    let weight = if digits.is_empty() { 0 } else { count(digits.len() - behind).wrapping_sub(1) };
+    let header = [count(digits.len()), weight, 0, count(decimals.len())];
     header.into_iter().chain(digits.into_iter().rev()).flat_map(u16::to_be_bytes).collect()
 }
 
@@ -163,9 +171,11 @@ mod tests {
 
     #[test]
     fn numbers_in_binary_are_postgresqls() {
-        assert_eq!(numeric(0), [0, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(numeric("0"), [0, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(numeric("12.5"), [0, 2, 0, 0, 0, 0, 0, 1, 0, 12, 19, 136]);
+        assert_eq!(numeric("0.25"), [0, 1, 255, 255, 0, 0, 0, 2, 9, 196]);
         // 1 2345 6789: three digits, weight 2.
-        assert_eq!(numeric(123_456_789), [0, 3, 0, 2, 0, 0, 0, 0, 0, 1, 9, 41, 26, 133]);
+        assert_eq!(numeric("123456789"), [0, 3, 0, 2, 0, 0, 0, 0, 0, 1, 9, 41, 26, 133]);
         assert_eq!(Type::Int4.binary("7"), [0, 0, 0, 7]);
     }
 }

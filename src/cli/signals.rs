@@ -9,6 +9,10 @@ use crate::admin::Shutdown;
 pub(super) enum Wish {
     /// SIGHUP.
     Reload,
+    /// SIGUSR1: of all databases, as PAUSE.
+    Pause,
+    /// SIGUSR2: of all databases, as RESUME.
+    Resume,
     /// SIGTERM waits for clients to leave, SIGINT for transactions to end, SIGQUIT for nothing; as
     /// in PgBouncer.
     Stop(Shutdown),
@@ -20,6 +24,8 @@ pub(super) struct Signals {
     interrupt: Signal,
     quit: Signal,
     hangup: Signal,
+    first: Signal,
+    second: Signal,
     /// Somebody has asked already: the next one means now.
     stopping: bool,
 }
@@ -33,6 +39,8 @@ impl Signals {
             interrupt: on(SignalKind::interrupt())?,
             quit: on(SignalKind::quit())?,
             hangup: on(SignalKind::hangup())?,
+            first: on(SignalKind::user_defined1())?,
+            second: on(SignalKind::user_defined2())?,
             stopping: false,
         })
     }
@@ -41,6 +49,8 @@ impl Signals {
     pub(super) async fn next(&mut self) -> Wish {
         let how = tokio::select! {
             _ = self.hangup.recv() => return Wish::Reload,
+            _ = self.first.recv() => return Wish::Pause,
+            _ = self.second.recv() => return Wish::Resume,
             _ = self.terminate.recv() => Shutdown::WaitForClients,
             _ = self.interrupt.recv() => Shutdown::WaitForServers,
             _ = self.quit.recv() => Shutdown::Now,

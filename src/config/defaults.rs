@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::{AuthMethod, Config, Limits, Listen, Log, LogFormat, PoolMode, PoolSettings, ReplicaSettings};
+use super::{AuthMethod, Config, Limits, Listen, Log, LogFormat, PoolMode, PoolSettings, ReplicaSettings, Source};
 
 const MEGABYTE: usize = 1 << 20;
 
@@ -21,6 +21,7 @@ impl Default for Config {
             replicas: ReplicaSettings::default(),
             limits: Limits::default(),
             log: Log::default(),
+            source: Source::default(),
         }
     }
 }
@@ -72,6 +73,7 @@ impl Default for Limits {
             merge_buffer_max: 64 * MEGABYTE,
             final_query_bytes_max: 64 * MEGABYTE,
             statements_per_client_max: 10_000,
+            query_shapes_max: 1000,
         }
     }
 }

@@ -10,6 +10,7 @@ use pgsluice_sharding::catalog::{DefaultKind, TableRule, TableRules};
 use toml::de::DeTable;
 
 use super::reader::{Located, Reader, Section};
+use super::set::{self, Source};
 use super::value::Surroundings;
 use super::{
     AuthMethod, Config, Database, Host, Instance, Limits, Listen, Log, LogFormat, Peer, PoolMode, PoolSettings,
@@ -60,18 +61,26 @@ impl Config {
 
     /// `parse` with the variables and files that `surroundings` has.
     pub fn parse_in(text: &str, surroundings: &Surroundings<'_>) -> Result<Self, Vec<Problem>> {
-        let reader = Reader::new(text, surroundings);
-        let (table, errors) = DeTable::parse_recoverable(text);
+        Self::read_in(text.into(), surroundings)
+    }
+
+    pub(super) fn read_in(source: Source, surroundings: &Surroundings<'_>) -> Result<Self, Vec<Problem>> {
+        let reader = Reader::new(&source.text, surroundings);
+        let (mut table, errors) = DeTable::parse_recoverable(&source.text);
         for error in &errors {
             reader.problem(&error.span().unwrap_or(0..0), error.message());
         }
         if !errors.is_empty() {
             return Err(reader.into_problems());
         }
+        let problems = set::apply(&source, table.get_mut(), surroundings);
+        if !problems.is_empty() {
+            return Err(problems);
+        }
         let file = read(&reader, Section::root(&reader, &table));
         let config = checks::check(file, &reader);
         let problems = reader.into_problems();
-        if problems.is_empty() { Ok(config) } else { Err(problems) }
+        if problems.is_empty() { Ok(Self { source, ..config }) } else { Err(problems) }
     }
 
     /// A pooler for one database: the database, the user and the password are the URL's.
@@ -82,6 +91,7 @@ impl Config {
     /// `for_url` where `listen` says.
     pub fn for_url_at(text: &str, listen: Listen) -> Result<Self, Vec<Problem>> {
         let instance = url::instance(text, None).map_err(|text| vec![Problem { line: 0, text }])?;
+        let source = source_of_url(text, &instance.database, &listen);
         let shard = Shard { name: "main".to_owned(), primary: instance.clone(), replicas: Vec::new() };
         let mut database = empty_database();
         database.name.clone_from(&instance.database);
@@ -96,8 +106,23 @@ impl Config {
         let config = checks::check(file, &reader);
         let problems = reader.into_problems();
         let of_file = |problem: Problem| Problem { line: 0, ..problem };
-        if problems.is_empty() { Ok(config) } else { Err(problems.into_iter().map(of_file).collect()) }
+        if problems.is_empty() {
+            Ok(Self { source, ..config })
+        } else {
+            Err(problems.into_iter().map(of_file).collect())
+        }
     }
+}
+
+/// The file that would say the same as a URL.
+fn source_of_url(url: &str, database: &str, listen: &Listen) -> Source {
+    // In a file, `${` is the beginning of a variable.
+    let quoted = |text: &str| toml::Value::String(text.replace("${", "$${")).to_string();
+    let http = listen.http.map(|http| format!("http = \"{http}\"\n")).unwrap_or_default();
+    let (address, database, url) = (listen.address, quoted(database), quoted(url));
+    Source::from(&*format!(
+        "[listen]\naddress = \"{address}\"\n{http}[[database]]\nname = {database}\n[[database.shard]]\nprimary = {url}\n"
+    ))
 }
 
 impl File {
@@ -112,6 +137,7 @@ impl File {
             replicas: ReplicaSettings::default(),
             limits: Limits::default(),
             log: Log::default(),
+            source: Source::default(),
         };
         Self { config, auth: None, user_lines: Vec::new(), database_lines: Vec::new() }
     }
@@ -464,6 +490,7 @@ fn limits(mut section: Section<'_>, limits: &mut Limits) {
     section.size("merge_buffer_max", KILOBYTE, 64 * GIGABYTE, &mut limits.merge_buffer_max);
     section.size("final_query_bytes_max", KILOBYTE, GIGABYTE / 2, &mut limits.final_query_bytes_max);
     section.number("statements_per_client_max", 1, COUNT_MAX, &mut limits.statements_per_client_max);
+    section.number("query_shapes_max", 1, COUNT_MAX, &mut limits.query_shapes_max);
     section.finish();
 }
 

@@ -8,12 +8,14 @@ mod file;
 mod problem;
 mod reader;
 pub mod reload;
+mod set;
 mod url;
 mod value;
 
 pub use problem::Problem;
+pub use set::{ALIASES, Source, Written};
 pub use value::Surroundings;
-pub(crate) use value::{show_duration, show_size};
+pub(crate) use value::show_size;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -35,6 +37,7 @@ pub struct Config {
     pub replicas: ReplicaSettings,
     pub limits: Limits,
     pub log: Log,
+    pub source: Source,
 }
 
 impl Config {
@@ -261,6 +264,8 @@ pub struct Limits {
     pub final_query_bytes_max: usize,
     /// Prepared statements and portals of one client.
     pub statements_per_client_max: usize,
+    /// Kinds of statement that one worker counts for SHOW QUERIES; about 3.5 kB each.
+    pub query_shapes_max: usize,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,8 +8,16 @@ use pgsluice_sharding::catalog::{DefaultKind, TableRule};
 use super::value::{show_duration, show_size};
 use super::{AuthMethod, Config, Database, Instance, LogFormat, PoolSettings, Role, Secret, Shard};
 
-/// Read once, at start: sockets and threads are made from these.
-const FIXED: [&str; 5] = ["listen.address", "listen.http", "listen.router_id", "listen.socket_dir", "listen.workers"];
+/// Read once, at start: sockets, threads and the log are made from these.
+const FIXED: [&str; 7] = [
+    "listen.address",
+    "listen.http",
+    "listen.router_id",
+    "listen.socket_dir",
+    "listen.workers",
+    "log.level",
+    "log.format",
+];
 
 /// One setting under its name in the file, as the console shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,6 +64,16 @@ pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
         .collect();
     changes.sort_by(|a, b| a.key.cmp(&b.key));
     changes
+}
+
+/// Whether a setting is read once, at start; `key` is its name in the file.
+pub fn is_fixed(key: &str) -> bool {
+    FIXED.contains(&key) || places_rows(key)
+}
+
+/// Whether a setting of a database says where rows are.
+pub fn places_rows(key: &str) -> bool {
+    key.starts_with("database.") && (key.ends_with(".buckets") || key.ends_with(".shards"))
 }
 
 fn shown(setting: Option<&Setting>) -> Option<String> {
@@ -133,6 +151,7 @@ impl Config {
         list.add("limits.merge_buffer_max", show_size(self.limits.merge_buffer_max));
         list.add("limits.final_query_bytes_max", show_size(self.limits.final_query_bytes_max));
         list.add("limits.statements_per_client_max", self.limits.statements_per_client_max.to_string());
+        list.add("limits.query_shapes_max", self.limits.query_shapes_max.to_string());
         list.add("log.format", if self.log.format == LogFormat::Json { "json" } else { "text" });
         list.add("log.level", self.log.level.clone());
         list.0
@@ -178,7 +197,7 @@ struct List(Vec<Setting>);
 impl List {
     fn add(&mut self, key: impl Into<String>, value: impl Into<String>) {
         let key = key.into();
-        let reloadable = !FIXED.contains(&key.as_str()) && !key.ends_with(".buckets") && !key.ends_with(".shards");
+        let reloadable = !is_fixed(&key);
         self.0.push(Setting { key, value: value.into(), reloadable, hidden: None });
     }
 

@@ -11,6 +11,7 @@ use crate::commit::recover::finish_prepared;
 use crate::config::PoolMode;
 use crate::protocol::backend;
 use crate::protocol::error::{ErrorFields, Severity};
+use crate::protocol::reply;
 use crate::session::SettingChange;
 
 use super::extended::no_statement;
@@ -431,6 +432,7 @@ impl Conversation {
         for i in 0..self.links.len() {
             self.ask(i, "DISCARD ALL").await?.into_result(self)?;
             self.links[i].server.state.discarded();
+            self.presence.prepared_on(self.links[i].server.id.0, 0);
         }
         self.session.discard();
         self.subscription = None;
@@ -451,6 +453,7 @@ impl Conversation {
                     for i in 0..self.links.len() {
                         self.ask(i, "DEALLOCATE ALL").await?.into_result(self)?;
                         self.links[i].server.state.prepared().clear();
+                        self.presence.prepared_on(self.links[i].server.id.0, 0);
                     }
                 }
                 self.session.unpin(Pin::Prepare);
@@ -507,6 +510,7 @@ impl Conversation {
     }
 
     pub(super) fn complete(&mut self, tag: &str) {
+        self.measure.add_rows(reply::tag_rows(tag.as_bytes()).unwrap_or(0));
         backend::command_complete(&mut self.client.out, tag);
     }
 

@@ -47,6 +47,7 @@ impl Conversation {
                 .with_hint("Leave ANALYZE out.")
                 .into());
         }
+        self.measure.touches(parts.on_shards.iter().map(|part| part.shards.len()).max().unwrap_or(0));
         let mut lines = parts.lines;
         for part in &parts.on_shards {
             self.explain_on_shards(explain, &text[explain.prefix.clone()], part, parts.access, &mut lines).await?;

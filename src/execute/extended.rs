@@ -20,7 +20,7 @@ use crate::session::statements::{ManyPortal, NotTaken, Portal, PreparedStatement
 
 use super::decide::{Decision, decide, is_transaction_control, uses_literals};
 use super::gather::{Arguments, ManyRequest};
-use super::links::{Effect, Link, Sent};
+use super::links::{Effect, Expected, Link, Sent};
 use super::prepared::runs;
 use super::simple::{effect_of, not_utf8};
 use super::worker::Served;
@@ -57,6 +57,7 @@ impl Conversation {
     pub(super) async fn extended(&mut self, header: Header) -> Result<(), End> {
         self.client.request_bytes = header.total;
         self.served.stats.received.add(header.total as u64);
+        self.measure.asked(self.asked_at);
         if self.pipeline == Pipeline::Skipping && header.tag != b'S' {
             self.take_request();
             return Ok(());
@@ -264,6 +265,7 @@ impl Conversation {
         );
         link.server.state.expect(Due::Parse(statement.id, audience));
         link.sent = Sent::Unsynced;
+        self.presence.prepared_on(link.server.id.0, link.server.state.prepared_count());
         self.served.stats.server_parses.add(1);
         true
     }
@@ -416,8 +418,15 @@ impl Conversation {
             .collect();
         let literals = literals_of(&statement);
         let values = Values { text: &statement.text, literals: &literals, params: &params };
-        let decision = decide(first, &self.served.map, values).inspect_err(|_| self.served.stats.refused.add(1))?;
-        Ok((statement.clone(), portal, Some(decision)))
+        let query = self.begins(&statement.script);
+        match decide(first, &self.served.map, values) {
+            Ok(decision) => Ok((statement.clone(), portal, Some(decision))),
+            Err(refusal) => {
+                self.served.stats.refused.add(1);
+                self.refused(query);
+                Err(refusal.into())
+            }
+        }
     }
 
     /// Answers Parse messages that no Bind has sent to a server: one has to judge them, unless one has
@@ -431,6 +440,9 @@ impl Conversation {
                 self.answer_parse();
             }
             return Ok(());
+        }
+        if let Some(last) = self.unsent_parses.last() {
+            self.begins(&last.script);
         }
         let i = self.link_for_parses().await?;
         self.send_parses(i);
@@ -507,6 +519,7 @@ impl Conversation {
             });
             return Ok(());
         }
+        self.begins(&statement.script);
         let i = self.link_for_parses().await?;
         self.send_parses(i);
         self.prepare_on(i, &statement, Audience::Router);
@@ -525,7 +538,7 @@ impl Conversation {
             Some(Portal::OnServer { server, statement }) => {
                 let i = self.portal_link(server, &name)?;
                 self.turn_to(i).await?;
-                self.execute_portal(i, total, &statement, Due::Execute(Audience::Client));
+                self.execute_portal(i, total, &statement, Due::Execute(Audience::Client), max_rows);
                 Ok(())
             }
             Some(Portal::Execute { server, outer, inner, shift }) => {
@@ -535,7 +548,7 @@ impl Conversation {
                 self.prepare_on(i, &inner, Audience::Router);
                 let effects = if runs(&outer.script.statements[0]) { &inner } else { &outer };
                 self.note_catalog_change(&outer);
-                self.execute_portal(i, total, effects, Due::Renamed(shift));
+                self.execute_portal(i, total, effects, Due::Renamed(shift), max_rows);
                 Ok(())
             }
             Some(Portal::Many(portal)) => {
@@ -545,12 +558,22 @@ impl Conversation {
                 self.settle_all().await?;
                 self.refuse_after_write()?;
                 self.served.stats.gathered.add(1);
+                let query = self.begins(&portal.statement.script);
+                self.portal_begins(query);
                 let arguments = Arguments::of_portal(&portal);
                 let access = portal.statement.script.statements.first().map_or(Access::Read, |first| first.access);
                 let request = ManyRequest { arguments: &arguments, access, describe: false };
-                Box::pin(self.read_many(&portal.read, request)).await
+                let result = Box::pin(self.read_many(&portal.read, request)).await;
+                self.portal_ended(result.is_err());
+                result
             }
-            Some(Portal::Router(statement)) => Box::pin(self.execute_in_router(&statement)).await,
+            Some(Portal::Router(statement)) => {
+                let query = self.begins(&statement.script);
+                self.portal_begins(query);
+                let result = Box::pin(self.execute_in_router(&statement)).await;
+                self.portal_ended(result.is_err());
+                result
+            }
             None => {
                 let i = self.cursor_link(&name)?;
                 self.turn_to(i).await?;
@@ -558,7 +581,7 @@ impl Conversation {
                 let link = &mut links[i];
                 link.out.extend_from_slice(&client.inbox.filled()[..total]);
                 link.server.state.expect(Due::Execute(Audience::Client));
-                link.effects.push_back(Effect::None);
+                link.effects.push_back(Expected::of_query(Effect::None));
                 link.sent = Sent::Unsynced;
                 Ok(())
             }
@@ -566,8 +589,9 @@ impl Conversation {
     }
 
     /// Passes the Execute message of `total` bytes on to the server that holds its portal.
-    fn execute_portal(&mut self, i: usize, total: usize, statement: &PreparedStatement, due: Due) {
+    fn execute_portal(&mut self, i: usize, total: usize, statement: &PreparedStatement, due: Due, max_rows: i32) {
         self.served.stats.routed.add(1);
+        let query = Some(self.begins(&statement.script));
         let effect = match statement.script.statements.is_empty() {
             true => Effect::None,
             false => effect_of(&statement.script, 0, &statement.text),
@@ -577,7 +601,7 @@ impl Conversation {
         let link = &mut links[i];
         link.out.extend_from_slice(&client.inbox.filled()[..total]);
         link.server.state.expect(due);
-        link.effects.push_back(effect);
+        link.effects.push_back(Expected { effect, query, rows_max: u32::try_from(max_rows).unwrap_or(0) });
         link.sent = Sent::Unsynced;
     }
 
@@ -674,6 +698,7 @@ impl Conversation {
         self.answer_parses().await?;
         self.settle_all().await?;
         self.client.flush().await?;
+        self.pipeline_rests();
         Ok(())
     }
 
@@ -709,7 +734,7 @@ impl Conversation {
             };
         }
         self.pipeline = Pipeline::Running;
-        self.served.stats.query_time.record(self.asked_at.elapsed());
+        self.pipeline_ended();
         let result = match result {
             Ok(false) => Box::pin(self.after_sync()).await.map(|()| false),
             other => other,
@@ -794,6 +819,9 @@ impl Conversation {
             }
         }
         self.pipeline = Pipeline::Running;
+        if self.measure.has_begun() {
+            self.pipeline_ended();
+        }
         settled
     }
 

@@ -126,6 +126,7 @@ impl Conversation {
             return Err(refusal.with_hint("Declare only the parameters that the statement uses.").into());
         }
         let held = self.hold_for_final(read, request.access).await?;
+        self.measure.touches(held.servers.len());
         let description = self.final_description(held.home, query, arguments).await?;
         arguments.check_told(&description, attempt)?;
         let said = self.client.out.len();

@@ -16,10 +16,11 @@ use crate::protocol::backend::{self, TransactionStatus};
 use crate::protocol::error::{ErrorFields, Shift};
 use crate::protocol::frame::Header;
 use crate::protocol::frontend;
+use crate::protocol::reply;
 
 use super::client::{dismissed, write_all};
 use super::extended::PARSE_COMPLETE;
-use super::links::{Copying, Effect, Life, Link, Sent};
+use super::links::{Copying, Effect, Expected, Life, Link, Sent};
 use super::worker::Worker;
 use super::{Conversation, End, Failure};
 
@@ -306,7 +307,12 @@ impl Conversation {
             (b'1', Verdict::Pass) => self.session.statements.parsed(),
             (b't' | b'T' | b'n', Verdict::Pass) => return Ok(self.describes_to_client(i, tag, body)),
             (b'2', Verdict::Pass) => self.cannot_run_again(),
-            (b'C' | b'I' | b's', Verdict::Pass) => self.statement_done(i),
+            (b's', Verdict::Pass) => self.statement_done(i, None),
+            (b'C' | b'I', Verdict::Pass) => {
+                let body = &self.links[i].inbox.filled()[body];
+                let rows = reply::tag_rows(body.strip_suffix(&[0]).unwrap_or(body)).unwrap_or(0);
+                self.statement_done(i, Some(rows));
+            }
             // After the router's own queries the client's portals live on.
             (b'Z', _) if !hidden_query => self.server_ready(i),
             _ => {}
@@ -337,22 +343,37 @@ impl Conversation {
         self.served.stats.errors.add(1);
         let link = &mut self.links[i];
         link.errors += 1;
+        let query = link.effects.pop_front().and_then(|expected| expected.query);
         link.effects.clear();
         link.copy = Copying::No;
         if link.is_unsynced() {
             link.sent = Sent::Failed;
             self.pipeline = super::Pipeline::Skipping;
         }
+        match query {
+            Some(query) => self.execute_failed(query),
+            None => self.measure.fails(),
+        }
         self.session.statements.forget_unanswered();
         self.session.transaction.fail();
     }
 
-    fn statement_done(&mut self, i: usize) {
+    /// `rows` is `None` for a portal that was suspended when it had sent as many as were asked for.
+    fn statement_done(&mut self, i: usize, rows: Option<u64>) {
         let link = &mut self.links[i];
         link.copy = Copying::No;
-        match link.effects.pop_front() {
-            None | Some(Effect::None) => {}
-            Some(Effect::Statement { script, index, text }) => {
+        let Some(Expected { effect, query, rows_max }) = link.effects.pop_front() else {
+            return self.measure.add_rows(rows.unwrap_or(0));
+        };
+        let rows = rows.unwrap_or(u64::from(rows_max));
+        let more = !link.effects.is_empty();
+        match query {
+            Some(query) => self.executed(query, rows, more),
+            None => self.measure.add_rows(rows),
+        }
+        match effect {
+            Effect::None => {}
+            Effect::Statement { script, index, text } => {
                 let statement = &script.statements[index];
                 self.take_effect(i, &statement.command, &text, statement.effects);
             }
@@ -387,6 +408,9 @@ impl Conversation {
         let half_sent = self.links[i].passing > 0;
         let pinned = self.session.is_pinned();
         let link = self.links.remove(i);
+        if let Some(query) = link.effects.front().and_then(|expected| expected.query) {
+            self.execute_failed(query);
+        }
         link.note_fault(None);
         self.presence.leave(link.server.id.0);
         if link.joined {

@@ -135,6 +135,7 @@ impl Conversation {
             ManyRead::Merged { gather, shards, or_else } => (gather, shards, or_else),
             ManyRead::Finished(last) => return self.final_query(last, request, attempt).await,
         };
+        self.measure.touches(shards.len());
         let ids = self.link_all(shards, Access::Read).await?;
         let description = self.description(ids[0], gather, request.arguments).await?;
         request.arguments.check_told(&description, attempt)?;
@@ -172,6 +173,7 @@ impl Conversation {
             return Ok(Gathered::Outdated);
         }
         result?;
+        self.measure.add_rows(merge.rows());
         backend::command_complete(&mut self.client.out, &format!("SELECT {}", merge.rows()));
         Ok(Gathered::Done)
     }
@@ -343,6 +345,7 @@ impl Conversation {
                 }
                 frontend::parse(&mut link.out, name.as_bytes(), gather.sql.as_bytes(), types);
                 link.server.state.expect(Due::Parse(statement, Audience::Router));
+                self.presence.prepared_on(link.server.id.0, link.server.state.prepared_count());
             }
             bind_for_shard(&mut link.out, &name, &bind, formats);
             link.server.state.expect(Due::Bind(Audience::Router));

@@ -18,9 +18,12 @@ use crate::protocol::backend::TransactionStatus;
 use crate::protocol::error::ErrorFields;
 use crate::protocol::frontend;
 use crate::session::Session;
+use crate::stats::microseconds;
 use crate::transport::buffer::Buffer;
 
+use super::client::dismissed;
 use super::presence::{Held, Wait};
+use super::queries::QueryId;
 use super::worker::{Served, Worker};
 use super::{Conversation, Failure};
 
@@ -45,7 +48,7 @@ pub(super) struct Link {
     /// Errors of it that have been passed to the client.
     pub(super) errors: u64,
     /// What the statements that are running mean for the session, in order.
-    pub(super) effects: VecDeque<Effect>,
+    pub(super) effects: VecDeque<Expected>,
 }
 
 /// The instance that a server belongs to.
@@ -101,6 +104,22 @@ pub(super) enum Effect {
         index: usize,
         text: Rc<str>,
     },
+}
+
+/// What is to come of a statement that runs on a server.
+pub(super) struct Expected {
+    pub(super) effect: Effect,
+    /// In the extended protocol, where every statement is counted by itself.
+    pub(super) query: Option<QueryId>,
+    /// As many rows as are sent before the portal is suspended.
+    pub(super) rows_max: u32,
+}
+
+impl Expected {
+    /// Of a statement that is counted with the whole text of its Query.
+    pub(super) fn of_query(effect: Effect) -> Self {
+        Self { effect, query: None, rows_max: 0 }
+    }
 }
 
 /// The servers a client holds; mostly none or one.
@@ -362,7 +381,13 @@ impl Conversation {
     }
 
     pub(super) fn hold(&mut self, shard: ShardId, place: Place, server: Box<Server>) {
-        self.presence.enter(Held { cancel: server.cancel_handle(), shard, instance: place.instance });
+        self.presence.enter(Held {
+            cancel: server.cancel_handle(),
+            shard,
+            instance: place.instance,
+            since: self.asked_at,
+            prepared: server.state.prepared_count(),
+        });
         self.served.stats.server_assignments.add(1);
         if place.replica {
             self.served.stats.replica_reads.add(1);
@@ -442,7 +467,8 @@ impl Conversation {
         Ok(())
     }
 
-    /// Waits in the pool's queue; a client that goes away leaves the queue.
+    /// Waits in the pool's queue; a client that goes away, or that is to leave and holds no other server,
+    /// leaves the queue.
     async fn wait_for_server(&mut self, pool: &Rc<Pool>) -> Result<Box<Server>, Failure> {
         self.client.flush().await?;
         let began = clock::now();
@@ -452,9 +478,12 @@ impl Conversation {
             biased;
             server = pool.acquire() => server,
             gone = self.client.watch() => return Err(gone.into()),
+            () = self.presence.dismissed(), if self.links.is_empty() => return Err(dismissed().into()),
         };
         self.presence.waits_no_more();
-        self.served.stats.wait_time.record(began.elapsed());
+        let waited_us = microseconds(began.elapsed());
+        self.served.stats.wait_time.record_us(waited_us);
+        self.measure.waited(waited_us);
         result.map_err(|error: AcquireError| Failure::Error(error.into_fields()))
     }
 

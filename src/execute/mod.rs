@@ -14,6 +14,7 @@
 //! - [`listen`]: LISTEN and what it brings
 //! - [`sequences`]: whose server knows currval
 //! - [`prepared`]: PREPARE and EXECUTE of SQL
+//! - [`queries`], [`measure`]: what is counted by statement
 //! - [`explain`]: the route and the shards' plans as rows
 
 mod again;
@@ -31,8 +32,10 @@ mod gather;
 pub mod greeting;
 mod links;
 mod listen;
+mod measure;
 mod prepared;
 pub mod presence;
+pub mod queries;
 mod sequences;
 mod simple;
 mod tables;
@@ -57,11 +60,18 @@ use crate::session::Session;
 use again::Again;
 pub use client::Client;
 use links::Links;
+use measure::Measure;
 use presence::{Activity, Presence};
 use worker::{Served, Worker};
 
 /// How long a client that is thrown out may take to hear why.
 const FAREWELL: Duration = Duration::from_millis(200);
+
+/// What a client takes by itself, without buffers, statements and the runtime's own.
+pub const CLIENT_BYTES: usize = size_of::<Conversation>() + size_of::<Presence>();
+
+/// What one buffer takes that has not grown.
+pub const BUFFER_BYTES: usize = crate::transport::buffer::BUFFER_BYTES;
 
 /// How a conversation ends.
 #[derive(Debug)]
@@ -145,6 +155,7 @@ pub struct Conversation {
     subscription: Option<Box<Subscription>>,
     /// When the request that is being answered came.
     asked_at: Instant,
+    measure: Measure,
     /// When the transaction that is running began.
     transaction_began: Option<Instant>,
 }
@@ -172,6 +183,7 @@ impl Conversation {
             own_catalog: None,
             subscription: None,
             asked_at: clock::now(),
+            measure: Measure::default(),
             transaction_began: None,
         }
     }
@@ -307,7 +319,8 @@ impl Conversation {
         self.session.close_cursors();
         if let Some(began) = self.transaction_began.take() {
             self.served.stats.transactions.add(1);
-            self.served.stats.transaction_time.record(began.elapsed());
+            let ended = self.measure.take_answered();
+            self.served.stats.transaction_time.record(ended.saturating_duration_since(began));
         }
         if self.links.is_empty() {
             return;

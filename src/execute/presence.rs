@@ -12,6 +12,7 @@ use std::time::{Instant, SystemTime};
 use pgsluice_sharding::ShardId;
 use pgsluice_sharding::sql::Pin;
 
+use super::queries::QueryId;
 use super::worker::Served;
 use crate::pool::CancelHandle;
 use crate::session::Session;
@@ -74,6 +75,10 @@ pub struct Held {
     pub shard: ShardId,
     /// By position in the shard.
     pub instance: usize,
+    /// When the client got it.
+    pub since: Instant,
+    /// Statements that are prepared there.
+    pub prepared: usize,
 }
 
 /// One client at this moment. Its conversation writes here with plain stores, on the way of every
@@ -89,6 +94,7 @@ pub struct Presence {
     activity: Cell<Activity>,
     asked_at: Cell<Option<Instant>>,
     wait: Cell<Option<Wait>>,
+    statement: Cell<Option<QueryId>>,
     statements: Cell<usize>,
     pins: RefCell<Vec<Pin>>,
     pinned_since: Cell<Option<Instant>>,
@@ -111,6 +117,7 @@ impl Presence {
             activity: Cell::new(Activity::Idle),
             asked_at: Cell::new(None),
             wait: Cell::new(None),
+            statement: Cell::new(None),
             statements: Cell::new(0),
             pins: RefCell::default(),
             pinned_since: Cell::new(None),
@@ -140,6 +147,11 @@ impl Presence {
         self.wait.get()
     }
 
+    /// What it runs, or has run last.
+    pub fn statement(&self) -> Option<QueryId> {
+        self.statement.get()
+    }
+
     /// Prepared statements, as of the last time it was idle.
     pub fn statements(&self) -> usize {
         self.statements.get()
@@ -166,6 +178,17 @@ impl Presence {
         self.servers.borrow().clone()
     }
 
+    pub fn servers_held(&self) -> usize {
+        self.servers.borrow().len()
+    }
+
+    /// So many statements are prepared on a server that it holds.
+    pub(super) fn prepared_on(&self, id: u64, count: usize) {
+        if let Some(held) = self.servers.borrow_mut().iter_mut().find(|held| held.cancel.server.0 == id) {
+            held.prepared = count;
+        }
+    }
+
     /// A request has come.
     pub(super) fn asks(&self, now: Instant) {
         self.asked_at.set(Some(now));
@@ -187,6 +210,10 @@ impl Presence {
             let since = self.pinned_since.get().or(self.asked_at.get());
             self.pinned_since.set(since.filter(|_| !pins.is_empty()));
         }
+    }
+
+    pub(super) fn runs(&self, query: Option<QueryId>) {
+        self.statement.set(query);
     }
 
     pub(super) fn waits(&self, wait: Wait) {
@@ -278,6 +305,11 @@ impl Presence {
         }
         self.keep_waker(cx);
         false
+    }
+
+    /// Returns when the client is to leave.
+    pub(super) async fn dismissed(&self) {
+        poll_fn(|cx| if self.poll_dismissed(cx) { Poll::Ready(()) } else { Poll::Pending }).await;
     }
 
     fn keep_waker(&self, cx: &Context<'_>) {

@@ -13,7 +13,7 @@ use crate::session::transaction::Transaction;
 
 use super::decide::{Decision, decide, leaves_nothing};
 use super::gather::{Arguments, ManyRequest};
-use super::links::Effect;
+use super::links::{Effect, Expected};
 use super::{Conversation, End, Failure};
 
 impl Conversation {
@@ -25,6 +25,7 @@ impl Conversation {
         self.forget_request();
         let result = self.run_query(total).await;
         self.take_request();
+        let failed = result.is_err();
         match result {
             Ok(()) => {}
             Err(Failure::Error(fields)) => {
@@ -37,7 +38,7 @@ impl Conversation {
             }
             Err(Failure::End(end)) => return Err(end),
         }
-        self.served.stats.query_time.record(self.asked_at.elapsed());
+        self.query_ended(failed);
         Ok(())
     }
 
@@ -80,6 +81,7 @@ impl Conversation {
         let catalog = self.catalog()?;
         let mut planner = self.served.planner.borrow_mut();
         let script = planner.plan(&catalog, self.session.settings().get("search_path"), text)?;
+        self.query_begins(&script);
         let [statement] = script.statements.as_slice() else { return Ok((script, None)) };
         let values = Values { text, literals: planner.literals(), params: &[] };
         let decision = self.decide_one(statement, values)?;
@@ -133,10 +135,11 @@ impl Conversation {
                 let i = self.link(shard, access).await?;
                 self.note_access(i, access)?;
                 self.served.stats.routed.add(1);
+                self.measure.touches(1);
                 let effect = self.effect(&script, 0, total);
                 let Self { links, client, .. } = &mut *self;
                 let link = &mut links[i];
-                link.effects.push_back(effect);
+                link.effects.push_back(Expected::of_query(effect));
                 link.out.extend_from_slice(&client.inbox.filled()[..total]);
                 link.server.state.expect(Due::Query(Audience::Client));
                 self.take_request();
@@ -177,7 +180,10 @@ impl Conversation {
         let statement = &script.statements[index];
         let own_text = script.text_of(index, text);
         match decision {
-            Decision::Session => self.session_command(&statement.command, own_text).await,
+            Decision::Session => {
+                self.measure.touches(self.links.len());
+                self.session_command(&statement.command, own_text).await
+            }
             Decision::Prepare => Box::pin(self.prepare(script, index, text)).await,
             Decision::Execute => Box::pin(self.run_execute(script, index, text, describe)).await,
             Decision::Many { read, access } => {
@@ -185,8 +191,14 @@ impl Conversation {
                 let arguments = Arguments::none(own_text);
                 self.read_many(&read, ManyRequest { arguments: &arguments, access, describe }).await
             }
-            Decision::Broadcast { transactional } => self.broadcast(own_text, transactional, statement.effects).await,
-            Decision::CopySplit(copy) => self.copy_split(&copy, own_text).await,
+            Decision::Broadcast { transactional } => {
+                self.measure.touches(self.served.shards.len());
+                self.broadcast(own_text, transactional, statement.effects).await
+            }
+            Decision::CopySplit(copy) => {
+                self.measure.touches(self.served.shards.len());
+                self.copy_split(&copy, own_text).await
+            }
             Decision::Explain => self.explain(&statement.command, text, describe).await,
             Decision::Forward { shard, access } => {
                 let shard = self.cursor_shard(&statement.command).or(shard);
@@ -194,6 +206,7 @@ impl Conversation {
                 let i = self.link(shard, access).await?;
                 self.note_access(i, access)?;
                 self.served.stats.routed.add(1);
+                self.measure.touches(1);
                 let effect = effect_of(script, index, text);
                 self.ask_passing(i, own_text).await?;
                 if let Effect::Statement { text, .. } = effect {
@@ -213,7 +226,9 @@ impl Conversation {
         {
             let i = self.link(shard, access).await?;
             self.note_access(i, access)?;
-            let effects: Vec<Effect> = (0..script.statements.len()).map(|n| effect_of(&script, n, &text)).collect();
+            self.measure.touches(1);
+            let effects = (0..script.statements.len()).map(|n| Expected::of_query(effect_of(&script, n, &text)));
+            let effects: Vec<Expected> = effects.collect();
             let Self { links, client, .. } = &mut *self;
             let link = &mut links[i];
             link.effects.extend(effects);
@@ -224,6 +239,7 @@ impl Conversation {
         }
         self.take_request();
         let result = self.run_parts(&text, script.statements.len()).await;
+        self.measure.touches(self.links.len());
         self.end_text(result).await?;
         self.refresh_catalog().await?;
         self.catch_up_when_idle().await?;

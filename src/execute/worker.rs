@@ -15,6 +15,7 @@ use xxhash_rust::xxh3;
 
 use super::greeting::{Greeting, Greetings};
 use super::presence::Presence;
+use super::queries::Queries;
 use crate::catalog::CatalogReader;
 use crate::config::{Limits, PoolMode};
 use crate::listening::Listening;
@@ -24,7 +25,7 @@ use crate::pool::health::{InstanceHealth, State};
 use crate::pool::server::StatementId;
 use crate::protocol::reply;
 use crate::session::settings::Settings;
-use crate::session::statements::PreparedStatement;
+use crate::session::statements::{PreparedStatement, Texts};
 use crate::stats::PoolStats;
 use crate::transport::buffer::Buffers;
 
@@ -35,7 +36,11 @@ pub struct Worker {
     pub buffers: Buffers,
     limits: RefCell<Limits>,
     statements: RefCell<StatementCache>,
+    /// The prepared statements of all clients.
+    pub texts: Rc<Texts>,
     settings: RefCell<HashSet<Rc<Settings>>>,
+    /// What is counted by statement.
+    pub queries: RefCell<Queries>,
     /// The clients of this worker, by the number of the cancel key.
     pub clients: RefCell<HashMap<i32, Weak<Presence>>>,
     /// Some client has asked for what a sequence gave it.
@@ -48,12 +53,15 @@ pub struct Worker {
 
 impl Worker {
     pub fn new(index: usize, limits: Limits, seed: u64) -> Self {
+        let queries = RefCell::new(Queries::new(limits.query_shapes_max));
         Self {
+            queries,
             index,
             planners: RefCell::default(),
             buffers: Buffers::default(),
             limits: RefCell::new(limits),
             statements: RefCell::default(),
+            texts: Rc::default(),
             settings: RefCell::default(),
             clients: RefCell::default(),
             sequences_watched: Cell::new(false),
@@ -127,6 +135,7 @@ impl Worker {
         for known in self.planners.borrow().values() {
             known.replace(planner(&limits));
         }
+        self.queries.borrow_mut().set_max(limits.query_shapes_max);
         self.limits.replace(limits);
         self.statements.replace(StatementCache::default());
     }
@@ -162,6 +171,7 @@ impl Worker {
             script,
             accepted: Cell::new(false),
             row: Cell::new(None),
+            held: self.texts.hold(text),
         });
         self.statements.borrow_mut().insert(statement.clone());
         Ok(statement)
@@ -257,6 +267,8 @@ impl StatementCache {
 /// One database as one user of one worker sees it.
 pub struct Served {
     pub database: Rc<str>,
+    /// See [`super::queries::salt`].
+    pub salt: u64,
     pub user: Rc<str>,
     pub mode: PoolMode,
     pub catalog: RefCell<CatalogReader>,

@@ -27,6 +27,9 @@ const CHECK_TIME_MAX: Duration = Duration::from_secs(2);
 /// How long a server may take to close its side.
 const CLOSE_TIME_MAX: Duration = Duration::from_secs(1);
 
+/// What a server takes by itself, without buffers and prepared statements.
+pub const SERVER_BYTES: usize = size_of::<Server>();
+
 /// A server's number, unique in the router.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ServerId(pub u64);

@@ -13,4 +13,4 @@ pub mod health;
 mod link;
 pub mod server;
 
-pub use link::{CancelHandle, Canceller, Server, ServerId};
+pub use link::{CancelHandle, Canceller, SERVER_BYTES, Server, ServerId};

@@ -76,11 +76,19 @@ pub fn command_tag(body: &[u8]) -> Result<&[u8], Malformed> {
 
 /// How many rows a command tag speaks of: the last word of `INSERT 0 5`, `SELECT 5`, `COPY 5`.
 pub fn tag_rows(tag: &[u8]) -> Option<u64> {
-    let last = tag.rsplit(|&b| b == b' ').next()?;
-    if last.len() == tag.len() || !last.iter().all(u8::is_ascii_digit) {
-        return None;
+    let (mut rows, mut scale, mut digits) = (0_u64, Some(1_u64), 0);
+    for byte in tag.iter().rev() {
+        match byte {
+            b'0'..=b'9' => {
+                rows = u64::from(byte - b'0').checked_mul(scale?)?.checked_add(rows)?;
+                scale = scale.and_then(|scale| scale.checked_mul(10));
+                digits += 1;
+            }
+            b' ' if digits > 0 => return Some(rows),
+            _ => return None,
+        }
     }
-    std::str::from_utf8(last).ok()?.parse().ok()
+    None
 }
 
 /// CopyInResponse, CopyOutResponse, CopyBothResponse: the overall format and that of each column.

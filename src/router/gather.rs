@@ -2,7 +2,9 @@
 //! shared.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::net::SocketAddr;
+use std::num::NonZeroU64;
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -11,10 +13,12 @@ use tokio::time::timeout_at;
 
 use super::Shared;
 use super::database::{Database, Seen};
+use super::memory::{self, Memory};
 use super::worker::Message;
-use crate::admin::{Needs, config_rows};
+use crate::admin::{List, Needs, config_rows};
 use crate::config::{self, Config, Instance, PoolMode};
 use crate::execute::presence::{Activity, Held, Origin, Presence, Wait};
+use crate::execute::queries::Query;
 use crate::execute::worker::{Served, Worker};
 use crate::net::startup::Accepted;
 use crate::pool::budget::{Mode, PoolSnapshot};
@@ -22,8 +26,8 @@ use crate::pool::connect::CancelKey;
 use crate::pool::driver::{IdleServer, PoolKey, Pools};
 use crate::pool::health::State;
 use crate::view::{
-    ClientRow, ClientState, DatabaseRow, InstanceRole, InstanceRow, MemoryRow, PeerRow, PoolRow, ProblemRow, ServerRow,
-    ServerState, ShardRow, UserRow, View, table_rows,
+    ClientRow, ClientState, DatabaseRow, InstanceRole, InstanceRow, PeerRow, PoolRow, ProblemRow, QueryRow, ServerRow,
+    ServerState, ShardRow, UserRow, View, WaitsFor, table_rows,
 };
 
 use super::Stage;
@@ -40,8 +44,26 @@ pub(super) struct Report {
     /// By user and by database.
     clients_by_user: HashMap<String, u64>,
     clients_by_database: HashMap<String, u64>,
-    plans: u64,
-    plan_bytes: u64,
+    /// By a key that is the same on every worker.
+    queries: Vec<(NonZeroU64, QueryRow)>,
+    pub(super) memory: Memory,
+}
+
+fn query_row(query: &Query) -> QueryRow {
+    let (database, text) = (query.database.to_string(), query.text.to_string());
+    QueryRow { database, query: text, counts: query.counts.clone() }
+}
+
+/// The same shapes of several workers in one row.
+fn merged(reports: &mut [Report]) -> Vec<QueryRow> {
+    let mut rows: HashMap<NonZeroU64, QueryRow> = HashMap::new();
+    for (key, row) in reports.iter_mut().flat_map(|report| report.queries.drain(..)) {
+        match rows.entry(key) {
+            Entry::Occupied(mut known) => known.get_mut().counts.merge(&row.counts),
+            Entry::Vacant(free) => drop(free.insert(row)),
+        }
+    }
+    rows.into_values().collect()
 }
 
 /// Moments as the clock on the wall shows them.
@@ -69,30 +91,42 @@ impl Report {
         let clock = Clock { now, wall: SystemTime::now() };
         let mut report = Self::default();
         let mut counts: HashMap<(Rc<str>, Rc<str>), PoolRow> = HashMap::new();
+        let queries = worker.queries.borrow();
         for client in clients {
             let served = client.served();
+            match client.activity() {
+                Activity::Idle => report.memory.clients_idle += 1,
+                Activity::Active | Activity::Holding | Activity::Waiting => report.memory.clients_busy += 1,
+            }
+            report.memory.servers += wide(client.servers_held());
             *report.clients_by_user.entry(served.user.to_string()).or_default() += 1;
             *report.clients_by_database.entry(served.database.to_string()).or_default() += 1;
             let row = counts.entry((served.database.clone(), served.user.clone())).or_insert_with(|| {
                 PoolRow::new(&served.database, pool_user(config, &served.database, &served.user), served.mode)
             });
             count(row, client, now);
-            if needs.clients {
-                report.clients.push(client_row(client, &served, config, worker.index, clock));
+            if needs.has(List::Clients) {
+                let statement = client.statement().and_then(|query| queries.text(query).map(str::to_owned));
+                report
+                    .clients
+                    .push(ClientRow { statement, ..client_row(client, &served, config, worker.index, clock) });
             }
-            if needs.servers {
+            if needs.has(List::Servers) {
                 let held = client.servers();
                 report.servers.extend(held.iter().map(|held| active_row(held, client, &served, worker.index, clock)));
             }
         }
-        if needs.servers {
+        if needs.has(List::Servers) {
             let idle = pools.idle_servers();
             report.servers.extend(idle.iter().map(|server| idle_row(server, config, worker.index, clock)));
         }
         report.pools = counts.into_values().collect();
-        let (plans, plan_bytes) = worker.plans();
-        report.plans = wide(plans);
-        report.plan_bytes = wide(plan_bytes);
+        if needs.has(List::Queries) {
+            // One that has never ended says nothing yet.
+            let ended = queries.iter().filter(|(_, query)| query.counts.calls > 0);
+            report.queries.extend(ended.map(|(key, query)| (key, query_row(query))));
+        }
+        report.memory.add(worker, &queries);
         report
     }
 }
@@ -115,11 +149,15 @@ fn count(row: &mut PoolRow, client: &Presence, now: Instant) {
 }
 
 /// The shard and the instance, as the configuration names them.
-fn waits_for(wait: Wait, served: &Served, config: &Config) -> (String, String) {
+fn waits_for(wait: Wait, served: &Served, config: &Config) -> WaitsFor {
     let database = config.databases.iter().find(|database| *database.name == *served.database);
     let shard = database.and_then(|database| database.shards.get(usize::from(wait.shard.0)));
     let instance = shard.and_then(|shard| shard.instances().nth(usize::from(wait.instance)));
-    (served.shard(wait.shard).name.to_string(), instance.map(Instance::address).unwrap_or_default())
+    WaitsFor {
+        shard: served.shard(wait.shard).name.to_string(),
+        pool_user: instance.and_then(|instance| instance.user.as_deref()).unwrap_or(&served.user).to_owned(),
+        instance: instance.map(Instance::address).unwrap_or_default(),
+    }
 }
 
 fn client_row(client: &Presence, served: &Served, config: &Config, worker: usize, clock: Clock) -> ClientRow {
@@ -148,6 +186,7 @@ fn client_row(client: &Presence, served: &Served, config: &Config, worker: usize
         pin: client.pins(),
         pinned_since: client.pinned_since().map(|at| clock.time(at)),
         waits_for: wait.map(|wait| waits_for(wait, served, config)),
+        statement: None,
     }
 }
 
@@ -175,6 +214,7 @@ pub(super) fn console_row(accepted: &Accepted, id: u64, pid: i32, worker: usize)
         pin: None,
         pinned_since: None,
         waits_for: None,
+        statement: None,
     }
 }
 
@@ -193,6 +233,7 @@ fn server_row(key: &CancelKey, pool: &PoolKey, shard: &str, worker: usize) -> Se
         requested: None,
         close_needed: false,
         link: None,
+        held: Duration::ZERO,
         pid: key.pid,
         tls: None,
         application_name: String::new(),
@@ -219,6 +260,8 @@ fn active_row(held: &Held, client: &Presence, served: &Served, worker: usize, cl
         connected: clock.time(held.cancel.stamp().connected_at),
         requested: client.asked_at().map(|at| clock.time(at)),
         link: Some(client.id),
+        held: clock.now.saturating_duration_since(held.since),
+        prepared_statements: wide(held.prepared),
         close_needed: pool.is_some_and(|pool| pool.is_obsolete(held.cancel.stamp())),
         application_name: client.application_name(),
         ..row
@@ -265,7 +308,8 @@ fn pool_user<'a>(config: &'a Config, database: &str, user: &'a str) -> &'a str {
 impl Shared {
     /// Everything at this moment; the long lists only as far as they are needed.
     pub(super) async fn view(&self, needs: Needs) -> View {
-        let reports = self.reports(needs).await;
+        let mut reports = self.reports(needs).await;
+        let queries = merged(&mut reports);
         let config = self.config();
         let pools = self.directory.snapshots(Instant::now());
         let mut databases = self.database_list();
@@ -287,7 +331,8 @@ impl Shared {
             problems: databases.iter().flat_map(|database| problems(database)).collect(),
             config: config_rows(&config),
             peers: config.peers.iter().map(peer_row).collect(),
-            memory: memory(&reports),
+            memory: memory::rows(reports.iter().map(|report| &report.memory), &pools),
+            queries,
             stats: self.stats.databases(),
             user_stats: self.stats.users(),
             login_clients: u64::from(self.logins.get()),
@@ -491,9 +536,3 @@ fn problems(database: &Database) -> Vec<ProblemRow> {
 /// Why an instance is not fit for writes to several shards.
 pub(crate) const NO_TWO_PHASE: &str =
     "max_prepared_transactions is 0, so transactions that write to several shards are refused";
-
-fn memory(reports: &[Report]) -> Vec<MemoryRow> {
-    let used = reports.iter().map(|report| report.plans).sum();
-    let total_bytes = reports.iter().map(|report| report.plan_bytes).sum();
-    vec![MemoryRow { name: "plan_cache".to_owned(), size: 0, used, free: 0, total_bytes }]
-}

@@ -7,9 +7,11 @@ use pgsluice_sharding::sql::{Limits, Planner};
 use tokio::time::sleep;
 
 use super::explain;
+use super::reload::NotSet;
 use super::worker::Victims;
 use super::{Database, Shared};
-use crate::admin::{Control, Needs, Operator};
+use crate::admin::{Control, List, Needs, Operator};
+use crate::config::Written;
 use crate::pool::budget::Mode;
 use crate::pool::directory::Control as PoolControl;
 use crate::protocol::ErrorFields;
@@ -46,6 +48,7 @@ impl Operator for Operate {
             Control::Kill(database) => self.kill(database).await?,
             Control::KillClient(id) => self.kill_client(id).await?,
             Control::Reload => return self.reload().await,
+            Control::Set { key, value } => self.set(key, value).await?,
             Control::Shutdown(how) => self.0.shutdown(how),
         }
         Ok(Vec::new())
@@ -118,7 +121,7 @@ impl Operate {
     /// Returns when nobody uses a server any more that is to be replaced.
     async fn wait_close(&self, database: Option<&str>) -> Result<(), ErrorFields> {
         database.map_or(Ok(()), |name| self.exists(name))?;
-        let needs = Needs { clients: false, servers: true };
+        let needs = Needs(&[List::Servers]);
         loop {
             let view = self.0.view(needs).await;
             let mut concerned = view.servers.iter().filter(|row| database.is_none_or(|name| row.database == name));
@@ -126,6 +129,14 @@ impl Operate {
                 return Ok(());
             }
             sleep(CLOSE_CHECK).await;
+        }
+    }
+
+    async fn set(&self, key: String, value: Written) -> Result<(), ErrorFields> {
+        let shared = self.0.clone();
+        match self.0.control.spawn(async move { shared.set(key, value).await }).await {
+            Ok(result) => result.map_err(not_set),
+            Err(_) => Err(stopping()),
         }
     }
 
@@ -138,7 +149,31 @@ impl Operate {
         let shared = self.0.clone();
         match self.0.control.spawn(async move { shared.reload().await }).await {
             Ok(result) => result.map_err(failed),
-            Err(_) => Err(ErrorFields::error("57P01", "the router is shutting down")),
+            Err(_) => Err(stopping()),
+        }
+    }
+}
+
+fn stopping() -> ErrorFields {
+    ErrorFields::error("57P01", "the router is shutting down")
+}
+
+fn not_set(why: NotSet) -> ErrorFields {
+    match why {
+        NotSet::Fixed(key) => {
+            ErrorFields::error("55P02", format!("parameter \"{key}\" cannot be changed without restarting the router"))
+                .with_hint("Change it in the configuration file and start the router anew.")
+        }
+        NotSet::PlacesRows(key) => {
+            ErrorFields::error("55P02", format!("parameter \"{key}\" says where rows are and cannot be changed"))
+                .with_hint("Rows would be looked for where they are not.")
+        }
+        NotSet::Nothing(key) => ErrorFields::error("0A000", format!("there is no limit {key}"))
+            .with_hint("Servers are limited by SET user.NAME.pool.size and database.NAME.pool.size, clients by listen.clients_max."),
+        NotSet::Wrong(mut problems) => {
+            let first = if problems.is_empty() { String::new() } else { problems.remove(0) };
+            let fields = ErrorFields::error("22023", first);
+            if problems.is_empty() { fields } else { fields.with_detail(problems.join("\n")) }
         }
     }
 }

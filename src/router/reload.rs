@@ -6,11 +6,22 @@ use std::sync::{Arc, PoisonError};
 use super::Shared;
 use super::database::Database;
 use super::worker::Message;
-use crate::config::{self, Config, reload};
+use crate::admin::MAX_USER_CONNECTIONS;
+use crate::config::{self, Config, Problem, Written, reload};
 use crate::net::startup::Context;
 
-/// What is made once, at start.
-const FIXED: [&str; 2] = ["log.level", "log.format"];
+/// Why a setting is not set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum NotSet {
+    /// Read once, at start.
+    Fixed(String),
+    /// It says where rows are.
+    PlacesRows(String),
+    /// A limit of PgBouncer that Sluice does not have.
+    Nothing(String),
+    /// What the check of a file says.
+    Wrong(Vec<String>),
+}
 
 impl Shared {
     /// Reads the configuration again. Gives what takes effect only after a restart.
@@ -21,7 +32,7 @@ impl Shared {
     /// What is wrong with it, one line each; everything stays as it was.
     pub(super) async fn reload(self: Arc<Self>) -> Result<Vec<String>, Vec<String>> {
         let _alone = self.reloading.lock().await;
-        let result = self.take_over();
+        let result = self.reread().and_then(|new| self.take_over(new));
         match &result {
             Ok(later) => {
                 tracing::info!("the configuration was read again");
@@ -30,21 +41,55 @@ impl Shared {
             Err(problems) => problems.iter().for_each(|problem| tracing::error!("not reloaded: {problem}")),
         }
         let later = result?;
-        // Other rules make other plans: they hold when this returns.
+        self.refresh_catalogs().await;
+        Ok(later)
+    }
+
+    /// Changes one setting until the next reload or restart; `key` is a name of SHOW CONFIG.
+    ///
+    /// # Errors
+    /// Why not; everything stays as it was.
+    pub(super) async fn set(self: Arc<Self>, key: String, value: Written) -> Result<(), NotSet> {
+        let _alone = self.reloading.lock().await;
+        let old = self.config();
+        let name = Config::key_of(&key);
+        if key == MAX_USER_CONNECTIONS {
+            return Err(NotSet::Nothing(key));
+        }
+        if reload::places_rows(name) {
+            return Err(NotSet::PlacesRows(key));
+        }
+        if reload::is_fixed(name) {
+            return Err(NotSet::Fixed(key));
+        }
+        let texts = |problems: Vec<Problem>| problems.into_iter().map(|problem| problem.text).collect();
+        let new = old.with(&key, &value).map_err(|problems| NotSet::Wrong(texts(problems)))?;
+        self.take_over(new).map_err(NotSet::Wrong)?;
+        if name.starts_with("database.") {
+            self.refresh_catalogs().await;
+        }
+        Ok(())
+    }
+
+    /// Other rules make other plans: they hold when this returns.
+    async fn refresh_catalogs(&self) {
         for database in self.database_list() {
             if let Err(error) = database.catalog.refresh_all().await {
                 tracing::warn!(database = database.config.name, %error, "the catalog cannot be loaded from any shard");
             }
         }
-        Ok(later)
     }
 
-    fn take_over(&self) -> Result<Vec<String>, Vec<String>> {
-        let Some(reread) = &self.reread else {
-            return Err(vec!["this router was started without a file that could be read again".to_owned()]);
-        };
+    fn reread(&self) -> Result<Config, Vec<String>> {
+        match &self.reread {
+            Some(reread) => reread(),
+            None => Err(vec!["this router was started without a file that could be read again".to_owned()]),
+        }
+    }
+
+    /// Gives what takes effect only after a restart.
+    fn take_over(&self, mut new: Config) -> Result<Vec<String>, Vec<String>> {
         let old = self.config();
-        let mut new = reread()?;
         let misplaced = reload::misplaced(&old, &new);
         if !misplaced.is_empty() {
             return Err(misplaced);
@@ -81,9 +126,8 @@ impl Shared {
 
 /// Puts back what cannot change while the router runs, and says so, one line each.
 fn keep_what_is_fixed(old: &Config, new: &mut Config) -> Vec<String> {
-    let is_fixed = |change: &reload::Change| !change.reloadable || FIXED.contains(&change.key.as_str());
     let changes = reload::diff(old, new);
-    let later = changes.iter().filter(|change| is_fixed(change));
+    let later = changes.iter().filter(|change| !change.reloadable);
     let later = later.map(|change| format!("{change} (takes effect after a restart)")).collect();
     new.listen.address = old.listen.address;
     new.listen.http = old.listen.http;

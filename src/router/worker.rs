@@ -14,10 +14,11 @@ use tokio::time::{sleep, timeout};
 use super::gather::{self, Report};
 use super::operator::Operate;
 use super::{Shared, Stage, runtime};
-use crate::admin::Needs;
+use crate::admin::{List, Needs};
 use crate::catalog::CatalogReader;
 use crate::config;
 use crate::execute::presence::Presence;
+use crate::execute::queries;
 use crate::execute::worker::{Served, ShardPools, Worker};
 use crate::net::listener::Socket;
 use crate::net::startup::{self, First, Refused};
@@ -251,6 +252,7 @@ impl Host {
         });
         Ok(Served {
             database: database.into(),
+            salt: queries::salt(database),
             user: user.into(),
             mode: gather::mode_of(&self.shared.config(), user, &state.config),
             catalog: RefCell::new(CatalogReader::new(state.catalog.clone())),
@@ -319,7 +321,7 @@ impl Host {
         let config = self.shared.config();
         let now = Instant::now();
         let mut report = Report::new(&self.worker, &self.clients(), &self.pools, &config, needs, now);
-        if needs.clients {
+        if needs.has(List::Clients) {
             report.clients.extend(self.consoles.borrow().values().map(|console| console.row.clone()));
         }
         report

@@ -31,6 +31,42 @@ pub struct PreparedStatement {
     pub accepted: Cell<bool>,
     /// The shape of its rows as a hash, once a server has described it.
     pub row: Cell<Option<u64>>,
+    pub held: HeldText,
+}
+
+/// Counts the statements that exist and the bytes of their texts.
+#[derive(Debug, Default)]
+pub struct Texts {
+    count: Cell<usize>,
+    bytes: Cell<usize>,
+}
+
+impl Texts {
+    /// Counts a text for as long as what this gives lives.
+    pub fn hold(self: &Rc<Self>, text: &str) -> HeldText {
+        self.count.set(self.count.get() + 1);
+        self.bytes.set(self.bytes.get() + text.len());
+        HeldText { texts: self.clone(), bytes: text.len() }
+    }
+
+    /// How many there are, and their bytes.
+    pub fn held(&self) -> (usize, usize) {
+        (self.count.get(), self.bytes.get())
+    }
+}
+
+/// One text that is counted.
+#[derive(Debug)]
+pub struct HeldText {
+    texts: Rc<Texts>,
+    bytes: usize,
+}
+
+impl Drop for HeldText {
+    fn drop(&mut self) {
+        self.texts.count.set(self.texts.count.get() - 1);
+        self.texts.bytes.set(self.texts.bytes.get() - self.bytes);
+    }
 }
 
 impl PreparedStatement {

@@ -1,9 +1,10 @@
 //! Bytes between sockets. Buffers belong to the worker and are lent to connections while they are
 //! active, so an idle connection holds none.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, ReadBuf};
@@ -24,6 +25,30 @@ pub struct Buffer {
     bytes: Vec<u8>,
     start: usize,
     end: usize,
+    /// Who counts it as long as it lives.
+    count: Option<Rc<Alive>>,
+}
+
+/// The buffers of one worker that exist, lent or not.
+#[derive(Debug, Default)]
+struct Alive {
+    count: Cell<usize>,
+    bytes: Cell<usize>,
+}
+
+impl Alive {
+    fn grew(&self, bytes: usize) {
+        self.bytes.set(self.bytes.get() + bytes);
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        if let Some(alive) = &self.count {
+            alive.count.set(alive.count.get() - 1);
+            alive.bytes.set(alive.bytes.get() - self.bytes.len());
+        }
+    }
 }
 
 impl Buffer {
@@ -82,6 +107,9 @@ impl Buffer {
         }
         if self.bytes.len() - self.end < n {
             let wanted = (self.end + n).next_power_of_two().max(BUFFER_BYTES);
+            if let Some(alive) = &self.count {
+                alive.grew(wanted - self.bytes.len());
+            }
             self.bytes.resize(wanted, 0);
         }
     }
@@ -121,13 +149,23 @@ impl Buffer {
 /// The unused buffers of one worker.
 #[derive(Debug, Default)]
 pub struct Buffers {
-    spare: RefCell<Vec<Vec<u8>>>,
+    spare: RefCell<Vec<Buffer>>,
+    alive: Rc<Alive>,
 }
 
 impl Buffers {
     pub fn lend(&self) -> Buffer {
-        let bytes = self.spare.borrow_mut().pop().unwrap_or_else(|| vec![0; BUFFER_BYTES]);
-        Buffer { bytes, start: 0, end: 0 }
+        match self.spare.borrow_mut().pop() {
+            Some(buffer) => buffer,
+            None => self.make(),
+        }
+    }
+
+    #[cold]
+    fn make(&self) -> Buffer {
+        self.alive.count.set(self.alive.count.get() + 1);
+        self.alive.grew(BUFFER_BYTES);
+        Buffer { bytes: vec![0; BUFFER_BYTES], start: 0, end: 0, count: Some(Rc::clone(&self.alive)) }
     }
 
     /// Takes an empty buffer back; one that has grown is let go.
@@ -135,7 +173,43 @@ impl Buffers {
         assert!(buffer.is_empty(), "a buffer that still holds bytes is not given back");
         let mut spare = self.spare.borrow_mut();
         if buffer.bytes.len() == BUFFER_BYTES && spare.len() < SPARE_MAX {
-            spare.push(buffer.bytes);
+            spare.push(buffer);
         }
+    }
+
+    /// How many wait to be lent.
+    pub fn spare(&self) -> usize {
+        self.spare.borrow().len()
+    }
+
+    /// How many are lent.
+    pub fn lent(&self) -> usize {
+        self.alive.count.get().saturating_sub(self.spare())
+    }
+
+    /// The memory of all, lent or not.
+    pub fn bytes(&self) -> usize {
+        self.alive.bytes.get()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_are_counted_wherever_they_end() {
+        let buffers = Buffers::default();
+        let (mut grown, lost, back) = (buffers.lend(), buffers.lend(), buffers.lend());
+        grown.reserve(3 * BUFFER_BYTES);
+        assert_eq!((buffers.lent(), buffers.spare(), buffers.bytes()), (3, 0, 6 * BUFFER_BYTES));
+        buffers.give_back(back);
+        drop(lost);
+        assert_eq!((buffers.lent(), buffers.spare(), buffers.bytes()), (1, 1, 5 * BUFFER_BYTES));
+        buffers.give_back(grown);
+        buffers.give_back(Buffer::default());
+        assert_eq!((buffers.lent(), buffers.spare(), buffers.bytes()), (0, 1, BUFFER_BYTES));
+        drop(buffers.lend());
+        assert_eq!((buffers.lent(), buffers.bytes()), (0, 0));
     }
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use pgsluice::config::{
     AuthMethod, Config, Database, Host, Instance, Limits, Listen, Log, LogFormat, PoolMode, PoolSettings,
-    ReplicaSettings, Role, Secret, Shard, User,
+    ReplicaSettings, Role, Secret, Shard, Source, User,
 };
 use pgsluice::demo::{Cluster, ClusterOptions, TcpAuth};
 use pgsluice::pool::Server;
@@ -76,6 +76,7 @@ fn config(cluster: &Cluster, size: u32) -> Config {
         databases: vec![database("app"), database("other")],
         replicas: ReplicaSettings { lag_max: 1000 * MS, check_interval: 1000 * MS },
         limits: Limits {
+            query_shapes_max: 1000,
             message_bytes_max: 1 << 20,
             statement_bytes_max: 1 << 20,
             plan_cache_bytes_max: 1 << 20,
@@ -84,6 +85,7 @@ fn config(cluster: &Cluster, size: u32) -> Config {
             statements_per_client_max: 100,
         },
         log: Log { format: LogFormat::Text, level: "info".to_owned() },
+        source: Source::default(),
     }
 }
 

@@ -152,6 +152,7 @@ impl Router {
         let served = Served {
             database: "app".into(),
             user: "app".into(),
+            salt: 1,
             mode: PoolMode::Transaction,
             catalog: RefCell::new(CatalogReader::new(Arc::new(catalog))),
             planner: worker.planner("app"),

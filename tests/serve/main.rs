@@ -8,6 +8,9 @@ mod control;
 mod exporter;
 mod memory;
 mod operate;
+mod queries;
+mod settings;
+mod signals;
 
 use std::process::Command;
 

@@ -23,11 +23,14 @@ use std::sync::Arc;
 use crate::plan::Plan;
 
 pub use planner::Planner;
+use shape::Shape;
 
 /// All statements of one request's text, analysed and planned against one catalog version.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Script {
     pub statements: Vec<Statement>,
+    /// Of the whole text.
+    pub shape: Shape,
 }
 
 impl Script {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use super::Access;
-use super::shape::{self, Literal};
+use super::shape::{self, Literal, Shape};
 use super::{Command, Effects, Limits, PlannerStats, Script, SetValue, SharedScript, Statement, parse};
 use crate::catalog::Catalog;
 use crate::plan::{self, Context, FinalQuery, Phase, Plan};
@@ -103,7 +103,7 @@ pub(crate) fn analyse(context: Context<'_>, literals: &[Literal], limits: &Limit
     if statements.is_empty() {
         statements.push(nothing(context.text.len()));
     }
-    Ok((Script { statements }, any_values))
+    Ok((Script { statements, shape: Shape::of(context.text) }, any_values))
 }
 
 /// White space and comments.
@@ -139,7 +139,7 @@ fn script_bytes(script: &Script) -> usize {
         };
         size_of::<Statement>() + plan
     };
-    size_of::<Script>() + script.statements.iter().map(statement).sum::<usize>()
+    size_of::<Script>() + script.shape.text.len() + script.statements.iter().map(statement).sum::<usize>()
 }
 
 /// Two generations: what was used since the last turn stays, the rest goes when the young one has

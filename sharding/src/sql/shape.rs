@@ -2,7 +2,7 @@
 
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
-use super::lex::{Lexer, TokenKind};
+use super::lex::{Lexer, Token, TokenKind};
 
 /// One literal of a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +51,74 @@ pub fn scan(text: &str, literals: &mut Vec<Literal>) -> u64 {
         literals.push(Literal { start: offset(token.start), end: offset(token.end), kind });
     }
     hash.finish()
+}
+
+/// Longest text of a [`Shape`] in bytes.
+pub const SHAPE_TEXT_BYTES_MAX: usize = 512;
+
+/// What the texts of a statement have in common, for counting by statement.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// Equal for texts that differ only in literals, in white space, comments and semicolons at the end.
+    pub id: u64,
+    /// In one line, without comments, each literal as the next `$n`; shortened to
+    /// [`SHAPE_TEXT_BYTES_MAX`] with `...` at its end.
+    pub text: Box<str>,
+}
+
+impl Shape {
+    /// Never fails, whatever the text is. Unlike [`scan`], no value of any literal matters.
+    pub fn of(text: &str) -> Self {
+        let bytes = text.as_bytes();
+        // A semicolon at the end is a habit of the writer's, not another statement.
+        let ends = |token: &Token| &bytes[token.start..token.end] == b";";
+        let end = Lexer::new(text).filter(|token| !ends(token)).last().map_or(0, |token| token.end);
+        let tokens = || Lexer::new(text).take_while(|token| token.end <= end);
+        let param = |token: Token| text.get(token.start + 1..token.end).and_then(|digits| digits.parse::<u32>().ok());
+        let params = tokens().filter(|token| token.kind == TokenKind::Param).filter_map(param);
+        let mut next = params.max().unwrap_or(0);
+        let mut hash = ShapeHash::new();
+        let mut shown = String::with_capacity(text.len().min(SHAPE_TEXT_BYTES_MAX));
+        let mut before = 0;
+        for token in tokens() {
+            let fits = shown.len() <= SHAPE_TEXT_BYTES_MAX;
+            if fits && token.start > before && before > 0 {
+                shown.push(' ');
+            }
+            before = token.end;
+            if is_literal(token.kind) {
+                hash.add(&[1]);
+                next = next.saturating_add(1);
+                if fits {
+                    shown.push_str(&format!("${next}"));
+                }
+            } else {
+                hash.add(&bytes[token.start..token.end]);
+                hash.add(&[0]);
+                if fits {
+                    let end = token.end.min(token.start + SHAPE_TEXT_BYTES_MAX + 1);
+                    shown.push_str(&String::from_utf8_lossy(&bytes[token.start..end]));
+                }
+            }
+        }
+        Self { id: hash.finish(), text: shorten(shown, SHAPE_TEXT_BYTES_MAX).into() }
+    }
+}
+
+fn is_literal(kind: TokenKind) -> bool {
+    matches!(kind, TokenKind::Integer | TokenKind::Number | TokenKind::Text | TokenKind::Other)
+}
+
+/// At most `bytes_max` bytes of a text; what was longer ends with `...`.
+pub fn shorten(mut text: String, bytes_max: usize) -> String {
+    const MARK: &str = "...";
+    if text.len() > bytes_max {
+        let fits = |end: &usize| text.is_char_boundary(*end);
+        let end = (0..=bytes_max.saturating_sub(MARK.len())).rev().find(fits).unwrap_or(0);
+        text.truncate(end);
+        text.push_str(MARK);
+    }
+    text
 }
 
 fn offset(byte: usize) -> u32 {
@@ -116,6 +184,35 @@ mod tests {
     fn values_white_space_and_comments_do_not_matter() {
         assert_eq!(shape("SELECT * FROM t WHERE a = 1"), shape("SELECT *  FROM t /* x */ WHERE a=42 -- y"));
         assert_eq!(shape("SELECT 'a'"), shape("SELECT 'it''s'"));
+    }
+
+    #[test]
+    fn a_shape_tells_a_statement_without_its_values() {
+        let shown = |text: &str| Shape::of(text).text.into_string();
+        assert_eq!(
+            shown("SELECT  a\n FROM t /* x */ WHERE b=-5 AND c = 'it''s' -- y"),
+            "SELECT a FROM t WHERE b=-$1 AND c = $2"
+        );
+        assert_eq!(shown("SELECT $2 + 1, E'x', $$y$$"), "SELECT $2 + $3, $4, $5");
+        assert_eq!(shown(" SELECT 1; SELECT ';' ; -- x\n;"), "SELECT $1; SELECT $2");
+        assert_eq!((shown(""), shown(";")), (String::new(), String::new()));
+        assert_eq!(Shape::of("SELECT 1").id, Shape::of("SELECT 2 ;;").id);
+        let ids = |a: &str, b: &str| (Shape::of(a).id, Shape::of(b).id);
+        let (a, b) = ids("SELECT E'a', 1", "select E'a', 1".replace("select", "SELECT /**/").as_str());
+        assert_eq!(a, b);
+        let (a, b) = ids("SELECT E'a'", "SELECT 17.5");
+        assert_eq!(a, b);
+        let (a, b) = ids("SELECT a b", "SELECT ab");
+        assert_ne!(a, b);
+    }
+
+    #[test]
+    fn the_text_of_a_shape_has_a_bound() {
+        for text in [format!("SELECT {}", "é, ".repeat(4000)), format!("SELECT \"{}\"", "ü".repeat(4000))] {
+            let shape = Shape::of(&text);
+            assert!(shape.text.len() <= SHAPE_TEXT_BYTES_MAX && shape.text.ends_with("..."), "{}", shape.text);
+            assert_ne!(shape.id, Shape::of(&format!("{text}, 1")).id, "what is not shown counts all the same");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@ mod pgbouncer;
 mod sharding;
 mod stats;
 mod time;
+mod work;
 
 use std::fmt;
 
@@ -13,16 +14,27 @@ use crate::view::View;
 /// One SHOW command.
 pub struct Show {
     pub name: &'static str,
-    /// Whether it lists every client or every server, which the router then has to gather.
+    /// The long lists that it shows, which the router then has to gather.
     pub needs: Needs,
     pub table: fn(&View) -> Table,
 }
 
-/// The long lists that most commands can do without.
+/// What is long, and gathered only for whoever shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum List {
+    Clients,
+    Servers,
+    Queries,
+}
+
+/// The long lists that a reader needs; most do without any.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Needs {
-    pub clients: bool,
-    pub servers: bool,
+pub struct Needs(pub &'static [List]);
+
+impl Needs {
+    pub fn has(self, list: List) -> bool {
+        self.0.contains(&list)
+    }
 }
 
 impl fmt::Debug for Show {
@@ -40,16 +52,20 @@ impl PartialEq for Show {
 impl Eq for Show {}
 
 const fn show(name: &'static str, table: fn(&View) -> Table) -> Show {
-    Show { name, needs: Needs { clients: false, servers: false }, table }
+    Show { name, needs: Needs(&[]), table }
+}
+
+const fn long(name: &'static str, lists: &'static [List], table: fn(&View) -> Table) -> Show {
+    Show { name, needs: Needs(lists), table }
 }
 
 /// All of them; SHOW HELP and the errors print this list.
-pub static SHOWS: [Show; 26] = [
+pub static SHOWS: [Show; 27] = [
     show("CONFIG", pgbouncer::config),
     show("DATABASES", pgbouncer::databases),
     show("POOLS", pgbouncer::pools),
-    Show { needs: Needs { clients: true, servers: false }, ..show("CLIENTS", pgbouncer::clients) },
-    Show { needs: Needs { clients: false, servers: true }, ..show("SERVERS", pgbouncer::servers) },
+    long("CLIENTS", &[List::Clients], pgbouncer::clients),
+    long("SERVERS", &[List::Servers], pgbouncer::servers),
     show("USERS", pgbouncer::users),
     show("VERSION", pgbouncer::version),
     show("LISTS", pgbouncer::lists),
@@ -59,8 +75,8 @@ pub static SHOWS: [Show; 26] = [
     show("PEER_POOLS", pgbouncer::peer_pools),
     show("DNS_HOSTS", pgbouncer::dns_hosts),
     show("DNS_ZONES", pgbouncer::dns_zones),
-    Show { needs: Needs { clients: true, servers: true }, ..show("SOCKETS", pgbouncer::sockets) },
-    Show { needs: Needs { clients: true, servers: true }, ..show("ACTIVE_SOCKETS", pgbouncer::active_sockets) },
+    long("SOCKETS", &[List::Clients, List::Servers], pgbouncer::sockets),
+    long("ACTIVE_SOCKETS", &[List::Clients, List::Servers], pgbouncer::active_sockets),
     show("STATS", stats::stats),
     show("STATS_TOTALS", stats::totals),
     show("STATS_AVERAGES", stats::averages),
@@ -69,6 +85,7 @@ pub static SHOWS: [Show; 26] = [
     show("INSTANCES", sharding::instances),
     show("TABLES", sharding::tables),
     show("PROBLEMS", sharding::problems),
-    Show { needs: Needs { clients: true, servers: false }, ..show("PINS", sharding::pins) },
-    Show { needs: Needs { clients: true, servers: false }, ..show("WAITING", sharding::waiting) },
+    long("PINS", &[List::Clients], work::pins),
+    long("WAITING", &[List::Clients, List::Servers], work::waiting),
+    long("QUERIES", &[List::Queries], work::queries),
 ];

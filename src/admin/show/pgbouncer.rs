@@ -8,7 +8,7 @@ use crate::admin::table::{Cell, Table, Type, cell};
 use crate::view::{Address, ClientRow, ClientState, PeerRow, PoolRow, ServerRow, ServerState, View};
 
 /// The version whose console this one follows. Tools parse it.
-const PGBOUNCER: &str = concat!("PgBouncer 1.25.1 (Sluice ", env!("CARGO_PKG_VERSION"), ")");
+const PGBOUNCER: &str = concat!("PgBouncer 1.26.1 (Sluice ", env!("CARGO_PKG_VERSION"), ")");
 
 fn flag(set: bool) -> Cell {
     cell(u8::from(set))

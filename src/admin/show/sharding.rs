@@ -1,6 +1,5 @@
-//! What PgBouncer does not have: shards, instances, tables, and why clients keep or lack servers.
+//! What PgBouncer does not have: shards, instances, tables and what is wrong with them.
 
-use crate::admin::show::time;
 use crate::admin::table::{Table, Type, cell};
 use crate::view::View;
 
@@ -92,52 +91,4 @@ pub(super) fn tables(view: &View) -> Table {
 pub(super) fn problems(view: &View) -> Table {
     let rows = view.problems.iter().map(|row| vec![cell(&row.database), cell(&row.problem)]);
     Table::new(&[("database", Type::Text), ("problem", Type::Text)]).with_rows(rows)
-}
-
-/// Who keeps its server after the transaction, and why.
-pub(super) fn pins(view: &View) -> Table {
-    let columns = [
-        ("client_id", Type::Int8),
-        ("user", Type::Text),
-        ("database", Type::Text),
-        ("reasons", Type::Text),
-        ("since", Type::Text),
-        ("server_id", Type::Int8),
-    ];
-    let pinned = view.clients.iter().filter_map(|row| row.pin.as_ref().map(|pin| (row, pin)));
-    Table::new(&columns).with_rows(pinned.map(|(row, pin)| {
-        vec![
-            cell(row.id),
-            cell(&row.user),
-            cell(&row.database),
-            cell(pin),
-            row.pinned_since.and_then(|at| cell(time::utc(at))),
-            row.link.and_then(cell),
-        ]
-    }))
-}
-
-/// Who waits for a server, the longest wait first.
-pub(super) fn waiting(view: &View) -> Table {
-    let columns = [
-        ("client_id", Type::Int8),
-        ("user", Type::Text),
-        ("database", Type::Text),
-        ("shard", Type::Text),
-        ("instance", Type::Text),
-        ("wait_us", Type::Int8),
-    ];
-    let mut clients: Vec<_> =
-        view.clients.iter().filter_map(|row| row.waits_for.as_ref().map(|place| (row, place))).collect();
-    clients.sort_by_key(|(row, _)| std::cmp::Reverse(row.wait));
-    Table::new(&columns).with_rows(clients.into_iter().map(|(row, (shard, instance))| {
-        vec![
-            cell(row.id),
-            cell(&row.user),
-            cell(&row.database),
-            cell(shard),
-            cell(instance),
-            cell(row.wait.as_micros()),
-        ]
-    }))
 }

@@ -1,7 +1,7 @@
 //! SHOW STATS and its relatives: all from [`crate::stats::STATS_COLUMNS`].
 
 use crate::admin::table::{Cell, Table, Type, cell};
-use crate::stats::{DatabaseStats, METRICS, Reader, STATS_COLUMNS, StatsColumn, Sums};
+use crate::stats::{DatabaseStats, Per, STATS_COLUMNS, StatsColumn, Sums};
 use crate::view::View;
 
 /// Histograms whose quantiles are appended to PgBouncer's columns.
@@ -18,7 +18,7 @@ const QUANTILES: [(&str, f64, &str); 9] = [
 ];
 
 /// Counters that PgBouncer does not have.
-const OURS: [&str; 5] = ["routed", "gathered", "refused", "replica_reads", "errors"];
+const OURS: [&str; 6] = ["routed", "gathered", "refused", "replica_reads", "errors", "shapes_forgotten"];
 
 /// The name of `total_query_count` before PgBouncer 1.8, which Debian's exporter still reads.
 const OLD_QUERY_COUNT: &str = "total_requests";
@@ -64,14 +64,21 @@ pub(super) fn averages(view: &View) -> Table {
     rows(view, named("", |column| column.bare_average), |stats| stats.averages.to_vec())
 }
 
-/// SHOW TOTALS: every metric over all databases.
+/// SHOW TOTALS: PgBouncer's names for the sums over all databases, then every metric that it has not.
 pub(super) fn sums(view: &View) -> Table {
     let mut all = Sums::default();
     view.stats.iter().for_each(|stats| all.merge(&stats.sums));
     let row = |name: String, value: u64| vec![cell(name), cell(value)];
-    let metric = |metric: &crate::stats::Metric| match metric.reader {
-        Reader::Counter(_) => row(format!("total_{}", metric.name), all.count(metric.name)),
-        Reader::Histogram(_) => row(format!("total_{}_time", metric.name), all.time_us(metric.name)),
-    };
-    Table::new(&[("name", Type::Text), ("value", Type::Int8)]).with_rows(METRICS.iter().map(metric))
+    let totals = STATS_COLUMNS.iter().map(|column| row(format!("total_{}", column.internal), column.total_of(&all)));
+    let averages = STATS_COLUMNS.iter().enumerate().map(|(at, column)| {
+        let average = view.stats.iter().map(|stats| stats.averages[at]);
+        let value = match column.per {
+            Per::Second => average.sum(),
+            // Of what took place at the same time, the busiest database speaks for all.
+            Per::Event => average.max().unwrap_or(0),
+        };
+        row(format!("avg_{}", column.internal), value)
+    });
+    let ours = OURS.iter().map(|name| row(format!("total_{name}"), all.count(name)));
+    Table::new(&[("name", Type::Text), ("value", Type::Numeric)]).with_rows(totals.chain(averages).chain(ours))
 }
