@@ -391,7 +391,7 @@ pub fn table_rows(database: &str, catalog: &Catalog, shards: &[&str]) -> Vec<Tab
                 name: name.clone(),
                 relation: match table.relation {
                     Relation::Table => "table",
-                    Relation::View => "view",
+                    Relation::View | Relation::KnownView => "view",
                     Relation::Foreign => "foreign table",
                 },
                 kind,

@@ -84,8 +84,10 @@ pub enum TableKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Relation {
     Table,
-    /// A view or a materialised view: reads something the router did not look into.
+    /// A view or a materialised view that the router cannot look through.
     View,
+    /// A view of which the router knows where each row is.
+    KnownView,
     Foreign,
 }
 

@@ -10,6 +10,7 @@ use pgsluice_sharding::catalog::{
     Volatility,
 };
 use pgsluice_sharding::map::ShardId;
+use pgsluice_sharding::plan::view_kind;
 use pgsluice_sharding::sql::code::pin_of_code;
 
 use crate::catalog::queries::Subject;
@@ -58,6 +59,8 @@ pub struct Builder {
     domains: HashMap<u32, (u32, i32)>,
     relations: Vec<RelationRows>,
     functions: HashMap<String, Function>,
+    /// Schema, name and definition.
+    views: Vec<(String, String, String)>,
 }
 
 #[derive(Debug)]
@@ -81,6 +84,7 @@ impl Builder {
             domains: HashMap::new(),
             relations: Vec::new(),
             functions: HashMap::new(),
+            views: Vec::new(),
         }
     }
 
@@ -97,6 +101,7 @@ impl Builder {
             Subject::Types => self.type_of_columns(row),
             Subject::Columns => self.column(row),
             Subject::Functions => self.function(row),
+            Subject::Views => self.view(row),
         }
     }
 
@@ -187,6 +192,11 @@ impl Builder {
         Ok(())
     }
 
+    fn view(&mut self, row: Row<'_>) -> Result<(), BadRow> {
+        self.views.push((row.text(0)?.to_owned(), row.text(1)?.to_owned(), row.text(2)?.to_owned()));
+        Ok(())
+    }
+
     /// The type a domain stands for: values cross the wire and hash as that type.
     fn base_type(&self, type_oid: u32, typmod: i32) -> (u32, i32) {
         let mut found = (type_oid, typmod);
@@ -246,7 +256,7 @@ impl Builder {
             }
             tables.entry(schema).or_default().insert(name, Table { kind, relation, columns });
         }
-        let catalog = Catalog {
+        let mut catalog = Catalog {
             version,
             shards: self.shards,
             tables,
@@ -255,7 +265,30 @@ impl Builder {
             search_path: self.search_path,
             rules: self.rules,
         };
+        if self.shards > 1 {
+            look_through(&mut catalog, self.views);
+        }
         Loaded { catalog, problems }
+    }
+}
+
+/// Finds out where the rows of views are, those of views over views last. What the operator has said of a view counts more.
+fn look_through(catalog: &mut Catalog, mut views: Vec<(String, String, String)>) {
+    let rules = &catalog.rules.tables;
+    views.retain(|(schema, name, _)| !rules.contains_key(name) && !rules.contains_key(&format!("{schema}.{name}")));
+    loop {
+        let before = views.len();
+        views.retain(|(schema, name, definition)| {
+            let Some(kind) = view_kind(catalog, definition) else { return true };
+            if let Some(table) = catalog.tables.get_mut(schema).and_then(|tables| tables.get_mut(name)) {
+                table.kind = kind;
+                table.relation = Relation::KnownView;
+            }
+            false
+        });
+        if views.len() == before {
+            return;
+        }
     }
 }
 

@@ -23,7 +23,7 @@ use tokio_postgres::{Client, SimpleQueryMessage};
 
 pub use builder::{BadRow, Builder, Loaded};
 pub use compare::{ShardCatalog, compare};
-pub use queries::QUERIES;
+pub use queries::{QUERIES, VIEW_QUERY};
 pub use watch::{CatalogReader, CatalogWatch, Shard};
 
 /// Why a catalog could not be loaded.
@@ -72,7 +72,7 @@ impl From<BadRow> for LoadError {
 /// The connection broke, or the server is not a PostgreSQL that the queries know.
 pub async fn load(client: &Client, rules: &TableRules, shards: u16, version: u64) -> Result<Loaded, LoadError> {
     let mut builder = Builder::new(rules.clone(), shards);
-    for query in &QUERIES {
+    for query in QUERIES.iter().chain([&VIEW_QUERY]) {
         for message in client.simple_query(query.sql).await? {
             if let SimpleQueryMessage::Row(row) = message {
                 let values: Vec<Option<&str>> = (0..row.len()).map(|column| row.get(column)).collect();

@@ -15,6 +15,7 @@ pub enum Subject {
     Types,
     Columns,
     Functions,
+    Views,
 }
 
 /// One question to a server.
@@ -33,6 +34,9 @@ pub const QUERIES: [Query; 6] = [
     Query { subject: Subject::Columns, sql: COLUMNS },
     Query { subject: Subject::Functions, sql: FUNCTIONS },
 ];
+
+/// What is asked last, where no transaction is open: it changes the search path of its transaction.
+pub const VIEW_QUERY: Query = Query { subject: Subject::Views, sql: VIEWS };
 
 /// provider, LC_COLLATE, the search_path that RESET goes back to.
 ///
@@ -99,6 +103,16 @@ JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace \
 WHERE p.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid \
   AND n.nspname OPERATOR(pg_catalog.<>) 'sluice'";
 
+/// schema, name, definition with all names qualified.
+const VIEWS: &str = "\
+WITH path AS MATERIALIZED (SELECT pg_catalog.set_config('search_path', '', true) AS path) \
+SELECT n.nspname, c.relname, pg_catalog.pg_get_viewdef(c.oid) \
+FROM path CROSS JOIN pg_catalog.pg_class c \
+JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace \
+WHERE c.relkind OPERATOR(pg_catalog.=) ANY ('{v,m}'::pg_catalog.\"char\"[]) \
+  AND c.relpersistence OPERATOR(pg_catalog.<>) 't' \
+  AND n.nspname OPERATOR(pg_catalog.<>) ALL ('{pg_catalog,information_schema,pg_toast,sluice}'::pg_catalog.name[])";
+
 /// One row of one column that changes whenever the answer to [`QUERIES`] may have changed on this
 /// server. Sums of hashes, so nothing is sorted and one short line crosses the wire.
 ///
@@ -119,6 +133,8 @@ SELECT pg_catalog.concat_ws('/', \
    pg_catalog.concat_ws(',', p.oid, p.proname, p.pronamespace, p.prokind, p.proretset, p.provolatile, p.prosrc), 0)\
    ::pg_catalog.numeric)) \
   FROM pg_catalog.pg_proc p WHERE p.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid), \
+ (SELECT pg_catalog.sum(pg_catalog.hashtextextended(r.ev_action::pg_catalog.text, 0)::pg_catalog.numeric) \
+   FROM pg_catalog.pg_rewrite r WHERE r.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid), \
  (SELECT pg_catalog.sum(pg_catalog.hashtextextended(pg_catalog.concat_ws(',', n.oid, n.nspname), 0)\
    ::pg_catalog.numeric) FROM pg_catalog.pg_namespace n \
    WHERE n.nspname OPERATOR(pg_catalog.!~~) 'pg\\_%'), \

@@ -53,6 +53,7 @@ files! {
     subqueries,
     tables,
     transactions,
+    views,
     writes,
 }
 

@@ -26,6 +26,7 @@ mod scope;
 mod splice;
 mod targets;
 mod terms;
+mod view;
 
 use std::sync::Arc;
 
@@ -36,6 +37,7 @@ use crate::refusal::Refusal;
 
 pub(crate) use decide::{Context, plan_statement};
 pub use phases::{Phase, build_with};
+pub use view::view_kind;
 
 /// How one statement is answered. Immutable once made.
 #[derive(Clone, Debug, PartialEq)]
