@@ -102,7 +102,8 @@ async fn a_catalog_says_what_the_server_has() {
     assert_eq!(public["orders_0"].kind, public["orders"].kind);
     assert_eq!(public["plans"].kind, TableKind::Reference);
     assert_eq!(catalog.tables["audit"]["log"].kind, TableKind::Local(ShardId(1)));
-    assert_eq!((public["totals"].relation, public["stale"].relation), (Relation::View, Relation::View));
+    assert_eq!((public["totals"].relation, public["stale"].relation), (Relation::KnownView, Relation::KnownView));
+    assert_eq!((public["totals"].kind, public["stale"].kind), (public["orders"].kind, TableKind::Reference));
     assert_eq!(public["Odd \"name"].columns, []);
 
     let price = Function { volatility: Volatility::Stable, kind: FunctionKind::Aggregate, pin: None };
