@@ -97,6 +97,8 @@ pub struct Column {
     pub type_oid: u32,
     pub typmod: i32,
     pub not_null: bool,
+    /// Part of the primary key.
+    pub primary: bool,
     pub collation: Collation,
     pub crossing: Crossing,
 }
@@ -246,7 +248,8 @@ pub(crate) fn column_of(column: &ColumnDef, default_collation: Collation) -> Col
     };
     // The name of a collation in an open transaction is not looked up.
     let crossing = if column.collation.is_some() { Crossing::default() } else { crossing };
-    Column { name: column.name.to_string(), type_oid, typmod, not_null: column.not_null, collation, crossing }
+    let (name, not_null) = (column.name.to_string(), column.not_null);
+    Column { name, type_oid, typmod, not_null, primary: false, collation, crossing }
 }
 
 /// Whether PostgreSQL itself brings the type of this name.

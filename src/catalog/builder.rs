@@ -160,6 +160,7 @@ impl Builder {
             type_oid,
             typmod,
             not_null: row.boolean(6)?,
+            primary: row.boolean(8)?,
             collation: self.collation_of(row.number(7)?),
             crossing: self.crossing_of(type_oid, row.number(7)?),
         };
@@ -428,9 +429,9 @@ mod tests {
         builder
     }
 
-    fn column<'a>(table: &'a str, name: &'a str, type_oid: &'a str, not_null: &'a str) -> [Option<&'a str>; 8] {
+    fn column<'a>(table: &'a str, name: &'a str, type_oid: &'a str, not_null: &'a str) -> [Option<&'a str>; 9] {
         let collation = if type_oid == "25" { "100" } else { "0" };
-        let values = ["public", table, "r", name, type_oid, "-1", not_null, collation];
+        let values = ["public", table, "r", name, type_oid, "-1", not_null, collation, "f"];
         values.map(Some)
     }
 

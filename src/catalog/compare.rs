@@ -123,6 +123,7 @@ mod tests {
             type_oid: *type_oid,
             typmod: -1,
             not_null: true,
+            primary: false,
             collation: Collation::Bytes,
             crossing: Crossing::default(),
         };

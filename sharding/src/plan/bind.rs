@@ -140,6 +140,8 @@ pub(crate) struct Block {
     pub strict: Vec<usize>,
     pub roots: Vec<Root>,
     pub aggregates: bool,
+    /// The plain columns of GROUP BY; none with GROUPING SETS.
+    pub group: Vec<Term>,
     /// PARTITION BY of every window, as columns.
     pub windows: Vec<Vec<Term>>,
     pub set_returning: bool,

@@ -44,6 +44,9 @@ impl Binder<'_> {
         }
         self.reduce_outer_joins(block);
         self.select_parts(query, select);
+        if !select.grouping_sets {
+            self.blocks[block].group = self.columns_of_exprs(&select.group);
+        }
         let outputs = self.outputs(query, select, block);
         let roots = self.roots_through(query, select, block, outputs.as_deref());
         self.close();

@@ -306,7 +306,7 @@ fn spread(
     {
         return Err(refusal.clone());
     }
-    let last = final_query::final_query(context, binder, query, shards, home, parsed);
+    let last = final_query::final_query(context, binder, query, seen, shards, home, parsed);
     match (gather, last) {
         (Ok(mut gather), last) => {
             gather.or_else = last.ok().map(Arc::new);

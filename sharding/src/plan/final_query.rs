@@ -6,9 +6,10 @@
 use std::ops::Range;
 
 use super::bind::{Binder, Occurrence};
+use super::bind_query::Seen;
 use super::decide::Context;
 use super::scope::{Columns, Rel};
-use super::{FinalQuery, Gather, Input, Node, Shards, reasons};
+use super::{FinalQuery, Gather, Input, Node, Shards, final_parts, reasons};
 use crate::catalog::{Column, CrossingForm};
 use crate::map::ShardId;
 use crate::refusal::Refusal;
@@ -23,13 +24,16 @@ const TAKE_ROWS: [&str; 6] = ["count", "json_agg", "jsonb_agg", "row_to_json", "
 /// The final query of a read over `shards`, with what only `home` has; or why there is none.
 pub(super) fn final_query(
     context: Context<'_>,
-    binder: &Binder<'_>,
+    binder: &mut Binder<'_>,
     query: &Query,
+    seen: &Seen,
     shards: Shards,
     home: Option<ShardId>,
     parsed: &Parsed,
 ) -> Result<FinalQuery, Refusal> {
     check(binder)?;
+    let top = final_parts::top_rows(context, binder, query, seen, parsed);
+    let binder = &*binder;
     let mentioned = Mentioned::of(query);
     let mut occurrences: Vec<&Occurrence> = binder.occurrences.iter().collect();
     occurrences.sort_by_key(|occurrence| occurrence.written.at);
@@ -37,6 +41,9 @@ pub(super) fn final_query(
     let mut draft = Draft { context, binder, parsed, mentioned, inputs: Vec::new(), edits: Vec::new(), columns: 0 };
     for occurrence in occurrences {
         draft.add(occurrence)?;
+    }
+    if let (Some(top), [input]) = (top, draft.inputs.as_mut_slice()) {
+        input.gather.sql.push_str(&top);
     }
     draft.check_rows()?;
     Ok(draft.finish(shards, home))
@@ -174,9 +181,20 @@ impl<'a> Draft<'a, '_> {
         let alias = if occurrence.written.aliased { String::new() } else { format!(" AS {}", quoted(&rel.name)) };
         let place = format!("({}){alias}", self.arrays_as_rows(&chosen));
         self.edits.push((occurrence.written.at..end, place));
+        self.group_by_key(occurrence, &chosen);
         self.inputs.push(Input { table: occurrence.table.clone(), gather });
         self.columns += chosen.len();
         Ok(())
+    }
+
+    /// Writes out what a primary key in GROUP BY implies.
+    fn group_by_key(&mut self, occurrence: &Occurrence, chosen: &[&Column]) {
+        let implied = final_parts::grouped_by_key(self.binder, occurrence, chosen);
+        let end = spans::group_end(self.context.text, &self.parsed.span, occurrence.written.at);
+        let Some(end) = end.filter(|_| !implied.is_empty()) else { return };
+        let name = quoted(&self.binder.rels[occurrence.rel].name);
+        let columns = implied.iter().map(|column| format!(", {name}.{}", quoted(&column.name)));
+        self.edits.push((end..end, columns.collect()));
     }
 
     /// What every shard is asked for.
@@ -249,10 +267,11 @@ impl<'a> Draft<'a, '_> {
         }
     }
 
-    fn finish(self, shards: Shards, home: Option<ShardId>) -> FinalQuery {
+    fn finish(mut self, shards: Shards, home: Option<ShardId>) -> FinalQuery {
         let (text, span) = (self.context.text, &self.parsed.span);
         let mut sql = String::with_capacity(2 * span.len());
         let mut at = span.start;
+        self.edits.sort_by_key(|(place, _)| place.start);
         for (place, new) in self.edits {
             sql.push_str(&text[at..place.start]);
             sql.push_str(&new);

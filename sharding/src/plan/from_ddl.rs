@@ -52,6 +52,7 @@ fn view_columns(catalog: &Catalog, query: &Query) -> Vec<Column> {
             type_oid: 0,
             typmod: -1,
             not_null: false,
+            primary: false,
             collation: catalog.default_collation,
             crossing: Crossing::default(),
         });

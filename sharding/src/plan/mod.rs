@@ -15,6 +15,7 @@ mod copy_plan;
 mod ddl;
 mod decide;
 mod display;
+mod final_parts;
 mod final_query;
 mod from_ddl;
 mod having;

@@ -93,6 +93,29 @@ pub(crate) fn conditions(text: &str, span: &Range<usize>, at: usize) -> Option<V
     Some(found)
 }
 
+/// Where the GROUP BY ends of the SELECT whose FROM has something at `at`; `None` when it has none in plain form.
+pub(crate) fn group_end(text: &str, span: &Range<usize>, at: usize) -> Option<usize> {
+    let word = |token: &Token| text[token.start..token.end].to_ascii_lowercase();
+    let (mut depth, mut end) = (0i32, None);
+    for token in Lexer::starting_at(&text[..span.end], at) {
+        let word = word(&token);
+        match word.as_str() {
+            "(" | "[" => depth += 1,
+            ")" | "]" => depth -= 1,
+            _ => {}
+        }
+        match (&mut end, depth) {
+            (_, ..0) => break,
+            (None, 0) if word == "group" => end = Some(token.end),
+            (None, 0) if word != "where" && ends_condition(&word) => return None,
+            (Some(_), 0) if word != "group" && ends_condition(&word) => break,
+            (Some(end), _) => *end = token.end,
+            _ => {}
+        }
+    }
+    end
+}
+
 /// Reserved words that can follow a WHERE clause.
 fn ends_condition(word: &str) -> bool {
     matches!(
