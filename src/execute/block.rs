@@ -343,6 +343,7 @@ impl Conversation {
     async fn setting(&mut self, command: &Command, text: &str) -> Result<(), Failure> {
         if let Command::Set { value: SetValue::Current, .. } = command {
             self.session.pin(Pin::SetConfig);
+            self.session.set_apart(self.worker.own_number());
         }
         self.refuse_setting(command)?;
         if let Command::SetTransaction(options) = command
@@ -366,8 +367,15 @@ impl Conversation {
             answer.into_result(self)?;
         }
         self.remember_setting(&SettingChange::of(command), text);
-        if let Command::SetTransaction(options) = command {
-            self.session.transaction.set_options(options);
+        match command {
+            Command::SetTransaction(options) => self.session.transaction.set_options(options),
+            Command::Set { local: true, name, value: SetValue::Text(value) } => {
+                self.session.transaction.set_local(name, value.clone());
+            }
+            Command::Set { local: true, name, value: SetValue::Default } => {
+                self.session.transaction.set_local(name, "DEFAULT".to_owned());
+            }
+            _ => {}
         }
         self.complete(&tag);
         Ok(())
@@ -467,8 +475,13 @@ impl Conversation {
     /// What a statement that has succeeded on server `i` means for the session.
     pub(super) fn take_effect(&mut self, i: usize, command: &Command, text: &str, effects: Effects) {
         if let Some(pin) = effects.pin {
-            self.session.pin(pin);
-            self.links[i].server.state.taint();
+            if matches!(pin, Pin::TempTable | Pin::SetConfig | Pin::LocalSetting) {
+                self.session.set_apart(self.worker.own_number());
+            }
+            if pin != Pin::LocalSetting {
+                self.session.pin(pin);
+                self.links[i].server.state.taint();
+            }
         }
         if effects.changes_catalog {
             self.catalog_change = CatalogChange::Unread;

@@ -178,6 +178,7 @@ impl Conversation {
     async fn parse(&mut self, total: usize) -> Result<(), Failure> {
         self.served.stats.client_parses.add(1);
         self.refresh_catalog().await?;
+        let reading = self.session.reading();
         let statement = {
             let parse = Parse::read(&self.client.inbox.filled()[5..total]).map_err(ErrorFields::from)?;
             let text = std::str::from_utf8(parse.sql).map_err(|_| not_utf8())?;
@@ -185,7 +186,7 @@ impl Conversation {
             let statement = self.worker.prepare(
                 &self.served,
                 &*self.catalog()?,
-                self.session.settings(),
+                &reading,
                 text,
                 &parse.types().collect::<Vec<u32>>(),
             )?;
@@ -242,23 +243,19 @@ impl Conversation {
 
     /// The statement of that name, planned for the catalog as it is now.
     async fn statement(&mut self, name: &str) -> Result<Rc<PreparedStatement>, Failure> {
+        let reading = self.session.reading();
         let statement = self.session.statements.get(name).ok_or_else(|| no_statement(name))?;
-        if statement.catalog_version == self.catalog()?.version {
+        if statement.catalog_version == self.catalog()?.version && statement.reading == reading {
             return Ok(statement.clone());
         }
         Box::pin(self.planned_anew(statement.clone(), name)).await
     }
 
-    /// The catalog has changed. Whoever was told what rows a statement gives must get those, or the
+    /// The catalog has changed, or what PostgreSQL reads statements by. Whoever was told what rows a statement gives must get those, or the
     /// error that PostgreSQL gives when it plans such a statement anew.
     async fn planned_anew(&mut self, old: Rc<PreparedStatement>, name: &str) -> Result<Rc<PreparedStatement>, Failure> {
-        let anew = self.worker.prepare(
-            &self.served,
-            &*self.catalog()?,
-            self.session.settings(),
-            &old.text,
-            &old.param_types,
-        )?;
+        let reading = self.session.reading();
+        let anew = self.worker.prepare(&self.served, &*self.catalog()?, &reading, &old.text, &old.param_types)?;
         if let Some(row) = old.row.get() {
             if anew.row.get().is_none() {
                 self.learn_row(&anew).await?;
@@ -347,7 +344,9 @@ impl Conversation {
         let bind = Bind::read(&self.client.inbox.filled()[5..total]).map_err(ErrorFields::from)?;
         let named = statement.script.statements.first().map_or(0, |first| usize::from(first.params));
         let (given, required) = (bind.values.count(), named.max(statement.param_types.len()));
-        if given != required {
+        // What the planner does not look into, as CALL, may have more.
+        let all_known = statement.script.statements.first().is_none_or(|first| first.command != Command::Other);
+        if given != required && all_known {
             let message = format!(
                 "bind message supplies {given} parameters, but prepared statement \"{name}\" requires {required}"
             );

@@ -171,10 +171,11 @@ impl Conversation {
         gather: &Gather,
         arguments: &Arguments,
     ) -> Result<Rc<Description>, Failure> {
+        let reading = self.session.reading();
         let key = self.worker.statement_id(
             &self.served,
             &*self.catalog()?,
-            self.session.settings(),
+            &reading,
             &arguments.text,
             &arguments.param_types,
         );
@@ -224,10 +225,11 @@ impl Conversation {
         arguments: &Arguments,
     ) -> Result<(), Failure> {
         let bind = arguments.bind()?;
+        let reading = self.session.reading();
         let statement = self.worker.statement_id(
             &self.served,
             &*self.catalog()?,
-            self.session.settings(),
+            &reading,
             &gather.sql,
             &description.parameter_types,
         );

@@ -304,6 +304,7 @@ impl Conversation {
         if !self.session.is_pinned() && self.served.mode != PoolMode::Session {
             self.presence.clear();
             self.links.release_all(&self.worker);
+            self.session.set_apart_no_more();
         }
     }
 }

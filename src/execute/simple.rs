@@ -78,7 +78,7 @@ impl Conversation {
         let text = self.query_text(total)?;
         let catalog = self.catalog()?;
         let mut planner = self.served.planner.borrow_mut();
-        let script = planner.plan(&catalog, self.session.settings().get("search_path"), text)?;
+        let script = planner.plan(&catalog, self.session.search_path(), text)?;
         let [statement] = script.statements.as_slice() else { return Ok((script, None)) };
         let values = Values { text, literals: planner.literals(), params: &[] };
         let decision = self.decide_one(statement, values)?;
@@ -227,7 +227,7 @@ impl Conversation {
     fn one_shard(&self, text: &str) -> Result<Option<(Option<ShardId>, Access)>, Failure> {
         let catalog = self.catalog()?;
         let mut planner = self.served.planner.borrow_mut();
-        let script = planner.plan(&catalog, self.session.settings().get("search_path"), text)?;
+        let script = planner.plan(&catalog, self.session.search_path(), text)?;
         let values = Values { text, literals: planner.literals(), params: &[] };
         let mut shard = None;
         let mut most = Access::Read;
@@ -265,7 +265,7 @@ impl Conversation {
     fn plan_part(&self, text: &str, index: usize) -> Result<(SharedScript, Decision), Failure> {
         let catalog = self.catalog()?;
         let mut planner = self.served.planner.borrow_mut();
-        let script = planner.plan(&catalog, self.session.settings().get("search_path"), text)?;
+        let script = planner.plan(&catalog, self.session.search_path(), text)?;
         let values = Values { text, literals: planner.literals(), params: &[] };
         let decision = self.decide_one(&script.statements[index], values)?;
         Ok((script, decision))

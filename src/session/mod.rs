@@ -31,6 +31,11 @@ pub struct Session {
     current: Rc<Settings>,
     pub transaction: Transaction,
     pub statements: Statements,
+    reading: Rc<Reading>,
+    /// What the reading was made of: the settings, and those for one transaction.
+    read_under: (Rc<Settings>, Option<Rc<Settings>>),
+    /// Not 0 while its server knows what the router does not; see [`Reading`].
+    apart: u64,
     pins: BTreeSet<Pin>,
     /// The channels that it listens to.
     pub listens: BTreeSet<String>,
@@ -40,6 +45,24 @@ pub struct Session {
     pub last_server_written: Option<(ShardId, u64)>,
     /// When this session last wrote on each shard: replicas that are older may not serve it.
     wrote: Vec<Option<Instant>>,
+}
+
+/// What decides, beyond its text, what a prepared statement means: constants in it are read, names are
+/// looked up and parts are computed under the settings of the session that prepares it. Only who reads
+/// a text in the same way may share what a server has made of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reading {
+    pub settings: Settings,
+    /// A number of the session's own when it has changed its server in ways that the router does not
+    /// know: by temporary tables, or by settings that a function has made.
+    pub apart: u64,
+}
+
+impl Reading {
+    /// As it is written after SET; `None` when it is the server's default.
+    pub fn search_path(&self) -> Option<&str> {
+        self.settings.get("search_path").filter(|path| *path != "DEFAULT")
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -89,6 +112,14 @@ impl SettingChange {
         }
     }
 
+    /// What the change leaves of settings for one transaction: it takes their place.
+    pub fn end_local(&self, local: &mut Settings) {
+        match self {
+            Self::Set { name, .. } | Self::Reset(name) => local.reset(name),
+            Self::ResetAll => local.reset_all(),
+        }
+    }
+
     /// What the change makes of a session's settings, where RESET goes back to the startup packet.
     fn apply_to_session(&self, settings: &mut Settings, base: &Settings) {
         self.apply_to_server(settings);
@@ -109,6 +140,9 @@ impl Session {
         Self {
             user,
             database,
+            reading: Rc::new(Reading { settings: base.reading(None), apart: 0 }),
+            read_under: (base.clone(), None),
+            apart: 0,
             current: base.clone(),
             base,
             transaction: Transaction::default(),
@@ -123,6 +157,40 @@ impl Session {
 
     pub fn settings(&self) -> &Rc<Settings> {
         &self.current
+    }
+
+    /// How a statement is read that is prepared now.
+    pub fn reading(&mut self) -> Rc<Reading> {
+        let local = self.transaction.block().and_then(|block| block.local_settings());
+        let is_same = |a: Option<&Rc<Settings>>, b: Option<&Rc<Settings>>| a.map(Rc::as_ptr) == b.map(Rc::as_ptr);
+        let (known, known_local) = &self.read_under;
+        let is_known = Rc::ptr_eq(known, &self.current) && is_same(known_local.as_ref(), local);
+        if !is_known || self.reading.apart != self.apart {
+            self.read_under = (self.current.clone(), local.cloned());
+            let settings = self.current.reading(self.read_under.1.as_deref());
+            let reading = Reading { settings, apart: self.apart };
+            if *self.reading != reading {
+                self.reading = Rc::new(reading);
+            }
+        }
+        self.reading.clone()
+    }
+
+    /// Its server knows what the router does not, until it is given back: nobody else reads statements
+    /// as this session does. `number` is one that no session had before.
+    pub fn set_apart(&mut self, number: u64) {
+        self.apart = number;
+    }
+
+    /// It has given back its server.
+    pub fn set_apart_no_more(&mut self) {
+        self.apart = 0;
+    }
+
+    /// The search path of the next statement, as it is written after SET.
+    pub fn search_path(&self) -> Option<&str> {
+        let local = self.transaction.block().and_then(|block| block.local_settings()?.get("search_path"));
+        local.or_else(|| self.current.get("search_path")).filter(|path| *path != "DEFAULT")
     }
 
     /// Takes a change of the settings that a server has accepted.
@@ -142,6 +210,7 @@ impl Session {
         self.current = self.base.clone();
         self.statements.clear();
         self.pins.clear();
+        self.apart = 0;
         self.listens.clear();
         self.cursors.clear();
     }

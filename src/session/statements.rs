@@ -11,6 +11,8 @@ use pgsluice_sharding::sql::SharedScript;
 
 use crate::pool::server::StatementId;
 
+use super::Reading;
+
 /// A statement that a client has parsed: text, parameter types and what the planner made of it.
 #[derive(Debug)]
 pub struct PreparedStatement {
@@ -20,6 +22,8 @@ pub struct PreparedStatement {
     pub param_types: Rc<[u32]>,
     /// Made for this catalog version; planned again when the catalog has changed.
     pub catalog_version: u64,
+    /// Read so; planned again when the session reads otherwise.
+    pub reading: Rc<Reading>,
     pub script: SharedScript,
     /// Some server has accepted it: another Parse of it needs no server.
     pub accepted: Cell<bool>,

@@ -280,3 +280,105 @@ fn who_comes_right_after_the_start_is_served() {
         assert_eq!(answer.sqlstate(), "", "{:?}", answer.error);
     }
 }
+
+/// A router over one database with a single server, and that database past the router.
+fn single_server(name: &str) -> (Running, Vec<String>) {
+    let shards = databases(name, 1);
+    let config = database_config(shared(), &shards, "");
+    let router = Running::start(&format!("[pool]\nsize = 1\n{config}"));
+    router.wait_until_ready();
+    (router, shards)
+}
+
+#[test]
+fn what_one_client_has_prepared_is_read_anew_for_another() {
+    let (router, shards) = single_server("reading");
+    let made = superuser(shared(), &shards[0]).query(
+        "CREATE FUNCTION sets_local(text, text) RETURNS void LANGUAGE plpgsql AS \
+         $$ BEGIN EXECUTE format('SET LOCAL %I TO %L', $1, $2); END $$",
+    );
+    assert_eq!(made.sqlstate(), "");
+    // The router looks at functions again when it has seen DDL.
+    assert_eq!(router.client().query("CREATE TABLE looked (a int)").sqlstate(), "");
+    let cases = [
+        ("timezone", "UTC", "America/New_York", "SELECT extract(epoch FROM '2024-01-01'::timestamptz)"),
+        ("datestyle", "ISO, MDY", "ISO, DMY", "SELECT extract(month FROM '01/02/2024'::date)"),
+        ("intervalstyle", "postgres", "sql_standard", "SELECT extract(epoch FROM '-1 1:00:00'::interval)"),
+        ("transform_null_equals", "off", "on", "SELECT 1 = NULL IS NULL"),
+        ("standard_conforming_strings", "on", "off", "SELECT length('a\\b')"),
+        ("bytea_output", "hex", "escape", "SELECT 'a'::bytea::text"),
+        ("extra_float_digits", "1", "-10", "SELECT 0.333333333333333::float8::text"),
+    ];
+    let ways: [&[&str]; 6] = [
+        &["SET NAME = 'VALUE'"],
+        &["BEGIN", "SET LOCAL NAME = 'VALUE'"],
+        &["BEGIN", "SET LOCAL NAME = 'VALUE'", "SAVEPOINT s", "SET LOCAL NAME = DEFAULT", "ROLLBACK TO s"],
+        &["BEGIN", "SELECT set_config('NAME', 'VALUE', true)"],
+        &["BEGIN", "SELECT sets_local('NAME', 'VALUE')"],
+        &["BEGIN", "SET LOCAL NAME = DEFAULT", "SET NAME = 'VALUE'"],
+    ];
+    for (name, one, other, sql) in cases {
+        for way in ways {
+            let mut answers = Vec::new();
+            for value in [one, other, one] {
+                let [direct, routed] =
+                    [(shared().port(), shards[0].as_str()), (router.port, "app")].map(|(port, db)| {
+                        let mut client = Wire::connect(port, "app", db);
+                        for step in way {
+                            let value =
+                                if name == "datestyle" { value.replace(", ", "', '") } else { value.to_owned() };
+                            let value = if step.starts_with("SELECT") { value.replace('\'', "") } else { value };
+                            let done = client.query(&step.replace("NAME", name).replace("VALUE", &value));
+                            assert_eq!(done.sqlstate(), "", "{step} {name} {value}");
+                        }
+                        let seen = client.execute(sql, &[], false).text();
+                        client.query("ROLLBACK");
+                        seen
+                    });
+                assert_eq!(routed, direct, "{way:?} {name} {value}: {sql}");
+                answers.push(routed);
+            }
+            assert!(answers[0] != answers[1] && answers[0] == answers[2], "{name}: {answers:?}");
+        }
+    }
+}
+
+#[test]
+fn a_temporary_table_hides_another_from_statements_that_are_prepared_later() {
+    let (router, _) = single_server("hidden");
+    let mut client = router.client();
+    client.query("CREATE TABLE kept (a int); INSERT INTO kept VALUES (1)");
+    assert_eq!(client.execute("SELECT a FROM kept", &[], false).text(), "1");
+    client.query("CREATE TEMP TABLE first (a int)");
+    assert_eq!(client.execute("SELECT a FROM kept", &[], false).text(), "1");
+    client.query("CREATE TEMP TABLE kept (a int); INSERT INTO kept VALUES (2)");
+    assert_eq!(client.execute("SELECT a FROM kept", &[], false).text(), "2");
+    client.query("DISCARD ALL");
+    assert_eq!(client.execute("SELECT a FROM kept", &[], false).text(), "1");
+}
+
+#[test]
+fn a_search_path_for_one_transaction_finds_the_tables_of_that_transaction() {
+    let two = Two::new("local_path");
+    let mut client = two.router.client();
+    client.query("CREATE SCHEMA other");
+    client.query("CREATE TABLE other.rt (id bigint, w int)");
+    client.query("INSERT INTO rt VALUES (1, 1)");
+    for commands in [["SET LOCAL search_path = other", "ROLLBACK"], ["SET LOCAL search_path TO 'other'", "COMMIT"]] {
+        client.query("BEGIN");
+        client.query(commands[0]);
+        assert_eq!(client.text("SELECT count(w) FROM rt"), "0");
+        assert_eq!(client.execute("SELECT count(w) FROM rt", &[], false).text(), "0");
+        client.query(commands[1]);
+        assert_eq!(client.text("SELECT count(v) FROM rt"), "1");
+        assert_eq!(client.execute("SELECT count(v) FROM rt", &[], false).text(), "1");
+    }
+}
+
+#[test]
+fn a_procedure_takes_parameters() {
+    let (router, _) = single_server("call");
+    let mut client = router.client();
+    client.query("CREATE PROCEDURE next(INOUT a int) LANGUAGE plpgsql AS $$ BEGIN a := a + 1; END $$");
+    assert_eq!(client.execute("CALL next($1)", &[Some("3")], false).text(), "4");
+}

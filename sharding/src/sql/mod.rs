@@ -77,16 +77,18 @@ pub struct Effects {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Pin {
     TempTable,
+    /// set_config() or a function known to SET.
+    SetConfig,
     HoldCursor,
     AdvisoryLock,
     Listen,
     /// SQL-level PREPARE.
     Prepare,
-    /// set_config() or a function known to SET.
-    SetConfig,
     /// currval() and lastval() look at what nextval() left in the session.
     Sequence,
     Load,
+    /// set_config(..., true) or a function that does SET LOCAL: no reason beyond the transaction.
+    LocalSetting,
 }
 
 /// What kind of statement it is, for the session.
