@@ -13,6 +13,7 @@ use crate::protocol::backend;
 use crate::protocol::error::{ErrorFields, Severity};
 use crate::session::SettingChange;
 
+use super::ask::Notices;
 use super::gather::rounds_floats;
 use super::greeting::unreadable;
 use super::{CatalogChange, Conversation, Failure};
@@ -50,9 +51,7 @@ impl Conversation {
 
     async fn begin(&mut self, text: &str, options: &TransactionOptions) -> Result<(), Failure> {
         if self.served.mode == PoolMode::Statement {
-            return Err(ErrorFields::error("0A000", "transaction blocks are not allowed in statement pooling mode")
-                .with_hint("Connect to a database whose pool mode is transaction.")
-                .into());
+            return Err(no_blocks().into());
         }
         let in_text = self.session.transaction.ends_with_text();
         if in_text && self.links.iter().any(|link| link.joined) {
@@ -77,6 +76,34 @@ impl Conversation {
             self.session.transaction.set_options(options);
         }
         self.session.transaction.outlive_text();
+        Ok(())
+    }
+
+    /// BEGIN, COMMIT or ROLLBACK behind statements of a pipeline that has not come to its Sync: they
+    /// concern what those have done. As a query of its own it ends their implicit transaction, or
+    /// makes a block of it.
+    pub(super) async fn control_amid_pipeline(&mut self, command: &Command, text: &str) -> Result<(), Failure> {
+        if matches!(command, Command::Begin(_)) && self.served.mode == PoolMode::Statement {
+            return Err(no_blocks().into());
+        }
+        let unsynced = self.links.iter().filter(|link| link.is_unsynced()).map(|link| link.server.id.0);
+        let unsynced: Vec<u64> = unsynced.collect();
+        let mut tag = String::new();
+        let mut notices = Notices::Passed;
+        for id in unsynced {
+            let i = self.position(id)?;
+            let answer = self.ask_hearing(i, text, notices).await?;
+            notices = Notices::Dropped;
+            tag = answer.tag().to_owned();
+            answer.into_result(self)?;
+            let link = &mut self.links[i];
+            link.joined = matches!(command, Command::Begin(_));
+            link.wrote &= !matches!(command, Command::Rollback { .. });
+        }
+        if let Command::Begin(options) = command {
+            self.session.transaction.begin(text, options.clone(), self.session.settings().clone());
+        }
+        self.complete(&tag);
         Ok(())
     }
 
@@ -530,6 +557,11 @@ impl Conversation {
     fn warn(&mut self, sqlstate: &'static str, message: &'static str) {
         backend::notice_response(&mut self.client.out, &ErrorFields::new(Severity::Warning, sqlstate, message));
     }
+}
+
+fn no_blocks() -> ErrorFields {
+    ErrorFields::error("0A000", "transaction blocks are not allowed in statement pooling mode")
+        .with_hint("Connect to a database whose pool mode is transaction.")
 }
 
 /// The client must not take an error for a rollback.

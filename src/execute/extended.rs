@@ -519,8 +519,18 @@ impl Conversation {
         self.settle_all().await?;
         let literals = literals_of(statement);
         let values = Values { text: &statement.text, literals: &literals, params: &[] };
+        let command = &statement.script.statements[0].command;
         let decision = decide(&statement.script.statements[0], &self.served.map, values)?;
-        if !is_transaction_control(&statement.script.statements[0].command) {
+        if self.session.transaction.is_idle()
+            && self.links.iter().any(Link::is_unsynced)
+            && matches!(
+                command,
+                Command::Begin(_) | Command::Commit { chain: false } | Command::Rollback { chain: false }
+            )
+        {
+            return Box::pin(self.control_amid_pipeline(command, &statement.text)).await;
+        }
+        if !is_transaction_control(command) {
             self.close_implicit_transactions().await?;
         }
         // A COPY is followed by its data.
