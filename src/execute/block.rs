@@ -423,6 +423,7 @@ impl Conversation {
 
     /// set_config() as a statement of its own: the session remembers it as it does a SET.
     pub(super) async fn set_config(&mut self, command: &Command, text: &str) -> Result<(), Failure> {
+        self.must_be_unicode(text)?;
         self.refuse_setting(command)?;
         if self.links.is_empty() {
             self.link(None, Access::Read).await?;
@@ -432,7 +433,7 @@ impl Conversation {
             self.ask(i, text).await?.into_result(self)?;
         }
         self.bring_into_step(0).await?;
-        self.ask_passing(0, text).await?;
+        self.ask_passing(0, text.as_bytes()).await?;
         self.remember_setting(&SettingChange::of(command), text);
         Ok(())
     }

@@ -19,9 +19,10 @@ use crate::protocol::frontend::{self, Bind, Close, Describe, Execute, Kind, Pars
 use crate::session::statements::{GatherPortal, NotTaken, Portal, PreparedStatement};
 
 use super::decide::{Decision, decide, is_transaction_control, uses_literals};
+use super::encoding::not_utf8;
 use super::gather::Arguments;
 use super::links::{Effect, Link, Sent};
-use super::simple::{effect_of, not_utf8};
+use super::simple::effect_of;
 use super::worker::Served;
 use super::{CatalogChange, Conversation, End, Failure, Pipeline};
 
@@ -181,7 +182,7 @@ impl Conversation {
         let reading = self.session.reading();
         let statement = {
             let parse = Parse::read(&self.client.inbox.filled()[5..total]).map_err(ErrorFields::from)?;
-            let text = std::str::from_utf8(parse.sql).map_err(|_| not_utf8())?;
+            let text = &*self.decode(parse.sql)?;
             let name = std::str::from_utf8(parse.name).map_err(|_| not_utf8())?;
             let statement = self.worker.prepare(
                 &self.served,
@@ -223,18 +224,14 @@ impl Conversation {
 
     /// Makes sure that server `i` has the statement; true if a Parse was sent.
     fn prepare_on(&mut self, i: usize, statement: &PreparedStatement, audience: Audience) -> bool {
+        let text = self.encode(&statement.text);
         let link = &mut self.links[i];
         let Preparation::Parse { close } = link.server.state.prepared().touch(statement.id) else { return false };
         if let Some(old) = close {
             frontend::close(&mut link.out, Kind::Statement, old.name().as_bytes());
             link.server.state.expect(Due::Evict(old));
         }
-        frontend::parse(
-            &mut link.out,
-            statement.id.name().as_bytes(),
-            statement.text.as_bytes(),
-            &statement.param_types,
-        );
+        frontend::parse(&mut link.out, statement.id.name().as_bytes(), &text, &statement.param_types);
         link.server.state.expect(Due::Parse(statement.id, audience));
         link.sent = Sent::Unsynced;
         self.served.stats.server_parses.add(1);
@@ -255,6 +252,11 @@ impl Conversation {
     /// error that PostgreSQL gives when it plans such a statement anew.
     async fn planned_anew(&mut self, old: Rc<PreparedStatement>, name: &str) -> Result<Rc<PreparedStatement>, Failure> {
         let reading = self.session.reading();
+        let [before, now] = [&old.reading, &reading].map(|reading| reading.settings.get("client_encoding"));
+        if before != now && !old.text.is_ascii() {
+            let message = "client_encoding has changed since the statement was prepared";
+            return Err(ErrorFields::error("0A000", message).with_hint("Prepare it again.").into());
+        }
         let anew = self.worker.prepare(&self.served, &*self.catalog()?, &reading, &old.text, &old.param_types)?;
         if let Some(row) = old.row.get() {
             if anew.row.get().is_none() {

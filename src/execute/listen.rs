@@ -77,7 +77,7 @@ impl Conversation {
             return Err(End::Fatal(lost()).into());
         }
         while let Some(heard) = self.subscription.as_mut().and_then(|subscription| subscription.heard()) {
-            self.pass_notification(&heard);
+            self.pass_notification(&heard)?;
         }
         Ok(())
     }
@@ -93,18 +93,24 @@ impl Conversation {
     /// What came while nothing was asked.
     pub(super) async fn heard(&mut self, heard: Result<Arc<Notification>, Lost>) -> Result<(), End> {
         let Ok(heard) = heard else { return Err(End::Fatal(lost())) };
-        self.pass_notification(&heard);
+        self.pass_notification(&heard)?;
         while let Some(heard) = self.subscription.as_mut().and_then(|subscription| subscription.heard()) {
-            self.pass_notification(&heard);
+            self.pass_notification(&heard)?;
         }
         self.client.flush().await
     }
 
     /// Clients tell their own notifications from others' by the process id they were greeted with.
-    fn pass_notification(&mut self, heard: &Notification) {
+    fn pass_notification(&mut self, heard: &Notification) -> Result<(), End> {
         let own = self.links.iter().any(|link| link.server.cancel_handle().key().pid == heard.pid);
         let pid = if own { self.presence.pid } else { heard.pid };
+        if !self.understands(&heard.channel) || !self.understands(&heard.payload) {
+            let message = "a notification cannot be converted to the client's encoding";
+            let fields = ErrorFields::fatal("0A000", message).with_hint("Set client_encoding to UTF8.");
+            return Err(End::Fatal(fields));
+        }
         backend::notification_response(&mut self.client.out, pid, &heard.channel, &heard.payload);
+        Ok(())
     }
 }
 

@@ -12,6 +12,7 @@
 //! - [`block`]: BEGIN, COMMIT, savepoints, SET over the servers held
 //! - [`listen`]: LISTEN and what it brings
 //! - [`sequences`]: whose server knows currval
+//! - [`encoding`]: texts that are not UTF-8
 //! - [`explain`]: the route and the shards' plans as rows
 
 mod ask;
@@ -20,6 +21,7 @@ mod broadcast;
 mod client;
 mod copy;
 mod decide;
+mod encoding;
 mod explain;
 mod extended;
 mod forward;
@@ -133,6 +135,8 @@ pub struct Conversation {
     own_catalog: Option<Arc<Catalog>>,
     /// What it listens to; there is none while it listens to nothing.
     subscription: Option<Box<Subscription>>,
+    /// That of a client that has asked for none.
+    encoding_by_default: Rc<str>,
     /// When the request that is being answered came.
     asked_at: Instant,
     /// When the transaction that is running began.
@@ -160,6 +164,7 @@ impl Conversation {
             catalog_change: CatalogChange::None,
             own_catalog: None,
             subscription: None,
+            encoding_by_default: "".into(),
             asked_at: Instant::now(),
             transaction_began: None,
         }

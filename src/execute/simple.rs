@@ -1,5 +1,6 @@
 //! The simple query protocol: one text, any number of statements, one ReadyForQuery.
 
+use std::borrow::Cow;
 use std::rc::Rc;
 
 use pgsluice_sharding::ShardId;
@@ -47,12 +48,12 @@ impl Conversation {
     }
 
     /// The text of the Query message of `total` bytes.
-    fn query_text(&self, total: usize) -> Result<&str, Failure> {
+    fn query_text(&self, total: usize) -> Result<Cow<'_, str>, Failure> {
         let body = &self.client.inbox.filled()[5..total];
         let Some((0, text)) = body.split_last() else {
             return Err(End::Fatal(ErrorFields::fatal("08P01", "invalid string in message")).into());
         };
-        std::str::from_utf8(text).map_err(|_| not_utf8().into())
+        Ok(self.decode(text)?)
     }
 
     async fn run_query(&mut self, total: usize) -> Result<(), Failure> {
@@ -75,7 +76,7 @@ impl Conversation {
 
     /// Plans the text and, when it is one statement, decides about it.
     fn plan_query(&self, total: usize) -> Result<(SharedScript, Option<Decision>), Failure> {
-        let text = self.query_text(total)?;
+        let text = &*self.query_text(total)?;
         let catalog = self.catalog()?;
         let mut planner = self.served.planner.borrow_mut();
         let script = planner.plan(&catalog, self.session.search_path(), text)?;
@@ -171,7 +172,10 @@ impl Conversation {
         let statement = &script.statements[index];
         let own_text = script.text_of(index, text);
         match decision {
-            Decision::Session => self.session_command(&statement.command, own_text).await,
+            Decision::Session => {
+                self.must_be_unicode(own_text)?;
+                self.session_command(&statement.command, own_text).await
+            }
             Decision::Gather { gather, shards } => {
                 self.served.stats.gathered.add(1);
                 let arguments = Arguments::none(own_text);
@@ -187,7 +191,8 @@ impl Conversation {
                 self.note_access(i, access)?;
                 self.served.stats.routed.add(1);
                 let effect = effect_of(script, index, text);
-                self.ask_passing(i, own_text).await?;
+                let own_text = self.encode(own_text).into_owned();
+                self.ask_passing(i, &own_text).await?;
                 if let Effect::Statement { text, .. } = effect {
                     self.take_effect(i, &statement.command, &text, statement.effects);
                 }
@@ -306,10 +311,4 @@ pub(super) fn effect_of(script: &SharedScript, index: usize, text: &Rc<str>) -> 
         return Effect::None;
     }
     Effect::Statement { script: script.clone(), index, text: text.clone() }
-}
-
-/// The router reads statements as UTF-8 only.
-pub(super) fn not_utf8() -> ErrorFields {
-    ErrorFields::error("22021", "invalid byte sequence for encoding \"UTF8\"")
-        .with_hint("Set client_encoding to UTF8: the router reads statements in no other encoding.")
 }

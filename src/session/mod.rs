@@ -187,6 +187,12 @@ impl Session {
         self.apart = 0;
     }
 
+    /// The encoding that the client has asked for, as it is written after SET.
+    pub fn client_encoding(&self) -> Option<&str> {
+        let local = self.transaction.block().and_then(|block| block.local_settings()?.get("client_encoding"));
+        local.or_else(|| self.current.get("client_encoding")).filter(|name| *name != "DEFAULT")
+    }
+
     /// The search path of the next statement, as it is written after SET.
     pub fn search_path(&self) -> Option<&str> {
         let local = self.transaction.block().and_then(|block| block.local_settings()?.get("search_path"));

@@ -382,3 +382,55 @@ fn a_procedure_takes_parameters() {
     client.query("CREATE PROCEDURE next(INOUT a int) LANGUAGE plpgsql AS $$ BEGIN a := a + 1; END $$");
     assert_eq!(client.execute("CALL next($1)", &[Some("3")], false).text(), "4");
 }
+
+/// What a client of another encoding than UTF8 sees, with PostgreSQL and through the router.
+#[test]
+fn a_client_speaks_its_own_encoding_over_one_shard() {
+    let (router, shards) = single_server("own_encoding");
+    let encodings: [(&str, &[u8]); 5] = [
+        ("LATIN1", b"caf\xe9"),
+        ("WIN1252", b"\x80 5"),
+        ("KOI8R", b"\xd0\xd2\xc9"),
+        ("EUC_JP", b"\xc6\xfc\xcb\xdc"),
+        ("LATIN1", "\u{e9}".as_bytes()),
+    ];
+    let around = |before: &str, text: &[u8], after: &str| [before.as_bytes(), text, after.as_bytes()].concat();
+    for (encoding, text) in encodings {
+        let [direct, routed] = [(shared().port(), shards[0].as_str()), (router.port, "app")].map(|(port, database)| {
+            let parameters = [("user", "app"), ("database", database), ("client_encoding", encoding)];
+            let mut client = Wire::try_connect(port, &parameters).unwrap();
+            let select = around("SELECT '", text, "' AS x, length($1) FROM (VALUES (1), (2)) v (a)");
+            let simple = String::from_utf8(around("", b"", "length('x')")).unwrap();
+            let query = around("SELECT '", text, &format!("'::text, {simple}"));
+            let ddl = around("CREATE TEMP TABLE \"", text, "\" AS SELECT 1 AS a; SELECT 2");
+            let comment = around("CREATE TABLE own (a int) /* ", text, " */");
+            let mut seen = Vec::new();
+            for text in [&query, &comment, &ddl] {
+                client.send(&message(b'Q', &[text, &b"\0"[..]].concat()));
+                seen.push(client.answer(&[]));
+            }
+            for _ in 0..2 {
+                let parse = message(b'P', &[b"\0", &select[..], b"\0\0\0"].concat());
+                let bind = bind("", "", &[Some("abc")], false);
+                client.send(&[parse, bind, message(b'D', b"P\0"), execute(""), sync()].concat());
+                seen.push(client.answer(&[]));
+            }
+            client.query("SET client_encoding = UTF8");
+            client.send(&message(b'Q', &[&query[..], b"\0"].concat()));
+            seen.push(client.answer(&[]));
+            client.query("DROP TABLE own");
+            let rows = |answer: &Answer| {
+                let rows: Vec<_> =
+                    answer.results.iter().map(|result| (result.rows.clone(), result.tag.clone())).collect();
+                (answer.sqlstate().to_owned(), rows)
+            };
+            seen.iter().map(rows).collect::<Vec<_>>()
+        });
+        assert_eq!(routed, direct, "{encoding}");
+    }
+    let mut client = router.client();
+    client.query("SET client_encoding = LATIN1");
+    client.send(&message(b'Q', b"SET application_name = 'caf\xe9'\0"));
+    assert_eq!(client.answer(&[]).sqlstate(), "0A000");
+    assert_eq!(client.text("SHOW client_encoding"), "LATIN1");
+}
