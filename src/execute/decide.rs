@@ -82,6 +82,7 @@ fn is_session_command(command: &Command) -> bool {
             | Command::Deallocate(_)
             | Command::Listen(_)
             | Command::Unlisten(_)
+            | Command::ListeningChannels(_)
     )
 }
 
@@ -107,7 +108,8 @@ pub(super) fn leaves_nothing(statement: &Statement) -> bool {
         )
 }
 
-/// Whether a statement only says where transactions begin and end: no server has to judge it.
+/// Whether a statement only says where transactions begin and end, or asks what only the router knows:
+/// no server has to judge it.
 pub(super) fn is_transaction_control(command: &Command) -> bool {
     matches!(
         command,
@@ -121,6 +123,7 @@ pub(super) fn is_transaction_control(command: &Command) -> bool {
             | Command::Deallocate(_)
             | Command::Listen(_)
             | Command::Unlisten(_)
+            | Command::ListeningChannels(_)
     )
 }
 

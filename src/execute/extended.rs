@@ -419,15 +419,7 @@ impl Conversation {
                 Box::pin(self.describe_gather(&portal)).await
             }
             Some(Portal::Router(statement)) => {
-                let explains = matches!(
-                    statement.script.statements.first().map(|first| &first.command),
-                    Some(Command::Explain(_))
-                );
-                if explains {
-                    self.answer(super::explain::describe);
-                } else {
-                    self.answer(backend::no_data);
-                }
+                self.answer(|out| describe_in_router(out, &statement));
                 Ok(())
             }
             None => {
@@ -450,7 +442,7 @@ impl Conversation {
             self.answer_parses().await?;
             self.answer(|out| {
                 backend::parameter_description(out, &[]);
-                backend::no_data(out);
+                describe_in_router(out, &statement);
             });
             return Ok(());
         }
@@ -728,6 +720,15 @@ impl Conversation {
     /// The server that holds a portal.
     fn portal_link(&self, server: u64, name: &str) -> Result<usize, Failure> {
         self.links.by_server(server).ok_or_else(|| no_portal(name))
+    }
+}
+
+/// The columns of what the router answers.
+fn describe_in_router(out: &mut BytesMut, statement: &PreparedStatement) {
+    match statement.script.statements.first().map(|first| &first.command) {
+        Some(Command::Explain(_)) => super::explain::describe(out),
+        Some(Command::ListeningChannels(name)) => super::listen::describe(out, name),
+        _ => backend::no_data(out),
     }
 }
 

@@ -3,10 +3,11 @@
 
 use std::sync::Arc;
 
+use bytes::BytesMut;
 use pgsluice_sharding::sql::Command;
 
 use crate::listening::{Lost, Notification};
-use crate::protocol::backend;
+use crate::protocol::backend::{self, Field};
 use crate::protocol::error::ErrorFields;
 use crate::session::transaction::ListenChange;
 
@@ -27,6 +28,15 @@ impl Conversation {
         }
         self.complete(tag);
         Ok(())
+    }
+
+    /// The rows of pg_listening_channels().
+    pub(super) fn listening_channels(&mut self) {
+        for channel in &self.session.listens {
+            backend::data_row(&mut self.client.out, &[Some(channel)]);
+        }
+        let count = self.session.listens.len();
+        self.complete(&format!("SELECT {count}"));
     }
 
     pub(super) fn is_listening(&self) -> bool {
@@ -112,6 +122,11 @@ impl Conversation {
         backend::notification_response(&mut self.client.out, pid, &heard.channel, &heard.payload);
         Ok(())
     }
+}
+
+/// The one column of pg_listening_channels().
+pub(super) fn describe(out: &mut BytesMut, name: &str) {
+    backend::row_description(out, &[Field::text(name)]);
 }
 
 fn lost() -> ErrorFields {

@@ -15,7 +15,7 @@ use crate::session::transaction::Transaction;
 use super::decide::{Decision, decide, leaves_nothing};
 use super::gather::Arguments;
 use super::links::Effect;
-use super::{Conversation, End, Failure};
+use super::{Conversation, End, Failure, listen};
 
 impl Conversation {
     /// Answers the Query message of `total` bytes at the front of the inbox.
@@ -172,6 +172,14 @@ impl Conversation {
         let statement = &script.statements[index];
         let own_text = script.text_of(index, text);
         match decision {
+            Decision::Session if matches!(statement.command, Command::ListeningChannels(_)) => {
+                self.refuse_if_failed(&statement.command)?;
+                if let (Command::ListeningChannels(name), true) = (&statement.command, describe) {
+                    listen::describe(&mut self.client.out, name);
+                }
+                self.listening_channels();
+                Ok(())
+            }
             Decision::Session => {
                 self.must_be_unicode(own_text)?;
                 self.session_command(&statement.command, own_text).await

@@ -116,3 +116,50 @@ fn a_lost_ear_is_told_to_who_listens() {
     wait_for("another connection that listens", || again.query("LISTEN news").sqlstate().is_empty().then_some(()));
     assert_eq!(payloads(&again.query("NOTIFY news, 'back'")), ["back"]);
 }
+
+#[test]
+fn a_session_is_told_what_it_listens_to() {
+    let (router, over) = narrow(1);
+    let [direct, routed] = [(shared().port(), over[0].as_str()), (router.port, "app")].map(|(port, database)| {
+        let mut client = Wire::connect(port, "app", database);
+        let mut seen = Vec::new();
+        for step in [
+            "SELECT 1",
+            "LISTEN a",
+            "LISTEN \"B c\"",
+            "BEGIN",
+            "LISTEN d",
+            "UNLISTEN a",
+            "SELECT 1",
+            "COMMIT",
+            "UNLISTEN d",
+            "BEGIN",
+            "SELECT 1 / 0",
+            "ROLLBACK",
+            "DISCARD ALL",
+        ] {
+            client.query(step);
+            for sql in [
+                "SELECT pg_listening_channels()",
+                "SELECT pg_listening_channels() AS x",
+                "SELECT * FROM pg_listening_channels()",
+                "select pg_catalog.pg_listening_channels();",
+            ] {
+                for answer in [client.query(sql), client.execute(sql, &[], false)] {
+                    let rows = answer.results.first().map(|result| {
+                        let mut rows: Vec<_> = result.rows.clone();
+                        rows.sort();
+                        let columns = result
+                            .columns
+                            .as_ref()
+                            .map(|columns| columns.iter().map(|column| column.name.clone()).collect::<Vec<_>>());
+                        (rows, columns, result.tag.clone())
+                    });
+                    seen.push((step, sql, answer.sqlstate().to_owned(), rows));
+                }
+            }
+        }
+        seen
+    });
+    assert_eq!(routed, direct);
+}

@@ -127,6 +127,8 @@ pub enum Command {
         name: String,
         value: String,
     },
+    /// SELECT pg_listening_channels() or SELECT * FROM pg_listening_channels(), under this column name.
+    ListeningChannels(String),
     /// SET TRANSACTION ...
     SetTransaction(TransactionOptions),
     /// SET SESSION CHARACTERISTICS AS TRANSACTION ..., as the default_transaction_* settings it sets.
