@@ -358,6 +358,35 @@ fn a_temporary_table_hides_another_from_statements_that_are_prepared_later() {
 }
 
 #[test]
+fn what_is_made_in_the_temporary_schema_stays_with_its_session() {
+    let shards = databases("pg_temp", 1);
+    let config = database_config(shared(), &shards, "");
+    let router = Running::start(&format!("[pool]\nsize = 2\n{config}"));
+    router.wait_until_ready();
+    let cases = [
+        ("CREATE TYPE pg_temp.mood AS ENUM ('ok')", "SELECT 'ok'::mood"),
+        ("CREATE FUNCTION PG_TEMP.f() RETURNS int LANGUAGE sql AS 'SELECT 1'", "SELECT pg_temp.f()"),
+        ("CREATE TEMP SEQUENCE s", "SELECT last_value FROM s"),
+        ("SELECT 1 AS a INTO pg_temp.t", "SELECT a FROM t"),
+        ("DO $$ BEGIN CREATE TABLE pg_temp.t (a int); END $$", "SELECT a FROM t"),
+        ("SELECT 1; CREATE TEMPORARY SEQUENCE s; SELECT 2", "SELECT last_value FROM s"),
+        ("SET search_path = pg_temp, public; CREATE TABLE t (a int)", "SELECT a FROM t"),
+    ];
+    for (create, use_it) in cases {
+        let mut one = router.client();
+        assert_eq!(one.query(create).sqlstate(), "", "{create}");
+        // Somebody else takes a server while the first rests.
+        let mut other = router.client();
+        other.query("BEGIN");
+        assert!(other.query(use_it).error.is_some(), "{use_it}");
+        assert_eq!(one.query(use_it).sqlstate(), "", "{create}");
+        other.query("ROLLBACK");
+    }
+    let two = Two::new("no_pg_temp");
+    assert_eq!(two.router.client().query("CREATE TYPE pg_temp.mood AS ENUM ('ok')").sqlstate(), "0A000");
+}
+
+#[test]
 fn a_search_path_for_one_transaction_finds_the_tables_of_that_transaction() {
     let two = Two::new("local_path");
     let mut client = two.router.client();

@@ -178,7 +178,7 @@ fn rows(context: Context<'_>, dml: &Dml, parsed: &Parsed) -> Decided {
         && matches!(&plan, Plan::Gather(_) | Plan::Refused(_) | Plan::Route { many: Some(_), .. });
     let any_values = !binder.value_seen && !spread;
     let mut effects = Effects { pin: binder.facts.pin, changes_catalog: into == Some(false) };
-    if into == Some(true) {
+    if into == Some(true) || (into.is_some() && ddl::may_be_temporary(context)) {
         effects.pin = Some(Pin::TempTable);
     }
     Decided { command, access, effects, plan, any_values }
