@@ -16,7 +16,7 @@ use crate::session::SettingChange;
 use super::ask::Notices;
 use super::gather::rounds_floats;
 use super::greeting::unreadable;
-use super::{CatalogChange, Conversation, Failure};
+use super::{CatalogChange, Conversation, End, Failure};
 
 impl Conversation {
     /// A command about the session itself; answers with its command tag.
@@ -198,6 +198,7 @@ impl Conversation {
     /// Rolls the block back; it is over.
     pub(super) async fn roll_back_block(&mut self) -> Result<(), Failure> {
         self.roll_back_links().await?;
+        self.session.lose_cursors();
         let before = self.session.transaction.end();
         self.session.statements.close_portals();
         self.settle_settings(false, before);
@@ -503,13 +504,16 @@ impl Conversation {
     /// What a statement that has succeeded on server `i` means for the session.
     pub(super) fn take_effect(&mut self, i: usize, command: &Command, text: &str, effects: Effects) {
         if let Some(pin) = effects.pin {
-            if matches!(pin, Pin::TempTable | Pin::SetConfig | Pin::LocalSetting) {
+            if matches!(pin, Pin::TempTable | Pin::SetConfig | Pin::UntilCommit) {
                 self.session.set_apart(self.worker.own_number());
             }
-            if pin != Pin::LocalSetting {
+            if pin != Pin::UntilCommit {
                 self.session.pin(pin);
                 self.links[i].server.state.taint();
             }
+        }
+        if effects.unlocks {
+            self.session.may_have_unlocked();
         }
         if effects.changes_catalog {
             self.catalog_change = CatalogChange::Unread;
@@ -528,6 +532,23 @@ impl Conversation {
             _ => {}
         }
         let _ = text;
+    }
+
+    /// Lets the server go when the session has given back its last advisory lock.
+    pub(super) async fn look_for_locks(&mut self) -> Result<(), End> {
+        const LOCKS: &str = "SELECT 1 FROM pg_catalog.pg_locks \
+                             WHERE locktype = 'advisory' AND pid = pg_catalog.pg_backend_pid() LIMIT 1";
+        for i in 0..self.links.len() {
+            match self.ask(i, LOCKS).await {
+                Ok(answer) if answer.error.is_none() && answer.rows().next().is_none() => {}
+                Ok(_) => return Ok(()),
+                Err(Failure::End(end)) => return Err(end),
+                // The server is gone, and its locks with it; what comes next will tell.
+                Err(_) => return Ok(()),
+            }
+        }
+        self.session.unpin(Pin::AdvisoryLock);
+        Ok(())
     }
 
     /// A statement is about to run on server `i`: notes that it may write, and refuses what would

@@ -226,6 +226,10 @@ impl Conversation {
             self.presence.asks(self.asked_at);
             self.follow_configuration();
             Box::pin(self.message(header)).await?;
+            if self.session.take_unlocked() && self.links.all_clean() {
+                self.client.flush().await?;
+                Box::pin(self.look_for_locks()).await?;
+            }
             self.release_if_done();
         }
         self.client.flush().await?;

@@ -298,6 +298,6 @@ fn pin_name(pin: Pin) -> &'static str {
         Pin::SetConfig => "set_config",
         Pin::Sequence => "sequence",
         Pin::Load => "LOAD",
-        Pin::LocalSetting => "SET LOCAL",
+        Pin::UntilCommit => "transaction",
     }
 }

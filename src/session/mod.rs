@@ -37,6 +37,8 @@ pub struct Session {
     /// Not 0 while its server knows what the router does not; see [`Reading`].
     apart: u64,
     pins: BTreeSet<Pin>,
+    /// It may hold no advisory lock any more.
+    unlocked: bool,
     /// The channels that it listens to.
     pub listens: BTreeSet<String>,
     /// Where the cursors of DECLARE are.
@@ -70,6 +72,8 @@ struct Cursor {
     shard: ShardId,
     /// WITH HOLD: it outlives its transaction.
     held: bool,
+    /// Its transaction has been committed.
+    kept: bool,
 }
 
 /// A change of the session's settings, as a statement asks for it.
@@ -148,6 +152,7 @@ impl Session {
             transaction: Transaction::default(),
             statements: Statements::new(statements_max),
             pins: BTreeSet::new(),
+            unlocked: false,
             listens: BTreeSet::new(),
             cursors: HashMap::new(),
             last_server_written: None,
@@ -223,7 +228,7 @@ impl Session {
 
     /// DECLARE of a cursor has succeeded on a shard.
     pub fn declared(&mut self, cursor: &str, shard: ShardId, held: bool) {
-        self.cursors.insert(cursor.to_owned(), Cursor { shard, held });
+        self.cursors.insert(cursor.to_owned(), Cursor { shard, held, kept: false });
     }
 
     /// The shard of a cursor.
@@ -237,14 +242,25 @@ impl Session {
             Some(cursor) => drop(self.cursors.remove(cursor)),
             None => self.cursors.clear(),
         }
-        if !self.cursors.values().any(|cursor| cursor.held) {
-            self.pins.remove(&Pin::HoldCursor);
-        }
+        self.unpin_without_cursors();
     }
 
     /// Cursors end with their transaction, but for those WITH HOLD.
     pub fn close_cursors(&mut self) {
         self.cursors.retain(|_, cursor| cursor.held);
+        self.cursors.values_mut().for_each(|cursor| cursor.kept = true);
+    }
+
+    /// The transaction has been rolled back: its cursors are gone, those WITH HOLD too.
+    pub fn lose_cursors(&mut self) {
+        self.cursors.retain(|_, cursor| cursor.kept);
+        self.unpin_without_cursors();
+    }
+
+    fn unpin_without_cursors(&mut self) {
+        if !self.cursors.values().any(|cursor| cursor.held) {
+            self.pins.remove(&Pin::HoldCursor);
+        }
     }
 
     pub fn pin(&mut self, reason: Pin) {
@@ -253,6 +269,18 @@ impl Session {
 
     pub fn unpin(&mut self, reason: Pin) {
         self.pins.remove(&reason);
+    }
+
+    /// A statement may have given back advisory locks.
+    pub fn may_have_unlocked(&mut self) {
+        self.unlocked = true;
+    }
+
+    /// Whether it is worth asking the server if it still has advisory locks: nothing else holds the
+    /// session there. Asks once for every statement that may have given back some.
+    pub fn take_unlocked(&mut self) -> bool {
+        let only_locks = self.transaction.is_idle() && self.pins.iter().eq([&Pin::AdvisoryLock]);
+        only_locks && std::mem::take(&mut self.unlocked)
     }
 
     pub fn is_pinned(&self) -> bool {

@@ -463,3 +463,57 @@ fn a_client_speaks_its_own_encoding_over_one_shard() {
     assert_eq!(client.answer(&[]).sqlstate(), "0A000");
     assert_eq!(client.text("SHOW client_encoding"), "LATIN1");
 }
+
+#[test]
+fn a_server_is_let_go_when_what_held_it_is_over() {
+    let shards = databases("let_go", 1);
+    let config = database_config(shared(), &shards, "");
+    let router = Running::start(&format!("[pool]\nsize = 1\nwait_timeout = \"200ms\"\n{config}"));
+    router.wait_until_ready();
+    // Whether the server is free after each step.
+    let conversations: [&[(&str, bool)]; 7] = [
+        &[("SELECT pg_advisory_lock(1)", false), ("SELECT pg_advisory_unlock(1)", true)],
+        &[
+            ("SELECT pg_advisory_lock(1), pg_advisory_lock(1)", false),
+            ("SELECT pg_advisory_unlock(1)", false),
+            ("SELECT 1", false),
+            ("SELECT pg_advisory_unlock(1)", true),
+        ],
+        &[
+            ("SELECT pg_try_advisory_lock_shared(2)", false),
+            ("BEGIN", false),
+            ("SELECT pg_advisory_unlock_all()", false),
+            ("COMMIT", true),
+        ],
+        &[("SELECT pg_advisory_lock(3)", false), ("CREATE TEMP TABLE t (a int); SELECT pg_advisory_unlock(3)", false)],
+        &[
+            ("BEGIN; DECLARE c CURSOR WITH HOLD FOR SELECT 1", false),
+            ("ROLLBACK", true),
+            ("BEGIN; DECLARE c CURSOR WITH HOLD FOR SELECT 1", false),
+            ("COMMIT", false),
+            ("BEGIN", false),
+            ("SELECT 1 / 0", false),
+            ("ROLLBACK", false),
+            ("CLOSE c", true),
+        ],
+        &[("BEGIN; CREATE TEMP TABLE t (a int) ON COMMIT DROP", false), ("COMMIT", true)],
+        &[("BEGIN; CREATE TEMP TABLE t (a int) ON COMMIT DELETE ROWS", false), ("COMMIT", false)],
+    ];
+    let mut other = router.client();
+    for conversation in conversations {
+        let mut client = router.client();
+        for extended in [false, true] {
+            for (step, free) in conversation {
+                let whole = !extended || step.contains(';');
+                let answer = if whole { client.query(step) } else { client.execute(step, &[], false) };
+                assert!(matches!(answer.sqlstate(), "" | "22012"), "{step}: {:?}", answer.error);
+                assert_eq!(
+                    other.query("SELECT 1").sqlstate(),
+                    if *free { "" } else { "53300" },
+                    "{conversation:?}: {step}"
+                );
+            }
+            client.query("DISCARD ALL");
+        }
+    }
+}

@@ -141,11 +141,12 @@ impl Binder<'_> {
 
     fn note_pin(&mut self, call: &Func) {
         let name = &*call.name;
+        self.facts.unlocks |= name.starts_with("pg_advisory_unlock");
         let pin = match name {
             "currval" | "lastval" => Pin::Sequence,
             "set_config" if !is_local_setting(call) => Pin::SetConfig,
             "set_config" if changes_no_meaning(call) => return,
-            "set_config" => Pin::LocalSetting,
+            "set_config" => Pin::UntilCommit,
             "pg_advisory_lock" | "pg_advisory_lock_shared" | "pg_try_advisory_lock" | "pg_try_advisory_lock_shared" => {
                 Pin::AdvisoryLock
             }

@@ -67,7 +67,8 @@ fn decide_ddl(context: Context<'_>, names: &Names<'_>, stmt: &Stmt) -> Decided {
         _ => false,
     };
     if temporary || hidden {
-        decided.effects.pin = Some(Pin::TempTable);
+        let vanishes = matches!(stmt, Stmt::CreateTable(create) if create.dropped_at_commit);
+        decided.effects.pin = Some(if vanishes { Pin::UntilCommit } else { Pin::TempTable });
     }
     decided.effects.changes_catalog = !temporary && !matches!(stmt, Stmt::Truncate);
     decided

@@ -177,7 +177,8 @@ fn rows(context: Context<'_>, dml: &Dml, parsed: &Parsed) -> Decided {
     let spread = matches!(dml, Dml::Query(_))
         && matches!(&plan, Plan::Gather(_) | Plan::Refused(_) | Plan::Route { many: Some(_), .. });
     let any_values = !binder.value_seen && !spread;
-    let mut effects = Effects { pin: binder.facts.pin, changes_catalog: into == Some(false) };
+    let mut effects =
+        Effects { pin: binder.facts.pin, changes_catalog: into == Some(false), unlocks: binder.facts.unlocks };
     if into == Some(true) || (into.is_some() && ddl::may_be_temporary(context)) {
         effects.pin = Some(Pin::TempTable);
     }

@@ -6,28 +6,23 @@
 
 use super::Pin;
 
-/// Why a session that has run `code` must keep its server; the first reason that is found, one that
-/// ends with the transaction last.
+/// Why a session that has run `code` must keep its server; the reason that counts.
 pub fn pin_of_code(code: &str) -> Option<Pin> {
     let mut begins = true;
-    let mut local = None;
+    let mut found: Option<Pin> = None;
     let mut words = words(code).peekable();
     while let Some(word) = words.next() {
         let pin = match word {
             Word::Separator => None,
             Word::Name(name) => pin_of_word(name, words.peek().copied().unwrap_or_default(), begins),
         };
-        match pin {
-            None => {}
-            Some(Pin::LocalSetting) => local = pin,
-            Some(_) => return pin,
-        }
+        found = found.min(pin).or(found).or(pin);
         begins = match word {
             Word::Separator => true,
             Word::Name(name) => OPENERS.iter().any(|opener| name.eq_ignore_ascii_case(opener)),
         };
     }
-    local
+    found
 }
 
 /// After these a statement begins.
@@ -69,7 +64,7 @@ fn pin_of_word(name: &str, next: Word<'_>, begins: bool) -> Option<Pin> {
     let is_lock = name.starts_with("pg_advisory_lock") || name.starts_with("pg_try_advisory_lock");
     match name.as_str() {
         "set_config" => Some(Pin::SetConfig),
-        "set" if begins && next.is(&["local"]) => Some(Pin::LocalSetting),
+        "set" if begins && next.is(&["local"]) => Some(Pin::UntilCommit),
         "set" | "reset" if begins && !next.is(&["constraints", "transaction"]) => Some(Pin::SetConfig),
         "create" | "into" if next.is(&["temp", "temporary"]) => Some(Pin::TempTable),
         "pg_temp" => Some(Pin::TempTable),
@@ -99,7 +94,7 @@ mod tests {
             ("CREATE TYPE pg_temp.mood AS ENUM ('ok')", Pin::TempTable),
             ("PERFORM pg_try_advisory_lock(1)", Pin::AdvisoryLock),
             ("BEGIN LISTEN news; END", Pin::Listen),
-            ("BEGIN SET LOCAL timezone = 'UTC'; END", Pin::LocalSetting),
+            ("BEGIN SET LOCAL timezone = 'UTC'; END", Pin::UntilCommit),
             ("BEGIN SET LOCAL timezone = 'UTC'; LOAD 'x'; END", Pin::Load),
         ] {
             assert_eq!(pin_of_code(code), Some(pin), "{code}");

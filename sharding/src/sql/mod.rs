@@ -71,24 +71,28 @@ pub struct Effects {
     pub pin: Option<Pin>,
     /// The catalog may look different after it commits (CREATE, ALTER, DROP, ...).
     pub changes_catalog: bool,
+    /// It may have given back advisory locks.
+    pub unlocks: bool,
 }
 
-/// Why a session keeps its server after the transaction.
+/// Why a session keeps its server after the transaction. Of several reasons the first counts: those
+/// that can end by themselves stand last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Pin {
     TempTable,
     /// set_config() or a function known to SET.
     SetConfig,
     HoldCursor,
-    AdvisoryLock,
     Listen,
     /// SQL-level PREPARE.
     Prepare,
     /// currval() and lastval() look at what nextval() left in the session.
     Sequence,
     Load,
-    /// set_config(..., true) or a function that does SET LOCAL: no reason beyond the transaction.
-    LocalSetting,
+    AdvisoryLock,
+    /// set_config(..., true), a function that does SET LOCAL, CREATE TEMP TABLE ... ON COMMIT DROP: no
+    /// reason beyond the transaction.
+    UntilCommit,
 }
 
 /// What kind of statement it is, for the session.
