@@ -82,7 +82,14 @@ impl Conversation {
         if !self.links.iter().any(|link| link.wrote) {
             return Ok(());
         }
-        let Some(subscription) = &mut self.subscription else { return Ok(()) };
+        let speaker = self.speaker.take();
+        let Some(subscription) = &mut self.subscription else {
+            if speaker.is_some() {
+                // If it cannot be known, nobody has heard under whose id it was.
+                let _ = self.served.listening.catch_up().await;
+            }
+            return Ok(());
+        };
         if subscription.catch_up().await.is_err() {
             return Err(End::Fatal(lost()).into());
         }
@@ -90,6 +97,14 @@ impl Conversation {
             self.pass_notification(&heard)?;
         }
         Ok(())
+    }
+
+    /// NOTIFY is about to run on server `i`: whoever listens is to learn the client's own process id.
+    pub(super) async fn announce(&mut self, i: usize) {
+        if self.speaker.is_none() && self.served.listening.is_used() {
+            let server = self.links[i].server.cancel_handle().key().pid;
+            self.speaker = self.served.listening.announce(server, self.presence.pid).await;
+        }
     }
 
     /// Notifications go out with the commit, not before.

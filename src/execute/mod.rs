@@ -44,7 +44,7 @@ use std::time::{Duration, Instant};
 use pgsluice_sharding::catalog::Catalog;
 
 use crate::config::PoolMode;
-use crate::listening::Subscription;
+use crate::listening::{Speaker, Subscription};
 use crate::protocol::backend::{self, TransactionStatus};
 use crate::protocol::error::ErrorFields;
 use crate::protocol::frame::Header;
@@ -135,6 +135,8 @@ pub struct Conversation {
     own_catalog: Option<Arc<Catalog>>,
     /// What it listens to; there is none while it listens to nothing.
     subscription: Option<Box<Subscription>>,
+    /// It has notified in the transaction that is running.
+    speaker: Option<Speaker>,
     /// That of a client that has asked for none.
     encoding_by_default: Rc<str>,
     /// When the request that is being answered came.
@@ -164,6 +166,7 @@ impl Conversation {
             catalog_change: CatalogChange::None,
             own_catalog: None,
             subscription: None,
+            speaker: None,
             encoding_by_default: "".into(),
             asked_at: Instant::now(),
             transaction_began: None,
@@ -195,6 +198,7 @@ impl Conversation {
         let at_rest = self.presence.activity() != Activity::Active && self.client.out.is_empty();
         let told = at_rest && self.links.iter().all(|link| link.passing == 0);
         self.presence.clear();
+        self.speaker = None;
         self.links.close_all();
         if let (true, End::Fatal(fields)) = (told, &end) {
             backend::error_response(&mut self.client.out, fields);
@@ -214,6 +218,7 @@ impl Conversation {
             let _ = self.client.flush().await;
         }
         self.presence.clear();
+        self.speaker = None;
         self.links.abandon(&self.worker, &self.session);
         end
     }
@@ -310,6 +315,7 @@ impl Conversation {
             return;
         }
         self.links.note_writes(&mut self.session);
+        self.speaker = None;
         if !self.session.is_pinned() && self.served.mode != PoolMode::Session {
             self.presence.clear();
             self.links.release_all(&self.worker);

@@ -110,7 +110,9 @@ impl Conversation {
             // Whoever is told that DDL has passed must find it passed for everybody; who listens has
             // heard itself by then.
             Decision::Forward { access, .. }
-                if script.statements[0].effects.changes_catalog || (access == Access::Write && self.is_listening()) =>
+                if script.statements[0].effects.changes_catalog
+                    || (access == Access::Write && self.is_listening())
+                    || (script.statements[0].command == Command::Notify && self.served.listening.is_used()) =>
             {
                 let text: Rc<str> = self.query_text(total)?.into();
                 self.take_request();
@@ -199,6 +201,9 @@ impl Conversation {
                 self.note_access(i, access)?;
                 self.served.stats.routed.add(1);
                 let effect = effect_of(script, index, text);
+                if statement.command == Command::Notify {
+                    self.announce(i).await;
+                }
                 let own_text = self.encode(own_text).into_owned();
                 self.ask_passing(i, &own_text).await?;
                 if let Effect::Statement { text, .. } = effect {

@@ -163,3 +163,38 @@ fn a_session_is_told_what_it_listens_to() {
     });
     assert_eq!(routed, direct);
 }
+
+#[test]
+fn who_listens_learns_the_process_id_that_the_client_knows_of_itself() {
+    let (router, over) = narrow(1);
+    let mut listener = router.client();
+    listener.query("LISTEN news");
+    let next = |listener: &mut Wire| loop {
+        let message = listener.message().unwrap();
+        if message.tag == b'A' {
+            break wire::notification(&message.body);
+        }
+    };
+    let mut speakers = [router.client(), router.client()];
+    for round in 0..20 {
+        let speaker = &mut speakers[round % 2];
+        match round % 3 {
+            0 => drop(speaker.query("NOTIFY news, 'alone'")),
+            1 => drop(speaker.query("BEGIN; NOTIFY news, 'in a block'; COMMIT")),
+            _ => {
+                speaker.query("BEGIN");
+                speaker.query("NOTIFY news, 'given up'");
+                speaker.query("ROLLBACK");
+                speaker.query("BEGIN");
+                speaker.query("NOTIFY news, 'kept'");
+                speaker.query("COMMIT");
+            }
+        }
+        let (pid, _, payload) = next(&mut listener);
+        assert_eq!(pid, speaker.pid, "{payload}");
+    }
+    // Nobody else speaks under that id.
+    superuser(shared(), &over[0]).query("NOTIFY news, 'from outside'");
+    let (pid, ..) = next(&mut listener);
+    assert!(speakers.iter().all(|speaker| speaker.pid != pid));
+}
