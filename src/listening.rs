@@ -27,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// What somebody has notified.
 #[derive(Debug)]
 pub struct Notification {
-    /// The process id of the server that did.
+    /// The process id that the client was greeted with, if it is known, or that of the server.
     pub pid: i32,
     pub channel: String,
     pub payload: String,
@@ -44,6 +44,23 @@ pub struct Listening {
     /// Where its task runs.
     runtime: Handle,
     asked: Mutex<Option<mpsc::UnboundedSender<Ask>>>,
+    speakers: Arc<Speakers>,
+}
+
+/// Process ids of servers whose notifications are those of one client, with the id that it was greeted with.
+type Speakers = Mutex<HashMap<i32, i32>>;
+
+/// While it lives, what its server notifies is said under the client's own process id.
+#[derive(Debug)]
+pub struct Speaker {
+    speakers: Arc<Speakers>,
+    server: i32,
+}
+
+impl Drop for Speaker {
+    fn drop(&mut self) {
+        self.speakers.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.server);
+    }
 }
 
 enum Ask {
@@ -78,7 +95,7 @@ pub struct Lost;
 
 impl Listening {
     pub fn new(logins: Vec<tokio_postgres::Config>, runtime: Handle) -> Self {
-        Self { logins: Mutex::new(logins), runtime, asked: Mutex::default() }
+        Self { logins: Mutex::new(logins), runtime, asked: Mutex::default(), speakers: Arc::default() }
     }
 
     /// Where to connect from now on; a connection that stands is kept.
@@ -92,6 +109,28 @@ impl Listening {
         Subscription { listening: self.clone(), client, channels: BTreeSet::new(), mouth: mouth.downgrade(), ear }
     }
 
+    /// Whether anybody listens, or has listened.
+    pub fn is_used(&self) -> bool {
+        let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        asked.as_ref().is_some_and(|known| !known.is_closed())
+    }
+
+    /// A client is about to notify on its server. What others have notified there before is delivered
+    /// first; without that, nothing is said of the client.
+    pub async fn announce(&self, server: i32, client: i32) -> Option<Speaker> {
+        self.catch_up().await.ok()?;
+        self.speakers.lock().unwrap_or_else(PoisonError::into_inner).insert(server, client);
+        Some(Speaker { speakers: self.speakers.clone(), server })
+    }
+
+    /// Waits until whatever was committed before has been delivered.
+    ///
+    /// # Errors
+    /// Why that cannot be known.
+    pub async fn catch_up(&self) -> Result<(), String> {
+        self.ask(Ask::Barrier).await
+    }
+
     /// The task that listens, started when there is none.
     fn task(&self) -> mpsc::UnboundedSender<Ask> {
         let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
@@ -100,7 +139,7 @@ impl Listening {
         }
         let (sender, receiver) = mpsc::unbounded_channel();
         let logins = self.logins.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        drop(self.runtime.spawn(run(logins, receiver)));
+        drop(self.runtime.spawn(run(logins, self.speakers.clone(), receiver)));
         *asked = Some(sender.clone());
         sender
     }
@@ -175,7 +214,7 @@ impl Subscription {
     /// # Errors
     /// Why that cannot be known.
     pub async fn catch_up(&self) -> Result<(), String> {
-        self.listening.ask(Ask::Barrier).await
+        self.listening.catch_up().await
     }
 }
 
@@ -190,11 +229,12 @@ struct Hub {
     client: Client,
     heard: mpsc::UnboundedReceiver<Notification>,
     channels: HashMap<String, HashMap<u64, mpsc::Sender<Arc<Notification>>>>,
+    speakers: Arc<Speakers>,
 }
 
 /// Serves until the connection or the last asker is gone. Its end closes all subscriptions.
-async fn run(logins: Vec<tokio_postgres::Config>, mut asked: mpsc::UnboundedReceiver<Ask>) {
-    let mut hub = match connect(&logins).await {
+async fn run(logins: Vec<tokio_postgres::Config>, speakers: Arc<Speakers>, mut asked: mpsc::UnboundedReceiver<Ask>) {
+    let mut hub = match connect(&logins, speakers).await {
         Ok(hub) => hub,
         Err(reason) => return refuse(&mut asked, &reason),
     };
@@ -225,7 +265,7 @@ fn refuse(asked: &mut mpsc::UnboundedReceiver<Ask>, reason: &str) {
     }
 }
 
-async fn connect(logins: &[tokio_postgres::Config]) -> Result<Hub, String> {
+async fn connect(logins: &[tokio_postgres::Config], speakers: Arc<Speakers>) -> Result<Hub, String> {
     let mut reason = "no instance is configured".to_owned();
     for login in logins {
         let mut login = login.clone();
@@ -243,7 +283,7 @@ async fn connect(logins: &[tokio_postgres::Config]) -> Result<Hub, String> {
                     }
                 };
                 drop(tokio::spawn(relay));
-                return Ok(Hub { client, heard, channels: HashMap::new() });
+                return Ok(Hub { client, heard, channels: HashMap::new(), speakers });
             }
             Err(error) => reason = control::reason(&error),
         }
@@ -292,7 +332,10 @@ impl Hub {
         }
     }
 
-    fn deliver(&mut self, notification: Notification) {
+    fn deliver(&mut self, mut notification: Notification) {
+        let speakers = self.speakers.lock().unwrap_or_else(PoisonError::into_inner);
+        notification.pid = speakers.get(&notification.pid).copied().unwrap_or(notification.pid);
+        drop(speakers);
         let Some(clients) = self.channels.get_mut(&notification.channel) else { return };
         let notification = Arc::new(notification);
         let behind: Vec<u64> = clients

@@ -196,9 +196,9 @@ impl Conversation {
     ///
     /// # Errors
     /// `Told` when the server refused the statement.
-    pub(super) async fn ask_passing(&mut self, i: usize, sql: &str) -> Result<(), Failure> {
+    pub(super) async fn ask_passing(&mut self, i: usize, sql: &[u8]) -> Result<(), Failure> {
         self.links[i].effects.clear();
-        crate::protocol::frontend::query(&mut self.links[i].out, sql.as_bytes());
+        crate::protocol::frontend::query(&mut self.links[i].out, sql);
         self.links[i].server.state.expect(Due::Part);
         self.pump_part(i).await
     }

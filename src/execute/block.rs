@@ -14,10 +14,11 @@ use crate::protocol::error::{ErrorFields, Severity};
 use crate::protocol::reply;
 use crate::session::SettingChange;
 
+use super::ask::Notices;
 use super::extended::no_statement;
 use super::gather::rounds_floats;
 use super::greeting::unreadable;
-use super::{CatalogChange, Conversation, Failure};
+use super::{CatalogChange, Conversation, End, Failure};
 
 impl Conversation {
     /// A command about the session itself; answers with its command tag.
@@ -52,9 +53,7 @@ impl Conversation {
 
     async fn begin(&mut self, text: &str, options: &TransactionOptions) -> Result<(), Failure> {
         if self.served.mode == PoolMode::Statement {
-            return Err(ErrorFields::error("0A000", "transaction blocks are not allowed in statement pooling mode")
-                .with_hint("Connect to a database whose pool mode is transaction.")
-                .into());
+            return Err(no_blocks().into());
         }
         let in_text = self.session.transaction.ends_with_text();
         if in_text && self.links.iter().any(|link| link.joined) {
@@ -79,6 +78,34 @@ impl Conversation {
             self.session.transaction.set_options(options);
         }
         self.session.transaction.outlive_text();
+        Ok(())
+    }
+
+    /// BEGIN, COMMIT or ROLLBACK behind statements of a pipeline that has not come to its Sync: they
+    /// concern what those have done. As a query of its own it ends their implicit transaction, or
+    /// makes a block of it.
+    pub(super) async fn control_amid_pipeline(&mut self, command: &Command, text: &str) -> Result<(), Failure> {
+        if matches!(command, Command::Begin(_)) && self.served.mode == PoolMode::Statement {
+            return Err(no_blocks().into());
+        }
+        let unsynced = self.links.iter().filter(|link| link.is_unsynced()).map(|link| link.server.id.0);
+        let unsynced: Vec<u64> = unsynced.collect();
+        let mut tag = String::new();
+        let mut notices = Notices::Passed;
+        for id in unsynced {
+            let i = self.position(id)?;
+            let answer = self.ask_hearing(i, text, notices).await?;
+            notices = Notices::Dropped;
+            tag = answer.tag().to_owned();
+            answer.into_result(self)?;
+            let link = &mut self.links[i];
+            link.joined = matches!(command, Command::Begin(_));
+            link.wrote &= !matches!(command, Command::Rollback { .. });
+        }
+        if let Command::Begin(options) = command {
+            self.session.transaction.begin(text, options.clone(), self.session.settings().clone());
+        }
+        self.complete(&tag);
         Ok(())
     }
 
@@ -173,6 +200,7 @@ impl Conversation {
     /// Rolls the block back; it is over.
     pub(super) async fn roll_back_block(&mut self) -> Result<(), Failure> {
         self.roll_back_links().await?;
+        self.session.lose_cursors();
         let before = self.session.transaction.end();
         self.session.statements.close_portals();
         self.settle_settings(false, before);
@@ -345,6 +373,7 @@ impl Conversation {
     async fn setting(&mut self, command: &Command, text: &str) -> Result<(), Failure> {
         if let Command::Set { value: SetValue::Current, .. } = command {
             self.session.pin(Pin::SetConfig);
+            self.session.set_apart(self.worker.own_number());
         }
         self.refuse_setting(command)?;
         if let Command::SetTransaction(options) = command
@@ -368,8 +397,15 @@ impl Conversation {
             answer.into_result(self)?;
         }
         self.remember_setting(&SettingChange::of(command), text);
-        if let Command::SetTransaction(options) = command {
-            self.session.transaction.set_options(options);
+        match command {
+            Command::SetTransaction(options) => self.session.transaction.set_options(options),
+            Command::Set { local: true, name, value: SetValue::Text(value) } => {
+                self.session.transaction.set_local(name, value.clone());
+            }
+            Command::Set { local: true, name, value: SetValue::Default } => {
+                self.session.transaction.set_local(name, "DEFAULT".to_owned());
+            }
+            _ => {}
         }
         self.complete(&tag);
         Ok(())
@@ -390,6 +426,7 @@ impl Conversation {
 
     /// set_config() as a statement of its own: the session remembers it as it does a SET.
     pub(super) async fn set_config(&mut self, command: &Command, text: &str) -> Result<(), Failure> {
+        self.must_be_unicode(text)?;
         self.refuse_setting(command)?;
         if self.links.is_empty() {
             self.link(None, Access::Read).await?;
@@ -399,7 +436,7 @@ impl Conversation {
             self.ask(i, text).await?.into_result(self)?;
         }
         self.bring_into_step(0).await?;
-        self.ask_passing(0, text).await?;
+        self.ask_passing(0, text.as_bytes()).await?;
         self.remember_setting(&SettingChange::of(command), text);
         Ok(())
     }
@@ -466,8 +503,16 @@ impl Conversation {
     /// What a statement that has succeeded on server `i` means for the session.
     pub(super) fn take_effect(&mut self, i: usize, command: &Command, text: &str, effects: Effects) {
         if let Some(pin) = effects.pin {
-            self.session.pin(pin);
-            self.links[i].server.state.taint();
+            if matches!(pin, Pin::TempTable | Pin::SetConfig | Pin::UntilCommit) {
+                self.session.set_apart(self.worker.own_number());
+            }
+            if pin != Pin::UntilCommit {
+                self.session.pin(pin);
+                self.links[i].server.state.taint();
+            }
+        }
+        if effects.unlocks {
+            self.session.may_have_unlocked();
         }
         if effects.changes_catalog {
             self.catalog_change = CatalogChange::Unread;
@@ -486,6 +531,23 @@ impl Conversation {
             _ => {}
         }
         let _ = text;
+    }
+
+    /// Lets the server go when the session has given back its last advisory lock.
+    pub(super) async fn look_for_locks(&mut self) -> Result<(), End> {
+        const LOCKS: &str = "SELECT 1 FROM pg_catalog.pg_locks \
+                             WHERE locktype = 'advisory' AND pid = pg_catalog.pg_backend_pid() LIMIT 1";
+        for i in 0..self.links.len() {
+            match self.ask(i, LOCKS).await {
+                Ok(answer) if answer.error.is_none() && answer.rows().next().is_none() => {}
+                Ok(_) => return Ok(()),
+                Err(Failure::End(end)) => return Err(end),
+                // The server is gone, and its locks with it; what comes next will tell.
+                Err(_) => return Ok(()),
+            }
+        }
+        self.session.unpin(Pin::AdvisoryLock);
+        Ok(())
     }
 
     /// A statement is about to run on server `i`: notes that it may write, and refuses what would
@@ -517,6 +579,11 @@ impl Conversation {
     fn warn(&mut self, sqlstate: &'static str, message: &'static str) {
         backend::notice_response(&mut self.client.out, &ErrorFields::new(Severity::Warning, sqlstate, message));
     }
+}
+
+fn no_blocks() -> ErrorFields {
+    ErrorFields::error("0A000", "transaction blocks are not allowed in statement pooling mode")
+        .with_hint("Connect to a database whose pool mode is transaction.")
 }
 
 /// The client must not take an error for a rollback.

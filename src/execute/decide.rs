@@ -125,6 +125,7 @@ fn is_session_command(command: &Command) -> bool {
             | Command::Deallocate(_)
             | Command::Listen(_)
             | Command::Unlisten(_)
+            | Command::ListeningChannels(_)
     )
 }
 
@@ -150,7 +151,8 @@ pub(super) fn leaves_nothing(statement: &Statement) -> bool {
         )
 }
 
-/// Whether a statement is no part of a transaction's work: no server has to judge its Parse.
+/// Whether a statement is no part of a transaction's work, or asks what only the router knows: no server
+/// has to judge its Parse.
 pub(super) fn is_transaction_control(command: &Command) -> bool {
     matches!(
         command,
@@ -165,6 +167,7 @@ pub(super) fn is_transaction_control(command: &Command) -> bool {
             | Command::Deallocate(_)
             | Command::Listen(_)
             | Command::Unlisten(_)
+            | Command::ListeningChannels(_)
     )
 }
 

@@ -95,7 +95,7 @@ impl Conversation {
         let inner = &text[explain.inner.clone()];
         let catalog = self.catalog()?;
         let mut planner = self.served.planner.borrow_mut();
-        let script = planner.plan(&catalog, self.session.settings().get("search_path"), inner)?;
+        let script = planner.plan(&catalog, self.session.search_path(), inner)?;
         let Some(statement) = script.statements.first() else {
             return Err(ErrorFields::error("42601", "there is nothing to explain").into());
         };

@@ -19,10 +19,11 @@ use crate::protocol::frontend::{self, Bind, Close, Describe, Execute, Kind, Pars
 use crate::session::statements::{ManyPortal, NotTaken, Portal, PreparedStatement};
 
 use super::decide::{Decision, decide, is_transaction_control, uses_literals};
+use super::encoding::not_utf8;
 use super::gather::{Arguments, ManyRequest};
 use super::links::{Effect, Expected, Link, Sent};
 use super::prepared::runs;
-use super::simple::{effect_of, not_utf8};
+use super::simple::effect_of;
 use super::worker::Served;
 use super::{CatalogChange, Client, Conversation, End, Failure, Pipeline};
 
@@ -207,14 +208,15 @@ impl Conversation {
     async fn parse(&mut self, total: usize) -> Result<(), Failure> {
         self.served.stats.client_parses.add(1);
         self.refresh_catalog().await?;
+        let reading = self.session.reading();
         let statement = {
             let parse = Parse::read(&self.client.inbox.filled()[5..total]).map_err(ErrorFields::from)?;
-            let text = std::str::from_utf8(parse.sql).map_err(|_| not_utf8())?;
+            let text = &*self.decode(parse.sql)?;
             let name = std::str::from_utf8(parse.name).map_err(|_| not_utf8())?;
             let statement = self.worker.prepare(
                 &self.served,
                 &*self.catalog()?,
-                self.session.settings(),
+                &reading,
                 text,
                 &parse.types().collect::<Vec<u32>>(),
             )?;
@@ -251,18 +253,14 @@ impl Conversation {
 
     /// Makes sure that server `i` has the statement; true if a Parse was sent.
     pub(super) fn prepare_on(&mut self, i: usize, statement: &PreparedStatement, audience: Audience) -> bool {
+        let text = self.encode(&statement.text);
         let link = &mut self.links[i];
         let Preparation::Parse { close } = link.server.state.prepared().touch(statement.id) else { return false };
         if let Some(old) = close {
             frontend::close(&mut link.out, Kind::Statement, old.name().as_bytes());
             link.server.state.expect(Due::Evict(old));
         }
-        frontend::parse(
-            &mut link.out,
-            statement.id.name().as_bytes(),
-            statement.text.as_bytes(),
-            &statement.param_types,
-        );
+        frontend::parse(&mut link.out, statement.id.name().as_bytes(), &text, &statement.param_types);
         link.server.state.expect(Due::Parse(statement.id, audience));
         link.sent = Sent::Unsynced;
         self.presence.prepared_on(link.server.id.0, link.server.state.prepared_count());
@@ -272,17 +270,23 @@ impl Conversation {
 
     /// The statement of that name, planned for the catalog as it is now.
     pub(super) async fn statement(&mut self, name: &str) -> Result<Rc<PreparedStatement>, Failure> {
+        let reading = self.session.reading();
         let statement = self.session.statements.get(name).ok_or_else(|| no_statement(name))?;
-        let same_path = statement.search_path.as_deref() == self.session.settings().get("search_path");
-        if same_path && statement.catalog_version == self.catalog()?.version {
+        if statement.catalog_version == self.catalog()?.version && statement.reading == reading {
             return Ok(statement.clone());
         }
         Box::pin(self.planned_anew(statement.clone(), name)).await
     }
 
-    /// The catalog or the search path has changed. Whoever was told what rows a statement gives must get those, or the
+    /// The catalog has changed, or what PostgreSQL reads statements by. Whoever was told what rows a statement gives must get those, or the
     /// error that PostgreSQL gives when it plans such a statement anew.
     async fn planned_anew(&mut self, old: Rc<PreparedStatement>, name: &str) -> Result<Rc<PreparedStatement>, Failure> {
+        let reading = self.session.reading();
+        let [before, now] = [&old.reading, &reading].map(|reading| reading.settings.get("client_encoding"));
+        if before != now && !old.text.is_ascii() {
+            let message = "client_encoding has changed since the statement was prepared";
+            return Err(ErrorFields::error("0A000", message).with_hint("Prepare it again.").into());
+        }
         let mut anew = self.prepared_anew(&old)?;
         if let Some(told) = self.session.statements.row_told(name)
             && anew.row.get() != Some(told)
@@ -301,9 +305,10 @@ impl Conversation {
         Ok(anew)
     }
 
-    fn prepared_anew(&self, old: &PreparedStatement) -> Result<Rc<PreparedStatement>, Failure> {
-        let (catalog, settings) = (self.catalog()?, self.session.settings());
-        Ok(self.worker.prepare(&self.served, &catalog, settings, &old.text, &old.param_types)?)
+    fn prepared_anew(&mut self, old: &PreparedStatement) -> Result<Rc<PreparedStatement>, Failure> {
+        let reading = self.session.reading();
+        let catalog = self.catalog()?;
+        Ok(self.worker.prepare(&self.served, &catalog, &reading, &old.text, &old.param_types)?)
     }
 
     /// Asks a server what rows a statement gives.
@@ -400,7 +405,9 @@ impl Conversation {
         self.refuse_if_failed_statement(&statement)?;
         let bind = Bind::read(&self.client.inbox.filled()[5..total]).map_err(ErrorFields::from)?;
         let (given, required) = (bind.values.count(), statement.parameters());
-        if given != required {
+        // What the planner does not look into, as CALL, may have more.
+        let all_known = statement.script.statements.first().is_none_or(|first| first.command != Command::Other);
+        if given != required && all_known {
             let message = format!(
                 "bind message supplies {given} parameters, but prepared statement \"{name}\" requires {required}"
             );
@@ -481,15 +488,7 @@ impl Conversation {
                 Box::pin(self.describe_many(&portal)).await
             }
             Some(Portal::Router(statement)) => {
-                let explains = matches!(
-                    statement.script.statements.first().map(|first| &first.command),
-                    Some(Command::Explain(_))
-                );
-                if explains {
-                    self.answer(super::explain::describe);
-                } else {
-                    self.answer(backend::no_data);
-                }
+                self.answer(|out| describe_in_router(out, &statement));
                 Ok(())
             }
             None => {
@@ -515,7 +514,7 @@ impl Conversation {
             self.answer_parses().await?;
             self.answer(|out| {
                 backend::parameter_description(out, &[]);
-                backend::no_data(out);
+                describe_in_router(out, &statement);
             });
             return Ok(());
         }
@@ -620,8 +619,18 @@ impl Conversation {
         self.settle_all().await?;
         let literals = literals_of(statement);
         let values = Values { text: &statement.text, literals: &literals, params: &[] };
+        let command = &statement.script.statements[0].command;
         let decision = decide(&statement.script.statements[0], &self.served.map, values)?;
-        if !is_transaction_control(&statement.script.statements[0].command) {
+        if self.session.transaction.is_idle()
+            && self.links.iter().any(Link::is_unsynced)
+            && matches!(
+                command,
+                Command::Begin(_) | Command::Commit { chain: false } | Command::Rollback { chain: false }
+            )
+        {
+            return Box::pin(self.control_amid_pipeline(command, &statement.text)).await;
+        }
+        if !is_transaction_control(command) {
             self.close_implicit_transactions().await?;
         }
         // A COPY is followed by its data.
@@ -834,6 +843,15 @@ impl Conversation {
     /// The server that holds a portal.
     fn portal_link(&self, server: u64, name: &str) -> Result<usize, Failure> {
         self.links.by_server(server).ok_or_else(|| no_portal(name))
+    }
+}
+
+/// The columns of what the router answers.
+fn describe_in_router(out: &mut BytesMut, statement: &PreparedStatement) {
+    match statement.script.statements.first().map(|first| &first.command) {
+        Some(Command::Explain(_)) => super::explain::describe(out),
+        Some(Command::ListeningChannels(name)) => super::listen::describe(out, name),
+        _ => backend::no_data(out),
     }
 }
 

@@ -184,13 +184,9 @@ impl Conversation {
         query: &FinalQuery,
         arguments: &Arguments,
     ) -> Result<Rc<Description>, Failure> {
-        let key = self.worker.statement_id(
-            &self.served,
-            &*self.catalog()?,
-            self.session.settings(),
-            &query.sql,
-            &arguments.param_types,
-        );
+        let reading = self.session.reading();
+        let key =
+            self.worker.statement_id(&self.served, &*self.catalog()?, &reading, &query.sql, &arguments.param_types);
         if let Some(known) = self.served.descriptions.borrow().get(&key) {
             return Ok(known.clone());
         }

@@ -275,10 +275,11 @@ impl Conversation {
         gather: &Gather,
         arguments: &Arguments,
     ) -> Result<Rc<Description>, Failure> {
+        let reading = self.session.reading();
         let key = self.worker.statement_id(
             &self.served,
             &*self.catalog()?,
-            self.session.settings(),
+            &reading,
             &arguments.text,
             &arguments.param_types,
         );
@@ -332,8 +333,8 @@ impl Conversation {
         arguments: &Arguments,
     ) -> Result<(), Failure> {
         let bind = arguments.bind()?;
-        let statement =
-            self.worker.statement_id(&self.served, &*self.catalog()?, self.session.settings(), &gather.sql, types);
+        let reading = self.session.reading();
+        let statement = self.worker.statement_id(&self.served, &*self.catalog()?, &reading, &gather.sql, types);
         let name = statement.name();
         for id in ids {
             let i = self.position(*id)?;

@@ -55,6 +55,9 @@ impl Conversation {
     /// A setting of the startup packet that a server does not accept, or no server.
     pub async fn greeting(&mut self) -> Result<Greeting, End> {
         let greeting = self.any_greeting().await?;
+        if let Some((_, encoding)) = greeting.iter().find(|(name, _)| name == "client_encoding") {
+            self.encoding_by_default = encoding.as_str().into();
+        }
         let unreadable = greeting.iter().find_map(|(name, value)| unreadable(name, value));
         match unreadable.filter(|_| self.served.shards.len() > 1) {
             Some(refusal) => Err(End::Fatal(fatal(refusal))),

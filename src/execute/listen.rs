@@ -3,10 +3,11 @@
 
 use std::sync::Arc;
 
+use bytes::BytesMut;
 use pgsluice_sharding::sql::Command;
 
 use crate::listening::{Lost, Notification};
-use crate::protocol::backend;
+use crate::protocol::backend::{self, Field};
 use crate::protocol::error::ErrorFields;
 use crate::session::transaction::ListenChange;
 
@@ -27,6 +28,15 @@ impl Conversation {
         }
         self.complete(tag);
         Ok(())
+    }
+
+    /// The rows of pg_listening_channels().
+    pub(super) fn listening_channels(&mut self) {
+        for channel in &self.session.listens {
+            backend::data_row(&mut self.client.out, &[Some(channel)]);
+        }
+        let count = self.session.listens.len();
+        self.complete(&format!("SELECT {count}"));
     }
 
     pub(super) fn is_listening(&self) -> bool {
@@ -72,14 +82,29 @@ impl Conversation {
         if !self.links.iter().any(|link| link.wrote) {
             return Ok(());
         }
-        let Some(subscription) = &mut self.subscription else { return Ok(()) };
+        let speaker = self.speaker.take();
+        let Some(subscription) = &mut self.subscription else {
+            if speaker.is_some() {
+                // If it cannot be known, nobody has heard under whose id it was.
+                let _ = self.served.listening.catch_up().await;
+            }
+            return Ok(());
+        };
         if subscription.catch_up().await.is_err() {
             return Err(End::Fatal(lost()).into());
         }
         while let Some(heard) = self.subscription.as_mut().and_then(|subscription| subscription.heard()) {
-            self.pass_notification(&heard);
+            self.pass_notification(&heard)?;
         }
         Ok(())
+    }
+
+    /// NOTIFY is about to run on server `i`: whoever listens is to learn the client's own process id.
+    pub(super) async fn announce(&mut self, i: usize) {
+        if self.speaker.is_none() && self.served.listening.is_used() {
+            let server = self.links[i].server.cancel_handle().key().pid;
+            self.speaker = self.served.listening.announce(server, self.presence.pid).await;
+        }
     }
 
     /// Notifications go out with the commit, not before.
@@ -93,19 +118,30 @@ impl Conversation {
     /// What came while nothing was asked.
     pub(super) async fn heard(&mut self, heard: Result<Arc<Notification>, Lost>) -> Result<(), End> {
         let Ok(heard) = heard else { return Err(End::Fatal(lost())) };
-        self.pass_notification(&heard);
+        self.pass_notification(&heard)?;
         while let Some(heard) = self.subscription.as_mut().and_then(|subscription| subscription.heard()) {
-            self.pass_notification(&heard);
+            self.pass_notification(&heard)?;
         }
         self.client.flush().await
     }
 
     /// Clients tell their own notifications from others' by the process id they were greeted with.
-    fn pass_notification(&mut self, heard: &Notification) {
+    fn pass_notification(&mut self, heard: &Notification) -> Result<(), End> {
         let own = self.links.iter().any(|link| link.server.cancel_handle().key().pid == heard.pid);
         let pid = if own { self.presence.pid } else { heard.pid };
+        if !self.understands(&heard.channel) || !self.understands(&heard.payload) {
+            let message = "a notification cannot be converted to the client's encoding";
+            let fields = ErrorFields::fatal("0A000", message).with_hint("Set client_encoding to UTF8.");
+            return Err(End::Fatal(fields));
+        }
         backend::notification_response(&mut self.client.out, pid, &heard.channel, &heard.payload);
+        Ok(())
     }
+}
+
+/// The one column of pg_listening_channels().
+pub(super) fn describe(out: &mut BytesMut, name: &str) {
+    backend::row_description(out, &[Field::text(name)]);
 }
 
 fn lost() -> ErrorFields {

@@ -15,6 +15,7 @@
 //! - [`sequences`]: whose server knows currval
 //! - [`prepared`]: PREPARE and EXECUTE of SQL
 //! - [`queries`], [`measure`]: what is counted by statement
+//! - [`encoding`]: texts that are not UTF-8
 //! - [`explain`]: the route and the shards' plans as rows
 
 mod again;
@@ -24,6 +25,7 @@ mod broadcast;
 mod client;
 mod copy;
 mod decide;
+mod encoding;
 mod explain;
 mod extended;
 mod final_query;
@@ -51,7 +53,7 @@ use pgsluice_sharding::catalog::Catalog;
 
 use crate::clock;
 use crate::config::PoolMode;
-use crate::listening::Subscription;
+use crate::listening::{Speaker, Subscription};
 use crate::protocol::backend::{self, TransactionStatus};
 use crate::protocol::error::ErrorFields;
 use crate::protocol::frame::Header;
@@ -153,6 +155,10 @@ pub struct Conversation {
     own_catalog: Option<Arc<Catalog>>,
     /// What it listens to; there is none while it listens to nothing.
     subscription: Option<Box<Subscription>>,
+    /// It has notified in the transaction that is running.
+    speaker: Option<Speaker>,
+    /// That of a client that has asked for none.
+    encoding_by_default: Rc<str>,
     /// When the request that is being answered came.
     asked_at: Instant,
     measure: Measure,
@@ -182,6 +188,8 @@ impl Conversation {
             again: Again::default(),
             own_catalog: None,
             subscription: None,
+            speaker: None,
+            encoding_by_default: "".into(),
             asked_at: clock::now(),
             measure: Measure::default(),
             transaction_began: None,
@@ -213,6 +221,7 @@ impl Conversation {
         let at_rest = self.presence.activity() != Activity::Active && self.client.out.is_empty();
         let told = at_rest && self.links.iter().all(|link| link.passing == 0);
         self.presence.clear();
+        self.speaker = None;
         self.links.close_all();
         if let (true, End::Fatal(fields)) = (told, &end) {
             backend::error_response(&mut self.client.out, fields);
@@ -232,6 +241,7 @@ impl Conversation {
             let _ = self.client.flush().await;
         }
         self.presence.clear();
+        self.speaker = None;
         self.links.abandon(&self.worker, &self.session);
         end
     }
@@ -244,6 +254,10 @@ impl Conversation {
             self.presence.asks(self.asked_at);
             self.follow_configuration();
             Box::pin(self.message(header)).await?;
+            if self.session.take_unlocked() && self.links.all_clean() {
+                self.client.flush().await?;
+                Box::pin(self.look_for_locks()).await?;
+            }
             self.release_if_done();
         }
         self.client.flush().await?;
@@ -326,9 +340,11 @@ impl Conversation {
             return;
         }
         self.links.note_writes(&mut self.session);
+        self.speaker = None;
         if !self.session.is_pinned() && self.served.mode != PoolMode::Session {
             self.presence.clear();
             self.links.release_all(&self.worker);
+            self.session.set_apart_no_more();
         }
     }
 }

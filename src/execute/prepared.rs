@@ -56,7 +56,7 @@ impl Conversation {
         let shard = {
             let catalog = self.catalog()?;
             let mut planner = self.served.planner.borrow_mut();
-            let inner = planner.plan(&catalog, self.session.settings().get("search_path"), inner)?;
+            let inner = planner.plan(&catalog, self.session.search_path(), inner)?;
             inner.statements.first().and_then(|first| home_of(&first.plan))
         };
         let i = self.link(shard, Access::Lock).await?;
@@ -88,7 +88,7 @@ impl Conversation {
             return Err(user_type().into());
         }
         let statement =
-            self.worker.prepare(&self.served, &*self.catalog()?, self.session.settings(), inner, declared)?;
+            self.worker.prepare(&self.served, &*self.catalog()?, &self.session.reading(), inner, declared)?;
         statement.accepted.set(true);
         let row = answer.body_of(b'T').map_or(0, |row| shape_of_row(&row));
         match statement.row.get() {
@@ -156,7 +156,8 @@ impl Conversation {
     async fn run_unknown(&mut self, script: &SharedScript, index: usize, text: &Rc<str>) -> Result<(), Failure> {
         let i = self.link(None, Access::Write).await?;
         self.note_access(i, Access::Write)?;
-        self.ask_passing(i, script.text_of(index, text)).await
+        let own_text = self.encode(script.text_of(index, text)).into_owned();
+        self.ask_passing(i, &own_text).await
     }
 
     /// Runs a statement with its values where they lead.
@@ -249,8 +250,9 @@ impl Conversation {
             // The server says that it gives no rows.
             None => statement.text.to_string(),
         };
+        let sql = self.encode(&sql).into_owned();
         let link = &mut self.links[i];
-        frontend::parse(&mut link.out, b"", sql.as_bytes(), &[]);
+        frontend::parse(&mut link.out, b"", &sql, &[]);
         link.server.state.expect(Due::Parse(StatementId::UNNAMED, Audience::Router));
         frontend::describe(&mut link.out, Kind::Statement, b"");
         link.server.state.expect(Due::DescribeStatement(StatementId::UNNAMED, Audience::Client));
@@ -355,7 +357,7 @@ impl Conversation {
         let (script, anywhere) = {
             let catalog = self.catalog()?;
             let mut planner = self.served.planner.borrow_mut();
-            let script = planner.plan(&catalog, self.session.settings().get("search_path"), &sql)?;
+            let script = planner.plan(&catalog, self.session.search_path(), &sql)?;
             let values = Values { text: &sql, literals: planner.literals(), params: &[] };
             let decision = script.statements.first().map(|first| decide(first, &self.served.map, values));
             let anywhere = matches!(decision, Some(Ok(Decision::Forward { shard: None, .. })));
@@ -376,8 +378,9 @@ impl Conversation {
     /// Runs a text on server `i` in a portal of its own, which leaves those of the client alone. Its
     /// notices are for the client.
     fn send_aside(&mut self, i: usize, sql: &str, result_formats: &[u8]) {
+        let sql = self.encode(sql).into_owned();
         let link = &mut self.links[i];
-        frontend::parse(&mut link.out, b"", sql.as_bytes(), &[]);
+        frontend::parse(&mut link.out, b"", &sql, &[]);
         link.server.state.expect(Due::Parse(StatementId::UNNAMED, Audience::Client));
         let bind = bind_body(&[], result_formats);
         frontend::close(&mut link.out, Kind::Portal, ASIDE.as_bytes());
@@ -419,8 +422,9 @@ impl Conversation {
 
     /// Binds a text with the router's name in it, as the unnamed statement.
     fn bind_renamed_text(&mut self, i: usize, sql: &str, bind: &[u8], audience: Audience) -> Result<(), Failure> {
+        let sql = self.encode(sql).into_owned();
         let link = &mut self.links[i];
-        frontend::parse(&mut link.out, b"", sql.as_bytes(), &[]);
+        frontend::parse(&mut link.out, b"", &sql, &[]);
         link.server.state.expect(Due::Parse(StatementId::UNNAMED, Audience::Router));
         frontend::bind_renamed(&mut link.out, bind, None, Some(b"")).map_err(ErrorFields::from)?;
         link.server.state.expect(Due::Bind(audience));

@@ -330,5 +330,6 @@ fn pin_name(pin: Pin) -> &'static str {
         Pin::SetConfig => "set_config",
         Pin::Sequence => "sequence",
         Pin::Load => "LOAD",
+        Pin::UntilCommit => "transaction",
     }
 }

@@ -1,5 +1,6 @@
 //! The simple query protocol: one text, any number of statements, one ReadyForQuery.
 
+use std::borrow::Cow;
 use std::rc::Rc;
 
 use pgsluice_sharding::ShardId;
@@ -14,7 +15,7 @@ use crate::session::transaction::Transaction;
 use super::decide::{Decision, decide, leaves_nothing};
 use super::gather::{Arguments, ManyRequest};
 use super::links::{Effect, Expected};
-use super::{Conversation, End, Failure};
+use super::{Conversation, End, Failure, listen};
 
 impl Conversation {
     /// Answers the Query message of `total` bytes at the front of the inbox.
@@ -49,12 +50,12 @@ impl Conversation {
     }
 
     /// The text of the Query message of `total` bytes.
-    fn query_text(&self, total: usize) -> Result<&str, Failure> {
+    fn query_text(&self, total: usize) -> Result<Cow<'_, str>, Failure> {
         let body = &self.client.inbox.filled()[5..total];
         let Some((0, text)) = body.split_last() else {
             return Err(End::Fatal(ErrorFields::fatal("08P01", "invalid string in message")).into());
         };
-        std::str::from_utf8(text).map_err(|_| not_utf8().into())
+        Ok(self.decode(text)?)
     }
 
     async fn run_query(&mut self, total: usize) -> Result<(), Failure> {
@@ -77,10 +78,10 @@ impl Conversation {
 
     /// Plans the text and, when it is one statement, decides about it.
     fn plan_query(&self, total: usize) -> Result<(SharedScript, Option<Decision>), Failure> {
-        let text = self.query_text(total)?;
+        let text = &*self.query_text(total)?;
         let catalog = self.catalog()?;
         let mut planner = self.served.planner.borrow_mut();
-        let script = planner.plan(&catalog, self.session.settings().get("search_path"), text)?;
+        let script = planner.plan(&catalog, self.session.search_path(), text)?;
         self.query_begins(&script);
         let [statement] = script.statements.as_slice() else { return Ok((script, None)) };
         let values = Values { text, literals: planner.literals(), params: &[] };
@@ -112,7 +113,9 @@ impl Conversation {
             // Whoever is told that DDL has passed must find it passed for everybody; who listens has
             // heard itself by then.
             Decision::Forward { access, .. }
-                if script.statements[0].effects.changes_catalog || (access == Access::Write && self.is_listening()) =>
+                if script.statements[0].effects.changes_catalog
+                    || (access == Access::Write && self.is_listening())
+                    || (script.statements[0].command == Command::Notify && self.served.listening.is_used()) =>
             {
                 let text: Rc<str> = self.query_text(total)?.into();
                 self.take_request();
@@ -180,8 +183,17 @@ impl Conversation {
         let statement = &script.statements[index];
         let own_text = script.text_of(index, text);
         match decision {
+            Decision::Session if matches!(statement.command, Command::ListeningChannels(_)) => {
+                self.refuse_if_failed(&statement.command)?;
+                if let (Command::ListeningChannels(name), true) = (&statement.command, describe) {
+                    listen::describe(&mut self.client.out, name);
+                }
+                self.listening_channels();
+                Ok(())
+            }
             Decision::Session => {
                 self.measure.touches(self.links.len());
+                self.must_be_unicode(own_text)?;
                 self.session_command(&statement.command, own_text).await
             }
             Decision::Prepare => Box::pin(self.prepare(script, index, text)).await,
@@ -208,7 +220,11 @@ impl Conversation {
                 self.served.stats.routed.add(1);
                 self.measure.touches(1);
                 let effect = effect_of(script, index, text);
-                self.ask_passing(i, own_text).await?;
+                if statement.command == Command::Notify {
+                    self.announce(i).await;
+                }
+                let own_text = self.encode(own_text).into_owned();
+                self.ask_passing(i, &own_text).await?;
                 if let Effect::Statement { text, .. } = effect {
                     self.take_effect(i, &statement.command, &text, statement.effects);
                 }
@@ -251,7 +267,7 @@ impl Conversation {
     fn one_shard(&self, text: &str) -> Result<Option<(Option<ShardId>, Access)>, Failure> {
         let catalog = self.catalog()?;
         let mut planner = self.served.planner.borrow_mut();
-        let script = planner.plan(&catalog, self.session.settings().get("search_path"), text)?;
+        let script = planner.plan(&catalog, self.session.search_path(), text)?;
         let values = Values { text, literals: planner.literals(), params: &[] };
         let mut shard = None;
         let mut most = Access::Read;
@@ -289,7 +305,7 @@ impl Conversation {
     fn plan_part(&self, text: &str, index: usize) -> Result<(SharedScript, Decision), Failure> {
         let catalog = self.catalog()?;
         let mut planner = self.served.planner.borrow_mut();
-        let script = planner.plan(&catalog, self.session.settings().get("search_path"), text)?;
+        let script = planner.plan(&catalog, self.session.search_path(), text)?;
         let values = Values { text, literals: planner.literals(), params: &[] };
         let decision = self.decide_one(&script.statements[index], values)?;
         Ok((script, decision))
@@ -330,10 +346,4 @@ pub(super) fn effect_of(script: &SharedScript, index: usize, text: &Rc<str>) -> 
         return Effect::None;
     }
     Effect::Statement { script: script.clone(), index, text: text.clone() }
-}
-
-/// The router reads statements as UTF-8 only.
-pub(super) fn not_utf8() -> ErrorFields {
-    ErrorFields::error("22021", "invalid byte sequence for encoding \"UTF8\"")
-        .with_hint("Set client_encoding to UTF8: the router reads statements in no other encoding.")
 }

@@ -78,7 +78,7 @@ impl Conversation {
     /// One shard judges its tables itself; but statements that it knows may have another meaning now.
     fn renew_own_catalog(&mut self) {
         let mut own = Catalog::clone(self.served.catalog.borrow_mut().catalog());
-        own.version = self.worker.own_catalog_version();
+        own.version = self.worker.own_number();
         self.own_catalog = Some(Arc::new(own));
     }
 
@@ -101,7 +101,7 @@ impl Conversation {
             }
             answer.into_result(self)?;
         }
-        let mut own = builder.finish(self.worker.own_catalog_version()).catalog;
+        let mut own = builder.finish(self.worker.own_number()).catalog;
         keep_tables_of_other_shards(&mut own, &shared);
         self.own_catalog = Some(Arc::new(own));
         Ok(())

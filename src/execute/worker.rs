@@ -24,6 +24,7 @@ use crate::pool::driver::Pool;
 use crate::pool::health::{InstanceHealth, State};
 use crate::pool::server::StatementId;
 use crate::protocol::reply;
+use crate::session::Reading;
 use crate::session::settings::Settings;
 use crate::session::statements::{PreparedStatement, Texts};
 use crate::stats::PoolStats;
@@ -87,8 +88,8 @@ impl Worker {
         format!("sluice:{:016x}:{}:{}", xxh3::xxh3_64(&self.seed.to_be_bytes()), self.index, self.count())
     }
 
-    /// A version for a catalog that only one transaction sees; no shared catalog ever has it.
-    pub fn own_catalog_version(&self) -> u64 {
+    /// A number that no worker has given before, nor any shared catalog as its version.
+    pub fn own_number(&self) -> u64 {
         (1 << 63) | ((self.index as u64) << 48) | self.count()
     }
 
@@ -146,28 +147,28 @@ impl Worker {
         (stats.iter().map(|s| s.entries).sum(), stats.iter().map(|s| s.bytes).sum())
     }
 
-    /// The statement of a Parse: planned, with its id. The same text, types, settings and catalog
+    /// The statement of a Parse: planned, with its id. The same text, types, reading and catalog
     /// give the same statement without planning.
     pub fn prepare(
         &self,
         served: &Served,
         catalog: &Catalog,
-        settings: &Settings,
+        reading: &Rc<Reading>,
         text: &str,
         param_types: &[u32],
     ) -> Result<Rc<PreparedStatement>, Refusal> {
-        let id = self.statement_id(served, catalog, settings, text, param_types);
+        let id = self.statement_id(served, catalog, reading, text, param_types);
         if let Some(known) = self.statements.borrow_mut().get(id) {
             return Ok(known);
         }
-        let script = served.planner.borrow_mut().plan(catalog, settings.get("search_path"), text)?;
+        let script = served.planner.borrow_mut().plan(catalog, reading.search_path(), text)?;
         let statement = Rc::new(PreparedStatement {
             id,
             text: text.into(),
             param_types: param_types.into(),
             resolved_types: OnceCell::new(),
-            search_path: settings.get("search_path").map(Box::from),
             catalog_version: catalog.version,
+            reading: reading.clone(),
             script,
             accepted: Cell::new(false),
             row: Cell::new(None),
@@ -209,7 +210,7 @@ impl Worker {
         &self,
         served: &Served,
         catalog: &Catalog,
-        settings: &Settings,
+        reading: &Reading,
         text: &str,
         param_types: &[u32],
     ) -> StatementId {
@@ -218,10 +219,13 @@ impl Worker {
         for oid in param_types {
             hasher.update(&oid.to_be_bytes());
         }
-        for name in ["search_path", "role", "session_authorization"] {
-            hasher.update(&[0]);
-            hasher.update(settings.get(name).unwrap_or_default().as_bytes());
+        for (name, value) in reading.settings.iter() {
+            for part in [name, value] {
+                hasher.update(&part.len().to_be_bytes());
+                hasher.update(part.as_bytes());
+            }
         }
+        hasher.update(&reading.apart.to_be_bytes());
         hasher.update(&catalog.version.to_be_bytes());
         hasher.update(served.database.as_bytes());
         StatementId(hasher.digest128())

@@ -31,7 +31,14 @@ pub struct Session {
     current: Rc<Settings>,
     pub transaction: Transaction,
     pub statements: Statements,
+    reading: Rc<Reading>,
+    /// What the reading was made of: the settings, and those for one transaction.
+    read_under: (Rc<Settings>, Option<Rc<Settings>>),
+    /// Not 0 while its server knows what the router does not; see [`Reading`].
+    apart: u64,
     pins: BTreeSet<Pin>,
+    /// It may hold no advisory lock any more.
+    unlocked: bool,
     /// The channels that it listens to.
     pub listens: BTreeSet<String>,
     /// Where the cursors of DECLARE are.
@@ -42,11 +49,31 @@ pub struct Session {
     wrote: Vec<Option<Instant>>,
 }
 
+/// What decides, beyond its text, what a prepared statement means: constants in it are read, names are
+/// looked up and parts are computed under the settings of the session that prepares it. Only who reads
+/// a text in the same way may share what a server has made of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reading {
+    pub settings: Settings,
+    /// A number of the session's own when it has changed its server in ways that the router does not
+    /// know: by temporary tables, or by settings that a function has made.
+    pub apart: u64,
+}
+
+impl Reading {
+    /// As it is written after SET; `None` when it is the server's default.
+    pub fn search_path(&self) -> Option<&str> {
+        self.settings.get("search_path").filter(|path| *path != "DEFAULT")
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Cursor {
     shard: ShardId,
     /// WITH HOLD: it outlives its transaction.
     held: bool,
+    /// Its transaction has been committed.
+    kept: bool,
 }
 
 /// A change of the session's settings, as a statement asks for it.
@@ -89,6 +116,14 @@ impl SettingChange {
         }
     }
 
+    /// What the change leaves of settings for one transaction: it takes their place.
+    pub fn end_local(&self, local: &mut Settings) {
+        match self {
+            Self::Set { name, .. } | Self::Reset(name) => local.reset(name),
+            Self::ResetAll => local.reset_all(),
+        }
+    }
+
     /// What the change makes of a session's settings, where RESET goes back to the startup packet.
     fn apply_to_session(&self, settings: &mut Settings, base: &Settings) {
         self.apply_to_server(settings);
@@ -109,11 +144,15 @@ impl Session {
         Self {
             user,
             database,
+            reading: Rc::new(Reading { settings: base.reading(None), apart: 0 }),
+            read_under: (base.clone(), None),
+            apart: 0,
             current: base.clone(),
             base,
             transaction: Transaction::default(),
             statements: Statements::new(statements_max),
             pins: BTreeSet::new(),
+            unlocked: false,
             listens: BTreeSet::new(),
             cursors: HashMap::new(),
             last_server_written: None,
@@ -123,6 +162,46 @@ impl Session {
 
     pub fn settings(&self) -> &Rc<Settings> {
         &self.current
+    }
+
+    /// How a statement is read that is prepared now.
+    pub fn reading(&mut self) -> Rc<Reading> {
+        let local = self.transaction.block().and_then(|block| block.local_settings());
+        let is_same = |a: Option<&Rc<Settings>>, b: Option<&Rc<Settings>>| a.map(Rc::as_ptr) == b.map(Rc::as_ptr);
+        let (known, known_local) = &self.read_under;
+        let is_known = Rc::ptr_eq(known, &self.current) && is_same(known_local.as_ref(), local);
+        if !is_known || self.reading.apart != self.apart {
+            self.read_under = (self.current.clone(), local.cloned());
+            let settings = self.current.reading(self.read_under.1.as_deref());
+            let reading = Reading { settings, apart: self.apart };
+            if *self.reading != reading {
+                self.reading = Rc::new(reading);
+            }
+        }
+        self.reading.clone()
+    }
+
+    /// Its server knows what the router does not, until it is given back: nobody else reads statements
+    /// as this session does. `number` is one that no session had before.
+    pub fn set_apart(&mut self, number: u64) {
+        self.apart = number;
+    }
+
+    /// It has given back its server.
+    pub fn set_apart_no_more(&mut self) {
+        self.apart = 0;
+    }
+
+    /// The encoding that the client has asked for, as it is written after SET.
+    pub fn client_encoding(&self) -> Option<&str> {
+        let local = self.transaction.block().and_then(|block| block.local_settings()?.get("client_encoding"));
+        local.or_else(|| self.current.get("client_encoding")).filter(|name| *name != "DEFAULT")
+    }
+
+    /// The search path of the next statement, as it is written after SET.
+    pub fn search_path(&self) -> Option<&str> {
+        let local = self.transaction.block().and_then(|block| block.local_settings()?.get("search_path"));
+        local.or_else(|| self.current.get("search_path")).filter(|path| *path != "DEFAULT")
     }
 
     /// Takes a change of the settings that a server has accepted.
@@ -142,13 +221,14 @@ impl Session {
         self.current = self.base.clone();
         self.statements.clear();
         self.pins.clear();
+        self.apart = 0;
         self.listens.clear();
         self.cursors.clear();
     }
 
     /// DECLARE of a cursor has succeeded on a shard.
     pub fn declared(&mut self, cursor: &str, shard: ShardId, held: bool) {
-        self.cursors.insert(cursor.to_owned(), Cursor { shard, held });
+        self.cursors.insert(cursor.to_owned(), Cursor { shard, held, kept: false });
     }
 
     /// The shard of a cursor.
@@ -162,14 +242,25 @@ impl Session {
             Some(cursor) => drop(self.cursors.remove(cursor)),
             None => self.cursors.clear(),
         }
-        if !self.cursors.values().any(|cursor| cursor.held) {
-            self.pins.remove(&Pin::HoldCursor);
-        }
+        self.unpin_without_cursors();
     }
 
     /// Cursors end with their transaction, but for those WITH HOLD.
     pub fn close_cursors(&mut self) {
         self.cursors.retain(|_, cursor| cursor.held);
+        self.cursors.values_mut().for_each(|cursor| cursor.kept = true);
+    }
+
+    /// The transaction has been rolled back: its cursors are gone, those WITH HOLD too.
+    pub fn lose_cursors(&mut self) {
+        self.cursors.retain(|_, cursor| cursor.kept);
+        self.unpin_without_cursors();
+    }
+
+    fn unpin_without_cursors(&mut self) {
+        if !self.cursors.values().any(|cursor| cursor.held) {
+            self.pins.remove(&Pin::HoldCursor);
+        }
     }
 
     pub fn pin(&mut self, reason: Pin) {
@@ -182,6 +273,18 @@ impl Session {
 
     pub fn is_pinned_by(&self, reason: Pin) -> bool {
         self.pins.contains(&reason)
+    }
+
+    /// A statement may have given back advisory locks.
+    pub fn may_have_unlocked(&mut self) {
+        self.unlocked = true;
+    }
+
+    /// Whether it is worth asking the server if it still has advisory locks: nothing else holds the
+    /// session there. Asks once for every statement that may have given back some.
+    pub fn take_unlocked(&mut self) -> bool {
+        let only_locks = self.transaction.is_idle() && self.pins.iter().eq([&Pin::AdvisoryLock]);
+        only_locks && std::mem::take(&mut self.unlocked)
     }
 
     pub fn is_pinned(&self) -> bool {

@@ -41,6 +41,13 @@ impl Settings {
         self.values.is_empty()
     }
 
+    /// Those on which it may depend what a statement means that is prepared under them, with those of
+    /// `local` in their place: `'01/02/2024'::date` is made a date when the statement is prepared.
+    pub fn reading(&self, local: Option<&Self>) -> Self {
+        let all = self.values.iter().chain(local.into_iter().flat_map(|local| &local.values));
+        Self { values: all.filter(|(name, _)| decides_reading(name)).map(|(n, v)| (n.clone(), v.clone())).collect() }
+    }
+
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.values.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
@@ -74,6 +81,54 @@ impl Settings {
         }
         sql
     }
+}
+
+/// Settings that decide how rows are found, kept or written and how long that may take, but neither what
+/// a text means nor what is computed once for all when its plan is made; `*` stands for any end. What
+/// PostgreSQL does not know of itself has a dot in its name.
+const INDIFFERENT: [&str; 37] = [
+    "application_name",
+    "check_function_bodies",
+    "client_connection_check_interval",
+    "client_min_messages",
+    "commit_*",
+    "constraint_exclusion",
+    "cpu_*",
+    "cursor_tuple_fraction",
+    "deadlock_timeout",
+    "debug_*",
+    "default_statistics_target",
+    "default_table_access_method",
+    "default_tablespace",
+    "default_transaction_*",
+    "effective_*",
+    "enable_*",
+    "from_collapse_limit",
+    "geqo*",
+    "hash_mem_multiplier",
+    "idle_*",
+    "jit*",
+    "join_collapse_limit",
+    "lc_messages",
+    "lock_timeout",
+    "log_*",
+    "maintenance_*",
+    "max_parallel_*",
+    "parallel_*",
+    "plan_cache_mode",
+    "statement_timeout",
+    "synchronous_commit",
+    "temp_*",
+    "tcp_*",
+    "track_*",
+    "transaction_*",
+    "vacuum_*",
+    "work_mem",
+];
+
+fn decides_reading(name: &str) -> bool {
+    let indifferent = |known: &str| known.strip_suffix('*').map_or(name == known, |start| name.starts_with(start));
+    !name.contains('.') && !INDIFFERENT.iter().any(|known| indifferent(known))
 }
 
 /// SET takes the value for a list of names: in quotes it would be one name.

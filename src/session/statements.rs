@@ -13,6 +13,8 @@ use pgsluice_sharding::sql::SharedScript;
 use crate::pool::server::StatementId;
 use crate::protocol::error::Shift;
 
+use super::Reading;
+
 /// A statement that a client has parsed: text, parameter types and what the planner made of it.
 #[derive(Debug)]
 pub struct PreparedStatement {
@@ -22,10 +24,10 @@ pub struct PreparedStatement {
     pub param_types: Rc<[u32]>,
     /// The types of all parameters, once a server has described them.
     pub resolved_types: OnceCell<Rc<[u32]>>,
-    /// The search path that it is planned for; planned again when the session has set another.
-    pub search_path: Option<Box<str>>,
     /// Made for this catalog version; planned again when the catalog has changed.
     pub catalog_version: u64,
+    /// Read so; planned again when the session reads otherwise.
+    pub reading: Rc<Reading>,
     pub script: SharedScript,
     /// Some server has accepted it: another Parse of it needs no server.
     pub accepted: Cell<bool>,

@@ -30,6 +30,8 @@ pub struct Block {
     /// What a server has that was brought to those settings and has run the prelude: RESET goes
     /// further there than in a session with settings of its startup packet.
     on_servers: Rc<Settings>,
+    /// What was SET LOCAL.
+    local: Option<Rc<Settings>>,
     savepoints: Vec<Savepoint>,
     extent: Extent,
     /// LISTEN and UNLISTEN, which count from the commit on.
@@ -61,6 +63,7 @@ struct Savepoint {
     prelude: usize,
     settings: Rc<Settings>,
     on_servers: Rc<Settings>,
+    local: Option<Rc<Settings>>,
     /// How many changes of what it listens to came before.
     listens: usize,
 }
@@ -78,6 +81,11 @@ impl Block {
     /// The settings of a server that has joined the block.
     pub fn settings_on_servers(&self) -> &Rc<Settings> {
         &self.on_servers
+    }
+
+    /// What was SET LOCAL in the block and holds until its end.
+    pub fn local_settings(&self) -> Option<&Rc<Settings>> {
+        self.local.as_ref()
     }
 
     /// What a chained block begins with: a BEGIN with this block's options, those of SET TRANSACTION
@@ -150,6 +158,7 @@ impl Transaction {
             options,
             on_servers: settings.clone(),
             settings,
+            local: None,
             savepoints: Vec::new(),
             extent: Extent::Begun,
             listens: Vec::new(),
@@ -200,6 +209,17 @@ impl Transaction {
             let mut settings = (*block.on_servers).clone();
             changes.iter().for_each(|change| change.apply_to_server(&mut settings));
             block.on_servers = Rc::new(settings);
+            if let Some(local) = &mut block.local {
+                let local = Rc::make_mut(local);
+                changes.iter().for_each(|change| change.end_local(local));
+            }
+        }
+    }
+
+    /// SET LOCAL has succeeded.
+    pub fn set_local(&mut self, name: &str, value: String) {
+        if let Self::Open(block) = self {
+            Rc::make_mut(block.local.get_or_insert_default()).set(name, value);
         }
     }
 
@@ -232,8 +252,8 @@ impl Transaction {
             block.prelude.push(text.into());
             let prelude = block.prelude.len();
             let listens = block.listens.len();
-            let on_servers = block.on_servers.clone();
-            block.savepoints.push(Savepoint { name: name.to_owned(), prelude, settings, on_servers, listens });
+            let (on_servers, local) = (block.on_servers.clone(), block.local.clone());
+            block.savepoints.push(Savepoint { name: name.to_owned(), prelude, settings, on_servers, local, listens });
         }
     }
 
@@ -261,6 +281,7 @@ impl Transaction {
             block.prelude.truncate(savepoint.prelude);
             block.listens.truncate(savepoint.listens);
             block.on_servers = savepoint.on_servers.clone();
+            block.local = savepoint.local.clone();
             savepoint.settings.clone()
         });
         *self = Self::Open(block);

@@ -197,6 +197,16 @@ fn pipelines_are_transactions_as_postgres_makes_them() {
             Text("COMMIT"),
         ],
         &[Pipeline(&[COUNT, COUNT, "SELECT 1"])],
+        &[Pipeline(&[INSERT, "ROLLBACK"]), Text(COUNT)],
+        &[Pipeline(&[INSERT, "ROLLBACK", "INSERT INTO notes VALUES (1, 11)", "SELECT 1"]), Text(COUNT)],
+        &[Pipeline(&[INSERT, "COMMIT", "INSERT INTO notes VALUES (1, 11)", "SELECT 1 / 0"]), Text(COUNT)],
+        &[Pipeline(&[INSERT, "BEGIN"]), Text("ROLLBACK"), Text(COUNT)],
+        &[Pipeline(&[INSERT, "BEGIN", "INSERT INTO notes VALUES (1, 11)"]), Text("COMMIT"), Text(COUNT)],
+        &[Pipeline(&[INSERT, "BEGIN ISOLATION LEVEL SERIALIZABLE", COUNT]), Text(COUNT)],
+        &[Pipeline(&[INSERT, INSERT, "COMMIT", "INSERT INTO notes VALUES (1, 11)"]), Text(COUNT)],
+        &[Pipeline(&[INSERT, "COMMIT AND CHAIN"]), Text(COUNT)],
+        &[Pipeline(&[INSERT, "SAVEPOINT a"]), Text(COUNT)],
+        &[Pipeline(&[COUNT, "ROLLBACK", INSERT]), Text(COUNT)],
         &[Pipeline(&["SELEC"]), Pipeline(&["SELECT * FROM more"]), Text(COUNT)],
     ]);
 }

@@ -116,3 +116,85 @@ fn a_lost_ear_is_told_to_who_listens() {
     wait_for("another connection that listens", || again.query("LISTEN news").sqlstate().is_empty().then_some(()));
     assert_eq!(payloads(&again.query("NOTIFY news, 'back'")), ["back"]);
 }
+
+#[test]
+fn a_session_is_told_what_it_listens_to() {
+    let (router, over) = narrow(1);
+    let [direct, routed] = [(shared().port(), over[0].as_str()), (router.port, "app")].map(|(port, database)| {
+        let mut client = Wire::connect(port, "app", database);
+        let mut seen = Vec::new();
+        for step in [
+            "SELECT 1",
+            "LISTEN a",
+            "LISTEN \"B c\"",
+            "BEGIN",
+            "LISTEN d",
+            "UNLISTEN a",
+            "SELECT 1",
+            "COMMIT",
+            "UNLISTEN d",
+            "BEGIN",
+            "SELECT 1 / 0",
+            "ROLLBACK",
+            "DISCARD ALL",
+        ] {
+            client.query(step);
+            for sql in [
+                "SELECT pg_listening_channels()",
+                "SELECT pg_listening_channels() AS x",
+                "SELECT * FROM pg_listening_channels()",
+                "select pg_catalog.pg_listening_channels();",
+            ] {
+                for answer in [client.query(sql), client.execute(sql, &[], false)] {
+                    let rows = answer.results.first().map(|result| {
+                        let mut rows: Vec<_> = result.rows.clone();
+                        rows.sort();
+                        let columns = result
+                            .columns
+                            .as_ref()
+                            .map(|columns| columns.iter().map(|column| column.name.clone()).collect::<Vec<_>>());
+                        (rows, columns, result.tag.clone())
+                    });
+                    seen.push((step, sql, answer.sqlstate().to_owned(), rows));
+                }
+            }
+        }
+        seen
+    });
+    assert_eq!(routed, direct);
+}
+
+#[test]
+fn who_listens_learns_the_process_id_that_the_client_knows_of_itself() {
+    let (router, over) = narrow(1);
+    let mut listener = router.client();
+    listener.query("LISTEN news");
+    let next = |listener: &mut Wire| loop {
+        let message = listener.message().unwrap();
+        if message.tag == b'A' {
+            break wire::notification(&message.body);
+        }
+    };
+    let mut speakers = [router.client(), router.client()];
+    for round in 0..20 {
+        let speaker = &mut speakers[round % 2];
+        match round % 3 {
+            0 => drop(speaker.query("NOTIFY news, 'alone'")),
+            1 => drop(speaker.query("BEGIN; NOTIFY news, 'in a block'; COMMIT")),
+            _ => {
+                speaker.query("BEGIN");
+                speaker.query("NOTIFY news, 'given up'");
+                speaker.query("ROLLBACK");
+                speaker.query("BEGIN");
+                speaker.query("NOTIFY news, 'kept'");
+                speaker.query("COMMIT");
+            }
+        }
+        let (pid, _, payload) = next(&mut listener);
+        assert_eq!(pid, speaker.pid, "{payload}");
+    }
+    // Nobody else speaks under that id.
+    superuser(shared(), &over[0]).query("NOTIFY news, 'from outside'");
+    let (pid, ..) = next(&mut listener);
+    assert!(speakers.iter().all(|speaker| speaker.pid != pid));
+}

@@ -281,3 +281,240 @@ fn who_comes_right_after_the_start_is_served() {
         assert_eq!(answer.sqlstate(), "", "{:?}", answer.error);
     }
 }
+
+/// A router over one database with a single server, and that database past the router.
+fn single_server(name: &str) -> (Running, Vec<String>) {
+    let shards = databases(name, 1);
+    let config = database_config(shared(), &shards, "");
+    let router = Running::start(&format!("[pool]\nsize = 1\n{config}"));
+    router.wait_until_ready();
+    (router, shards)
+}
+
+#[test]
+fn what_one_client_has_prepared_is_read_anew_for_another() {
+    let (router, shards) = single_server("reading");
+    let made = superuser(shared(), &shards[0]).query(
+        "CREATE FUNCTION sets_local(text, text) RETURNS void LANGUAGE plpgsql AS \
+         $$ BEGIN EXECUTE format('SET LOCAL %I TO %L', $1, $2); END $$",
+    );
+    assert_eq!(made.sqlstate(), "");
+    // The router looks at functions again when it has seen DDL.
+    assert_eq!(router.client().query("CREATE TABLE looked (a int)").sqlstate(), "");
+    let cases = [
+        ("timezone", "UTC", "America/New_York", "SELECT extract(epoch FROM '2024-01-01'::timestamptz)"),
+        ("datestyle", "ISO, MDY", "ISO, DMY", "SELECT extract(month FROM '01/02/2024'::date)"),
+        ("intervalstyle", "postgres", "sql_standard", "SELECT extract(epoch FROM '-1 1:00:00'::interval)"),
+        ("transform_null_equals", "off", "on", "SELECT 1 = NULL IS NULL"),
+        ("standard_conforming_strings", "on", "off", "SELECT length('a\\b')"),
+        ("bytea_output", "hex", "escape", "SELECT 'a'::bytea::text"),
+        ("extra_float_digits", "1", "-10", "SELECT 0.333333333333333::float8::text"),
+    ];
+    let ways: [&[&str]; 6] = [
+        &["SET NAME = 'VALUE'"],
+        &["BEGIN", "SET LOCAL NAME = 'VALUE'"],
+        &["BEGIN", "SET LOCAL NAME = 'VALUE'", "SAVEPOINT s", "SET LOCAL NAME = DEFAULT", "ROLLBACK TO s"],
+        &["BEGIN", "SELECT set_config('NAME', 'VALUE', true)"],
+        &["BEGIN", "SELECT sets_local('NAME', 'VALUE')"],
+        &["BEGIN", "SET LOCAL NAME = DEFAULT", "SET NAME = 'VALUE'"],
+    ];
+    for (name, one, other, sql) in cases {
+        for way in ways {
+            let mut answers = Vec::new();
+            for value in [one, other, one] {
+                let [direct, routed] =
+                    [(shared().port(), shards[0].as_str()), (router.port, "app")].map(|(port, db)| {
+                        let mut client = Wire::connect(port, "app", db);
+                        for step in way {
+                            let value =
+                                if name == "datestyle" { value.replace(", ", "', '") } else { value.to_owned() };
+                            let value = if step.starts_with("SELECT") { value.replace('\'', "") } else { value };
+                            let done = client.query(&step.replace("NAME", name).replace("VALUE", &value));
+                            assert_eq!(done.sqlstate(), "", "{step} {name} {value}");
+                        }
+                        let seen = client.execute(sql, &[], false).text();
+                        client.query("ROLLBACK");
+                        seen
+                    });
+                assert_eq!(routed, direct, "{way:?} {name} {value}: {sql}");
+                answers.push(routed);
+            }
+            assert!(answers[0] != answers[1] && answers[0] == answers[2], "{name}: {answers:?}");
+        }
+    }
+}
+
+#[test]
+fn a_temporary_table_hides_another_from_statements_that_are_prepared_later() {
+    let (router, _) = single_server("hidden");
+    let mut client = router.client();
+    client.query("CREATE TABLE kept (a int); INSERT INTO kept VALUES (1)");
+    assert_eq!(client.execute("SELECT a FROM kept", &[], false).text(), "1");
+    client.query("CREATE TEMP TABLE first (a int)");
+    assert_eq!(client.execute("SELECT a FROM kept", &[], false).text(), "1");
+    client.query("CREATE TEMP TABLE kept (a int); INSERT INTO kept VALUES (2)");
+    assert_eq!(client.execute("SELECT a FROM kept", &[], false).text(), "2");
+    client.query("DISCARD ALL");
+    assert_eq!(client.execute("SELECT a FROM kept", &[], false).text(), "1");
+}
+
+#[test]
+fn what_is_made_in_the_temporary_schema_stays_with_its_session() {
+    let shards = databases("pg_temp", 1);
+    let config = database_config(shared(), &shards, "");
+    let router = Running::start(&format!("[pool]\nsize = 2\n{config}"));
+    router.wait_until_ready();
+    let cases = [
+        ("CREATE TYPE pg_temp.mood AS ENUM ('ok')", "SELECT 'ok'::mood"),
+        ("CREATE FUNCTION PG_TEMP.f() RETURNS int LANGUAGE sql AS 'SELECT 1'", "SELECT pg_temp.f()"),
+        ("CREATE TEMP SEQUENCE s", "SELECT last_value FROM s"),
+        ("SELECT 1 AS a INTO pg_temp.t", "SELECT a FROM t"),
+        ("DO $$ BEGIN CREATE TABLE pg_temp.t (a int); END $$", "SELECT a FROM t"),
+        ("SELECT 1; CREATE TEMPORARY SEQUENCE s; SELECT 2", "SELECT last_value FROM s"),
+        ("SET search_path = pg_temp, public; CREATE TABLE t (a int)", "SELECT a FROM t"),
+    ];
+    for (create, use_it) in cases {
+        let mut one = router.client();
+        assert_eq!(one.query(create).sqlstate(), "", "{create}");
+        // Somebody else takes a server while the first rests.
+        let mut other = router.client();
+        other.query("BEGIN");
+        assert!(other.query(use_it).error.is_some(), "{use_it}");
+        assert_eq!(one.query(use_it).sqlstate(), "", "{create}");
+        other.query("ROLLBACK");
+    }
+    let two = Two::new("no_pg_temp");
+    assert_eq!(two.router.client().query("CREATE TYPE pg_temp.mood AS ENUM ('ok')").sqlstate(), "0A000");
+}
+
+#[test]
+fn a_search_path_for_one_transaction_finds_the_tables_of_that_transaction() {
+    let two = Two::new("local_path");
+    let mut client = two.router.client();
+    client.query("CREATE SCHEMA other");
+    client.query("CREATE TABLE other.rt (id bigint, w int)");
+    client.query("INSERT INTO rt VALUES (1, 1)");
+    for commands in [["SET LOCAL search_path = other", "ROLLBACK"], ["SET LOCAL search_path TO 'other'", "COMMIT"]] {
+        client.query("BEGIN");
+        client.query(commands[0]);
+        assert_eq!(client.text("SELECT count(w) FROM rt"), "0");
+        assert_eq!(client.execute("SELECT count(w) FROM rt", &[], false).text(), "0");
+        client.query(commands[1]);
+        assert_eq!(client.text("SELECT count(v) FROM rt"), "1");
+        assert_eq!(client.execute("SELECT count(v) FROM rt", &[], false).text(), "1");
+    }
+}
+
+#[test]
+fn a_procedure_takes_parameters() {
+    let (router, _) = single_server("call");
+    let mut client = router.client();
+    client.query("CREATE PROCEDURE next(INOUT a int) LANGUAGE plpgsql AS $$ BEGIN a := a + 1; END $$");
+    assert_eq!(client.execute("CALL next($1)", &[Some("3")], false).text(), "4");
+}
+
+/// What a client of another encoding than UTF8 sees, with PostgreSQL and through the router.
+#[test]
+fn a_client_speaks_its_own_encoding_over_one_shard() {
+    let (router, shards) = single_server("own_encoding");
+    let encodings: [(&str, &[u8]); 5] = [
+        ("LATIN1", b"caf\xe9"),
+        ("WIN1252", b"\x80 5"),
+        ("KOI8R", b"\xd0\xd2\xc9"),
+        ("EUC_JP", b"\xc6\xfc\xcb\xdc"),
+        ("LATIN1", "\u{e9}".as_bytes()),
+    ];
+    let around = |before: &str, text: &[u8], after: &str| [before.as_bytes(), text, after.as_bytes()].concat();
+    for (encoding, text) in encodings {
+        let [direct, routed] = [(shared().port(), shards[0].as_str()), (router.port, "app")].map(|(port, database)| {
+            let parameters = [("user", "app"), ("database", database), ("client_encoding", encoding)];
+            let mut client = Wire::try_connect(port, &parameters).unwrap();
+            let select = around("SELECT '", text, "' AS x, length($1) FROM (VALUES (1), (2)) v (a)");
+            let simple = String::from_utf8(around("", b"", "length('x')")).unwrap();
+            let query = around("SELECT '", text, &format!("'::text, {simple}"));
+            let ddl = around("CREATE TEMP TABLE \"", text, "\" AS SELECT 1 AS a; SELECT 2");
+            let comment = around("CREATE TABLE own (a int) /* ", text, " */");
+            let mut seen = Vec::new();
+            for text in [&query, &comment, &ddl] {
+                client.send(&message(b'Q', &[text, &b"\0"[..]].concat()));
+                seen.push(client.answer(&[]));
+            }
+            for _ in 0..2 {
+                let parse = message(b'P', &[b"\0", &select[..], b"\0\0\0"].concat());
+                let bind = bind("", "", &[Some("abc")], false);
+                client.send(&[parse, bind, message(b'D', b"P\0"), execute(""), sync()].concat());
+                seen.push(client.answer(&[]));
+            }
+            client.query("SET client_encoding = UTF8");
+            client.send(&message(b'Q', &[&query[..], b"\0"].concat()));
+            seen.push(client.answer(&[]));
+            client.query("DROP TABLE own");
+            let rows = |answer: &Answer| {
+                let rows: Vec<_> =
+                    answer.results.iter().map(|result| (result.rows.clone(), result.tag.clone())).collect();
+                (answer.sqlstate().to_owned(), rows)
+            };
+            seen.iter().map(rows).collect::<Vec<_>>()
+        });
+        assert_eq!(routed, direct, "{encoding}");
+    }
+    let mut client = router.client();
+    client.query("SET client_encoding = LATIN1");
+    client.send(&message(b'Q', b"SET application_name = 'caf\xe9'\0"));
+    assert_eq!(client.answer(&[]).sqlstate(), "0A000");
+    assert_eq!(client.text("SHOW client_encoding"), "LATIN1");
+}
+
+#[test]
+fn a_server_is_let_go_when_what_held_it_is_over() {
+    let shards = databases("let_go", 1);
+    let config = database_config(shared(), &shards, "");
+    let router = Running::start(&format!("[pool]\nsize = 1\nwait_timeout = \"200ms\"\n{config}"));
+    router.wait_until_ready();
+    // Whether the server is free after each step.
+    let conversations: [&[(&str, bool)]; 7] = [
+        &[("SELECT pg_advisory_lock(1)", false), ("SELECT pg_advisory_unlock(1)", true)],
+        &[
+            ("SELECT pg_advisory_lock(1), pg_advisory_lock(1)", false),
+            ("SELECT pg_advisory_unlock(1)", false),
+            ("SELECT 1", false),
+            ("SELECT pg_advisory_unlock(1)", true),
+        ],
+        &[
+            ("SELECT pg_try_advisory_lock_shared(2)", false),
+            ("BEGIN", false),
+            ("SELECT pg_advisory_unlock_all()", false),
+            ("COMMIT", true),
+        ],
+        &[("SELECT pg_advisory_lock(3)", false), ("CREATE TEMP TABLE t (a int); SELECT pg_advisory_unlock(3)", false)],
+        &[
+            ("BEGIN; DECLARE c CURSOR WITH HOLD FOR SELECT 1", false),
+            ("ROLLBACK", true),
+            ("BEGIN; DECLARE c CURSOR WITH HOLD FOR SELECT 1", false),
+            ("COMMIT", false),
+            ("BEGIN", false),
+            ("SELECT 1 / 0", false),
+            ("ROLLBACK", false),
+            ("CLOSE c", true),
+        ],
+        &[("BEGIN; CREATE TEMP TABLE t (a int) ON COMMIT DROP", false), ("COMMIT", true)],
+        &[("BEGIN; CREATE TEMP TABLE t (a int) ON COMMIT DELETE ROWS", false), ("COMMIT", false)],
+    ];
+    let mut other = router.client();
+    for conversation in conversations {
+        let mut client = router.client();
+        for extended in [false, true] {
+            for (step, free) in conversation {
+                let whole = !extended || step.contains(';');
+                let answer = if whole { client.query(step) } else { client.execute(step, &[], false) };
+                assert!(matches!(answer.sqlstate(), "" | "22012"), "{step}: {:?}", answer.error);
+                assert_eq!(
+                    other.query("SELECT 1").sqlstate(),
+                    if *free { "" } else { "53300" },
+                    "{conversation:?}: {step}"
+                );
+            }
+            client.query("DISCARD ALL");
+        }
+    }
+}

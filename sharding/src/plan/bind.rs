@@ -60,6 +60,8 @@ pub(crate) struct Facts {
     /// A function that means something only on the first shard.
     pub home: Option<String>,
     pub pin: Option<Pin>,
+    /// It gives back advisory locks.
+    pub unlocks: bool,
     /// Every volatile function seen only takes locks.
     pub only_locks: bool,
     /// Something the router does not look into.

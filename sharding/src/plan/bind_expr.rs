@@ -141,9 +141,12 @@ impl Binder<'_> {
 
     fn note_pin(&mut self, call: &Func) {
         let name = &*call.name;
+        self.facts.unlocks |= name.starts_with("pg_advisory_unlock");
         let pin = match name {
             "currval" | "lastval" => Pin::Sequence,
             "set_config" if !is_local_setting(call) => Pin::SetConfig,
+            "set_config" if changes_no_meaning(call) => return,
+            "set_config" => Pin::UntilCommit,
             "pg_advisory_lock" | "pg_advisory_lock_shared" | "pg_try_advisory_lock" | "pg_try_advisory_lock_shared" => {
                 Pin::AdvisoryLock
             }
@@ -154,6 +157,17 @@ impl Binder<'_> {
 
     fn pin(&mut self, pin: Pin) {
         self.facts.pin = Some(self.facts.pin.map_or(pin, |found| found.min(pin)));
+    }
+}
+
+/// set_config() of a custom setting, or of one after whose change PostgreSQL looks at prepared statements
+/// anew by itself.
+fn changes_no_meaning(call: &Func) -> bool {
+    match call.args.first() {
+        Some(Expr::Const(Const { value: Value::Text(name), .. })) => {
+            name.contains('.') || ["search_path", "role"].iter().any(|known| name.eq_ignore_ascii_case(known))
+        }
+        _ => false,
     }
 }
 

@@ -37,12 +37,26 @@ fn code(what: &str, pin: Option<Pin>) -> Decided {
     decided
 }
 
+/// Whether what a text creates may be the session's own though the tree does not say so: types,
+/// functions and sequences.
+pub(super) fn may_be_temporary(context: Context<'_>) -> bool {
+    let names_schema = |text: &str| text.as_bytes().windows(7).any(|word| word.eq_ignore_ascii_case(b"pg_temp"));
+    let in_word = |c: char| c.is_alphanumeric() || c == '_';
+    let words: Vec<&str> = context.text.split(|c| !in_word(c)).filter(|word| !word.is_empty()).collect();
+    let creates = words.windows(2).any(|pair| {
+        pair[0].eq_ignore_ascii_case("create") && ["temp", "temporary"].iter().any(|w| pair[1].eq_ignore_ascii_case(w))
+    });
+    creates || names_schema(context.text) || context.search_path.is_some_and(names_schema)
+}
+
 fn everywhere(transactional: bool) -> Plan {
     Plan::Broadcast { transactional }
 }
 
 fn decide_ddl(context: Context<'_>, names: &Names<'_>, stmt: &Stmt) -> Decided {
+    let hidden = may_be_temporary(context);
     let plan = match ddl_plan(context, names, stmt) {
+        Ok(_) if hidden && context.catalog.shards > 1 => refused(reasons::temporary()),
         Ok(transactional) => everywhere(transactional),
         Err(refusal) => refused(refusal),
     };
@@ -52,11 +66,11 @@ fn decide_ddl(context: Context<'_>, names: &Names<'_>, stmt: &Stmt) -> Decided {
         Stmt::CreateTableAs { table, .. } | Stmt::CreateView { table, .. } => table.temporary,
         _ => false,
     };
-    if temporary {
-        decided.effects.pin = Some(Pin::TempTable);
-    } else {
-        decided.effects.changes_catalog = !matches!(stmt, Stmt::Truncate);
+    if temporary || hidden {
+        let vanishes = matches!(stmt, Stmt::CreateTable(create) if create.dropped_at_commit);
+        decided.effects.pin = Some(if vanishes { Pin::UntilCommit } else { Pin::TempTable });
     }
+    decided.effects.changes_catalog = !temporary && !matches!(stmt, Stmt::Truncate);
     decided
 }
 

@@ -12,7 +12,7 @@ use crate::catalog::Catalog;
 use crate::map::ShardId;
 use crate::refusal::Refusal;
 use crate::sql::parse::Parsed;
-use crate::sql::tree::{Body, Dml, Expr, Query, Stmt, Target, Value};
+use crate::sql::tree::{Body, Distinct, Dml, Expr, From as Source, Query, Stmt, Target, Value};
 use crate::sql::{Access, Command, Effects, Execute, Explain, Pin, Statement, spans};
 
 /// What planning looks at besides the statement.
@@ -103,7 +103,7 @@ pub(super) fn refused(refusal: Refusal) -> Plan {
 
 fn decide(context: Context<'_>, stmt: &Stmt, parsed: &Parsed) -> Decided {
     match stmt {
-        Stmt::Dml(dml) => match set_config(dml) {
+        Stmt::Dml(dml) => match set_config(dml).or_else(|| listening_channels(dml)) {
             Some(command) => Decided { command, any_values: false, ..rows(context, dml, parsed) },
             None => rows(context, dml, parsed),
         },
@@ -191,8 +191,9 @@ fn rows(context: Context<'_>, dml: &Dml, parsed: &Parsed) -> Decided {
     let spread = matches!(dml, Dml::Query(_))
         && matches!(&plan, Plan::Gather(_) | Plan::Final(_) | Plan::Refused(_) | Plan::Route { many: Some(_), .. });
     let any_values = !binder.value_seen && !spread;
-    let mut effects = Effects { pin: binder.facts.pin, changes_catalog: into == Some(false) };
-    if into == Some(true) {
+    let mut effects =
+        Effects { pin: binder.facts.pin, changes_catalog: into == Some(false), unlocks: binder.facts.unlocks };
+    if into == Some(true) || (into.is_some() && ddl::may_be_temporary(context)) {
         effects.pin = Some(Pin::TempTable);
     }
     Decided { command, access, effects, plan, any_values, execute: None }
@@ -220,6 +221,29 @@ fn set_config(dml: &Dml) -> Option<Command> {
         return None;
     }
     Some(Command::SetConfig { name, value: value.to_string() })
+}
+
+/// What a session listens to, asked for in the plain ways.
+fn listening_channels(dml: &Dml) -> Option<Command> {
+    const NAME: &str = "pg_listening_channels";
+    let Dml::Query(query) = dml else { return None };
+    let Body::Select(select) = &query.body else { return None };
+    let [target] = select.targets.as_slice() else { return None };
+    let plain = query.with.is_none() && query.limit.is_none() && query.offset.is_none() && !query.locking;
+    let unfiltered = select.filter.is_none() && select.having.is_none() && select.group.is_empty();
+    if !plain || !unfiltered || !query.order.is_empty() || select.distinct != Distinct::No || select.into.is_some() {
+        return None;
+    }
+    let (call, name) = match (&target.expr, select.from.as_slice()) {
+        (Expr::Func(call), []) => (call, target.name.as_deref()),
+        (Expr::Star(names), [Source::Func(func)]) if names.is_empty() => match (func.calls.as_slice(), &func.alias) {
+            ([Expr::Func(call)], None) => (call, None),
+            _ => return None,
+        },
+        _ => return None,
+    };
+    let is_it = &*call.name == NAME && call.schema.is_none() && call.args.is_empty() && call.filter.is_none();
+    is_it.then(|| Command::ListeningChannels(name.unwrap_or(NAME).to_owned()))
 }
 
 /// SELECT INTO: whether the new table is temporary.

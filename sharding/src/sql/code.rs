@@ -6,24 +6,23 @@
 
 use super::Pin;
 
-/// Why a session that has run `code` must keep its server; the first reason that is found.
+/// Why a session that has run `code` must keep its server; the reason that counts.
 pub fn pin_of_code(code: &str) -> Option<Pin> {
     let mut begins = true;
+    let mut found: Option<Pin> = None;
     let mut words = words(code).peekable();
     while let Some(word) = words.next() {
         let pin = match word {
             Word::Separator => None,
             Word::Name(name) => pin_of_word(name, words.peek().copied().unwrap_or_default(), begins),
         };
-        if pin.is_some() {
-            return pin;
-        }
+        found = found.min(pin).or(found).or(pin);
         begins = match word {
             Word::Separator => true,
             Word::Name(name) => OPENERS.iter().any(|opener| name.eq_ignore_ascii_case(opener)),
         };
     }
-    None
+    found
 }
 
 /// After these a statement begins.
@@ -65,8 +64,10 @@ fn pin_of_word(name: &str, next: Word<'_>, begins: bool) -> Option<Pin> {
     let is_lock = name.starts_with("pg_advisory_lock") || name.starts_with("pg_try_advisory_lock");
     match name.as_str() {
         "set_config" => Some(Pin::SetConfig),
-        "set" | "reset" if begins && !next.is(&["local", "constraints", "transaction"]) => Some(Pin::SetConfig),
+        "set" if begins && next.is(&["local"]) => Some(Pin::UntilCommit),
+        "set" | "reset" if begins && !next.is(&["constraints", "transaction"]) => Some(Pin::SetConfig),
         "create" | "into" if next.is(&["temp", "temporary"]) => Some(Pin::TempTable),
+        "pg_temp" => Some(Pin::TempTable),
         "listen" if begins => Some(Pin::Listen),
         "prepare" if begins && !next.is(&["transaction"]) => Some(Pin::Prepare),
         "load" if begins => Some(Pin::Load),
@@ -90,8 +91,11 @@ mod tests {
             ("EXECUTE format('SET ROLE %I', who);", Pin::SetConfig),
             ("CREATE TEMPORARY TABLE t (a int)", Pin::TempTable),
             ("SELECT 1 INTO TEMP t", Pin::TempTable),
+            ("CREATE TYPE pg_temp.mood AS ENUM ('ok')", Pin::TempTable),
             ("PERFORM pg_try_advisory_lock(1)", Pin::AdvisoryLock),
             ("BEGIN LISTEN news; END", Pin::Listen),
+            ("BEGIN SET LOCAL timezone = 'UTC'; END", Pin::UntilCommit),
+            ("BEGIN SET LOCAL timezone = 'UTC'; LOAD 'x'; END", Pin::Load),
         ] {
             assert_eq!(pin_of_code(code), Some(pin), "{code}");
         }
@@ -101,7 +105,7 @@ mod tests {
     fn code_that_leaves_nothing_is_let_go() {
         for code in [
             "BEGIN UPDATE t SET a = 1 WHERE b; RETURN NEW; END",
-            "BEGIN SET LOCAL work_mem = '5MB'; SET CONSTRAINTS ALL DEFERRED; END",
+            "BEGIN SET CONSTRAINTS ALL DEFERRED; END",
             "SELECT pg_advisory_xact_lock(1)",
             "INSERT INTO temp_rows SELECT 1 ON CONFLICT (a) DO UPDATE SET a = 2",
             "",

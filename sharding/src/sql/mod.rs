@@ -77,22 +77,28 @@ pub struct Effects {
     pub pin: Option<Pin>,
     /// The catalog may look different after it commits (CREATE, ALTER, DROP, ...).
     pub changes_catalog: bool,
+    /// It may have given back advisory locks.
+    pub unlocks: bool,
 }
 
-/// Why a session keeps its server after the transaction.
+/// Why a session keeps its server after the transaction. Of several reasons the first counts: those
+/// that can end by themselves stand last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Pin {
     TempTable,
+    /// set_config() or a function known to SET.
+    SetConfig,
     HoldCursor,
-    AdvisoryLock,
     Listen,
     /// PREPARE in procedural code: only its server knows the statement.
     Prepare,
-    /// set_config() or a function known to SET.
-    SetConfig,
     /// currval() and lastval() look at what nextval() left in the session.
     Sequence,
     Load,
+    AdvisoryLock,
+    /// set_config(..., true), a function that does SET LOCAL, CREATE TEMP TABLE ... ON COMMIT DROP: no
+    /// reason beyond the transaction.
+    UntilCommit,
 }
 
 /// What kind of statement it is, for the session.
@@ -131,6 +137,8 @@ pub enum Command {
         name: String,
         value: String,
     },
+    /// SELECT pg_listening_channels() or SELECT * FROM pg_listening_channels(), under this column name.
+    ListeningChannels(String),
     /// SET TRANSACTION ...
     SetTransaction(TransactionOptions),
     /// SET SESSION CHARACTERISTICS AS TRANSACTION ..., as the default_transaction_* settings it sets.

@@ -4,7 +4,8 @@ use std::ops::Range;
 
 use pg_raw_parse::const_val::ConstValue;
 use pg_raw_parse::raw::{
-    AlterTableType, ConstrType, DiscardMode, ObjectType, ReindexObjectType, TransactionStmtKind, VariableSetKind,
+    AlterTableType, ConstrType, DiscardMode, ObjectType, OnCommitAction, ReindexObjectType, TransactionStmtKind,
+    VariableSetKind,
 };
 use pg_raw_parse::{Node, nodes};
 
@@ -311,6 +312,7 @@ fn create_table(create: &nodes::CreateStmt) -> CreateTable {
         like: Vec::new(),
         parents: tables(create.inh_relations()),
         partition: create.partbound().is_some(),
+        dropped_at_commit: create.oncommit == OnCommitAction::ONCOMMIT_DROP,
     };
     for element in create.table_elts() {
         match element {

@@ -499,6 +499,8 @@ pub(crate) struct CreateTable {
     /// INHERITS or PARTITION OF
     pub parents: Vec<TableRef>,
     pub partition: bool,
+    /// ON COMMIT DROP
+    pub dropped_at_commit: bool,
 }
 
 #[derive(Clone, Debug, PartialEq)]
