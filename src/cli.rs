@@ -3,6 +3,7 @@
 mod check;
 mod explain;
 mod placement;
+mod report;
 mod signals;
 
 use std::env;
@@ -21,6 +22,7 @@ use crate::config::{Config, Listen, Problem};
 use crate::demo::{Demo, Outcome};
 use crate::router::{Reread, Router};
 use explain::ExplainArguments;
+use report::ReportArguments;
 use signals::{Signals, Wish};
 
 /// Where the configuration is when no option says so.
@@ -48,6 +50,8 @@ enum Subcommands {
     Demo(DemoArguments),
     /// Print the plan of a statement without running it
     Explain(ExplainArguments),
+    /// Tell how the statements of an application would be answered over several shards: the dry run
+    Report(ReportArguments),
     /// Print a sluice.toml made of a pgbouncer.ini or a pgcat.toml; what has no counterpart is told
     Import(ImportArguments),
     /// Ask a running router whether it is well; exit code 0 if so
@@ -117,6 +121,10 @@ pub fn run() -> ExitCode {
         Some(Subcommands::Demo(demo)) => show_demo(&demo),
         Some(Subcommands::Explain(arguments)) => explain::lines(&arguments).map(|lines| {
             println!("{}", lines.join("\n"));
+            ExitCode::SUCCESS
+        }),
+        Some(Subcommands::Report(arguments)) => report::text(&arguments).map(|text| {
+            print!("{text}");
             ExitCode::SUCCESS
         }),
         Some(Subcommands::Import(arguments)) => import(&arguments),

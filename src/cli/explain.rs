@@ -49,7 +49,7 @@ pub(super) fn lines(arguments: &ExplainArguments) -> Result<Vec<String>, String>
     explain::lines(&mut planner, &catalog, &map, &names, &arguments.statement).map_err(|fields| tell(&fields))
 }
 
-fn choose<'a>(config: &'a Config, name: Option<&str>) -> Result<&'a Database, String> {
+pub(super) fn choose<'a>(config: &'a Config, name: Option<&str>) -> Result<&'a Database, String> {
     match (name, config.databases.as_slice()) {
         (None, [only]) => Ok(only),
         (None, _) => Err("there are several databases: choose one with --database".to_owned()),

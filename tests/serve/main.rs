@@ -93,6 +93,39 @@ fn check_asks_the_servers_and_explain_plans_without_running() {
     std::fs::remove_file(&schema).unwrap();
 }
 
+/// Of a PostgreSQL that is not sharded yet, as PostgreSQL has counted its statements, or from a file.
+#[test]
+fn report_tells_how_statements_would_be_answered() {
+    let preload = ("shared_preload_libraries".to_owned(), "pg_stat_statements".to_owned());
+    let cluster = Cluster::start(ClusterOptions { settings: vec![preload], ..Default::default() }).unwrap();
+    let file = std::env::temp_dir().join(format!("sluice-report-{}.toml", std::process::id()));
+    let path = file.to_str().unwrap();
+    let config = cluster.database_config("app", "sharding_key = \"user_id\"");
+    std::fs::write(&file, format!("[auth]\nmethod = \"trust\"\n{config}")).unwrap();
+    cluster.primary(0).psql("CREATE TABLE orders (user_id bigint NOT NULL, total numeric)").unwrap();
+    let (code, text) = sluice(&["report", "--config", path]);
+    assert!(code == Some(1) && text.contains("CREATE EXTENSION pg_stat_statements"), "{text}");
+
+    let as_superuser = |sql: &str| cluster.primary(0).psql(sql).unwrap();
+    as_superuser("CREATE EXTENSION pg_stat_statements; GRANT pg_read_all_stats TO app");
+    as_superuser("SELECT pg_stat_statements_reset()");
+    for sql in ["SELECT total FROM orders WHERE user_id = 5", "UPDATE orders SET total = 0"] {
+        cluster.primary(0).psql(sql).unwrap();
+    }
+    let (code, text) = sluice(&["report", "--config", path, "--shards", "3"]);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("over 3 shards") && text.contains("UPDATE orders SET total = $1"), "{text}");
+    assert!(text.contains("is not tied to one value of its sharding key"), "{text}");
+
+    let log = file.with_extension("log");
+    std::fs::write(&log, "12:00 [1] LOG:  execute a: SELECT total\n\tFROM orders WHERE user_id = $1\n").unwrap();
+    let (code, text) = sluice(&["report", "--config", path, log.to_str().unwrap()]);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.starts_with("1 kinds of statement, 1 calls, over 2 shards") && text.contains("100.0 %"), "{text}");
+    std::fs::remove_file(&file).unwrap();
+    std::fs::remove_file(&log).unwrap();
+}
+
 #[test]
 fn check_finds_rows_on_wrong_shards_and_a_shard_that_is_there_twice() {
     let settings = vec![prepared("10")];
