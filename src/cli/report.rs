@@ -236,7 +236,7 @@ impl Report {
         for way in Way::ALL {
             let of_way = || self.kinds.iter().filter(|kind| kind.way == way);
             let (calls, kinds) = (of_way().map(|kind| kind.calls).sum::<u64>(), of_way().count());
-            let tenths = if total == 0 { 0 } else { calls.saturating_mul(1000) / total };
+            let tenths = calls.saturating_mul(1000).checked_div(total).unwrap_or(0);
             // Writing to a String cannot fail.
             let _ = writeln!(
                 text,
