@@ -39,6 +39,9 @@ pub(super) fn decide(statement: &Statement, map: &ShardMap, values: Values<'_>) 
         return Ok(Decision::Session);
     }
     let sharded = map.shards() > 1;
+    if sharded && statement.command == Command::Close(None) {
+        return Ok(Decision::Session);
+    }
     match (&statement.command, &statement.execute) {
         (Command::Prepare(_), _) => return Ok(Decision::Prepare),
         (Command::Execute, Some(_)) => return Ok(Decision::Execute),

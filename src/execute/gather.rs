@@ -22,6 +22,7 @@ use crate::session::statements::{ManyPortal, ManyRead, PreparedStatement};
 
 use super::ask::Answer;
 use super::client::write_all;
+use super::cursors::close_portal_of_router;
 use super::final_query::InputRows;
 use super::worker::{Description, shape_of_row};
 use super::{CatalogChange, Conversation, End, Failure};
@@ -57,6 +58,11 @@ impl Arguments {
 
     pub(super) fn of_portal(portal: &ManyPortal) -> Self {
         Self::bound(&portal.statement, portal.bind.clone())
+    }
+
+    /// The same for a part of the statement, which is a query.
+    pub(super) fn of_part(&self, text: &str) -> Self {
+        Self { text: text.into(), param_types: self.param_types.clone(), bind: self.bind.clone(), row: None }
     }
 
     /// At a second attempt the rows must be those that clients were told of, if any were.
@@ -337,6 +343,7 @@ impl Conversation {
         let name = statement.name();
         for id in ids {
             let i = self.position(*id)?;
+            let portal = self.portal_of_router(*id);
             let link = &mut self.links[i];
             if let Preparation::Parse { close } = link.server.state.prepared().touch(statement) {
                 if let Some(old) = close {
@@ -347,10 +354,11 @@ impl Conversation {
                 link.server.state.expect(Due::Parse(statement, Audience::Router));
                 self.presence.prepared_on(link.server.id.0, link.server.state.prepared_count());
             }
-            bind_for_shard(&mut link.out, &name, &bind, formats);
+            bind_for_shard(&mut link.out, portal, &name, &bind, formats);
             link.server.state.expect(Due::Bind(Audience::Router));
-            frontend::execute(&mut link.out, b"", 0);
+            frontend::execute(&mut link.out, portal, 0);
             link.server.state.expect(Due::Execute(Audience::Router));
+            close_portal_of_router(link, portal);
             frontend::sync(&mut link.out);
             link.server.state.expect(Due::Sync(Audience::Router));
         }
@@ -578,9 +586,9 @@ fn shard_formats(bind: &Bind<'_>, description: &Description) -> Vec<i16> {
 }
 
 /// The client's Bind with the shards' statement and result formats.
-fn bind_for_shard(out: &mut BytesMut, statement: &str, bind: &Bind<'_>, formats: &[i16]) {
+fn bind_for_shard(out: &mut BytesMut, portal: &[u8], statement: &str, bind: &Bind<'_>, formats: &[i16]) {
     put_message(out, b'B', |out| {
-        put_cstr(out, b"");
+        put_cstr(out, portal);
         put_cstr(out, statement.as_bytes());
         crate::protocol::frame::put_count(out, bind.formats.count());
         bind.formats.codes().for_each(|code| out.put_i16(code));

@@ -9,6 +9,7 @@
 //! - [`forward`]: one shard; frames pass undecoded
 //! - [`gather`]: many shards -> merge
 //! - [`broadcast`]: the same statement on every shard
+//! - [`cursors`]: portals fetched in portions and cursors, over several shards
 //! - [`copy`]: COPY FROM STDIN, one shard or split
 //! - [`block`]: BEGIN, COMMIT, savepoints, SET over the servers held
 //! - [`listen`]: LISTEN and what it brings
@@ -23,6 +24,7 @@ mod block;
 mod broadcast;
 mod client;
 mod copy;
+mod cursors;
 mod decide;
 mod explain;
 mod extended;

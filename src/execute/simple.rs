@@ -23,6 +23,7 @@ impl Conversation {
         self.served.stats.received.add(total as u64);
         self.client.request_bytes = total;
         self.forget_request();
+        self.session.statements.close_portal("");
         let result = self.run_query(total).await;
         self.take_request();
         let failed = result.is_err();
@@ -131,6 +132,7 @@ impl Conversation {
             }
             Decision::Forward { shard, access } => {
                 let shard = self.cursor_shard(&script.statements[0].command).or(shard);
+                self.refuse_second_cursor(&script.statements[0].command, shard).await?;
                 self.find_sequences(&script.statements[0])?;
                 let i = self.link(shard, access).await?;
                 self.note_access(i, access)?;
@@ -189,7 +191,11 @@ impl Conversation {
             Decision::Many { read, access } => {
                 self.served.stats.gathered.add(1);
                 let arguments = Arguments::none(own_text);
-                self.read_many(&read, ManyRequest { arguments: &arguments, access, describe }).await
+                let request = ManyRequest { arguments: &arguments, access, describe };
+                match &statement.command {
+                    Command::DeclareCursor { .. } => self.declare_over_shards(statement, text, &read, request).await,
+                    _ => self.read_many(&read, request).await,
+                }
             }
             Decision::Broadcast { transactional } => {
                 self.measure.touches(self.served.shards.len());
@@ -202,6 +208,7 @@ impl Conversation {
             Decision::Explain => self.explain(&statement.command, text, describe).await,
             Decision::Forward { shard, access } => {
                 let shard = self.cursor_shard(&statement.command).or(shard);
+                self.refuse_second_cursor(&statement.command, shard).await?;
                 self.find_sequences(statement)?;
                 let i = self.link(shard, access).await?;
                 self.note_access(i, access)?;

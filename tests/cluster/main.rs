@@ -8,6 +8,7 @@
 mod support;
 
 mod conversations;
+mod cursors;
 mod demo;
 mod faults;
 mod generated;

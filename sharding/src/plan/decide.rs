@@ -338,15 +338,24 @@ fn decide_explain(context: Context<'_>, mut explain: Explain, inner: &Stmt, pars
     decided
 }
 
+/// Over several shards the cursor is PostgreSQL's: one server has it, and the rows as they were at DECLARE.
 fn declare(context: Context<'_>, name: &str, hold: bool, query: &Query, parsed: &Parsed) -> Decided {
-    let mut decided = rows(context, &Dml::Query(Box::new(query.clone())), parsed);
-    decided.command = Command::DeclareCursor { name: name.to_owned(), hold };
+    let span = spans::declared(context.text, &parsed.span)..parsed.span.end;
+    let dml = Dml::Query(Box::new(query.clone()));
+    let inner = Parsed { stmt: Stmt::Session(Box::new(Command::Empty)), span: span.clone(), params: parsed.params };
+    let mut decided = rows(context, &dml, &inner);
+    decided.command = Command::DeclareCursor { name: name.to_owned(), hold, query: span };
     decided.any_values = false;
     if hold {
         decided.effects.pin = Some(Pin::HoldCursor);
+        // Whoever is pinned uses primaries.
+        decided.access = decided.access.max(Access::Lock);
     }
-    if matches!(decided.plan, Plan::Gather(_) | Plan::Final(_)) {
-        decided.plan = refused(reasons::spread("a cursor"));
+    if let Plan::Gather(gather) = &decided.plan {
+        decided.plan = match &gather.or_else {
+            Some(last) => Plan::Final(last.clone()),
+            None => refused(reasons::spread("a cursor of a query that PostgreSQL cannot finish")),
+        };
     }
     decided
 }

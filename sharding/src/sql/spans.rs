@@ -23,6 +23,13 @@ pub(crate) fn explained(text: &str, span: &Range<usize>) -> usize {
     tokens.next().map_or(span.end, |token| token.start)
 }
 
+/// Where the query of a DECLARE begins; the only word FOR before it is the one that announces it.
+pub(crate) fn declared(text: &str, span: &Range<usize>) -> usize {
+    let mut tokens = Lexer::starting_at(&text[..span.end], span.start);
+    tokens.find(|token| text[token.start..token.end].eq_ignore_ascii_case("for"));
+    tokens.next().map_or(span.end, |token| token.start)
+}
+
 /// `EXPLAIN (SELECT ...)` has no options.
 fn opens_query(text: &str, mut tokens: impl Iterator<Item = Token>) -> bool {
     let first = tokens.find(|token| &text[token.start..token.end] != "(");
