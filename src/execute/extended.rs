@@ -562,7 +562,7 @@ impl Conversation {
                 self.served.stats.gathered.add(1);
                 let query = self.begins(&portal.statement.script);
                 self.portal_begins(query);
-                if max_rows != 0 && !declares(&portal) {
+                if max_rows > 0 && !declares(&portal) {
                     return Box::pin(self.execute_in_portions(total, &name, &portal, max_rows)).await;
                 }
                 let result = Box::pin(self.execute_many(&portal)).await;

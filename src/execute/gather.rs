@@ -30,6 +30,9 @@ use super::{CatalogChange, Conversation, End, Failure};
 /// Rows leave in pieces of about this size.
 const OUT_BYTES: usize = 64 << 10;
 
+/// What is read at once of rows that are all kept.
+const TAKEN_IN_BYTES: usize = 16 << 10;
+
 /// The Bind of a statement without parameters whose results are text.
 const NO_ARGUMENTS: &[u8] = b"\0\0\0\0\0\0\0\0";
 
@@ -142,7 +145,7 @@ impl Conversation {
             ManyRead::Finished(last) => return self.final_query(last, request, attempt).await,
         };
         self.measure.touches(shards.len());
-        let ids = self.link_all(shards, Access::Read).await?;
+        let ids = self.link_all(shards, request.access).await?;
         let description = self.description(ids[0], gather, request.arguments).await?;
         request.arguments.check_told(&description, attempt)?;
         match (self.merge(gather, ids.len(), &description, request.arguments), or_else) {
@@ -169,7 +172,12 @@ impl Conversation {
             self.send_row_description(description, arguments)?;
         }
         let formats = shard_formats(&arguments.bind()?, description);
-        let result = match self.start_on_all(ids, gather, &description.parameter_types, &formats, arguments) {
+        let types = &description.parameter_types;
+        let started = match gather.locks {
+            true => self.start_one_by_one(ids, gather, types, &formats, arguments).await,
+            false => self.start_on_all(ids, gather, types, &formats, arguments),
+        };
+        let result = match started {
             Ok(()) => self.run_merge(ids, &mut merge, &mut Sink::Client).await,
             Err(failure) => Err(failure),
         };
@@ -363,6 +371,50 @@ impl Conversation {
             link.server.state.expect(Due::Sync(Audience::Router));
         }
         Ok(())
+    }
+
+    /// Sends the shards' part to one after another, each when the one before has locked all its rows: whoever does
+    /// the same waits in the same place. PostgreSQL finds deadlocks within a shard, nobody those between shards.
+    async fn start_one_by_one(
+        &mut self,
+        ids: &[u64],
+        gather: &Gather,
+        types: &[u32],
+        formats: &[i16],
+        arguments: &Arguments,
+    ) -> Result<(), Failure> {
+        let max = self.worker.limits().merge_buffer_max;
+        let mut held = 0;
+        for id in ids {
+            self.start_on_all(&[*id], gather, types, formats, arguments)?;
+            held += self.take_in(*id, max.saturating_sub(held)).await?;
+        }
+        Ok(())
+    }
+
+    /// Keeps all rows of a server in its buffer, `max` bytes at most; how many bytes there are.
+    async fn take_in(&mut self, id: u64, max: usize) -> Result<usize, Failure> {
+        let i = self.position(id)?;
+        self.links[i].borrow_buffer(&self.worker);
+        self.send_out(i).await?;
+        let mut head = Head::default();
+        loop {
+            self.look_at(i, &mut head)?;
+            let inbox = &mut self.links[i].inbox;
+            let next = Header::parse(&inbox.filled()[head.rows..]).ok().flatten();
+            let is_whole = next.is_some_and(|next| next.total <= inbox.len() - head.rows);
+            // The end, or what the merge finds behind the rows: a notice, an error.
+            if head.finished || is_whole {
+                return Ok(head.rows);
+            }
+            if head.rows > max {
+                let message = "the rows to be locked take more memory than limits.merge_buffer_max allows";
+                let hint = "Lock fewer rows at a time, or raise the limit.";
+                return Err(ErrorFields::error("53200", message).with_hint(hint).into());
+            }
+            inbox.reserve(TAKEN_IN_BYTES);
+            self.exchange(i).await?;
+        }
     }
 
     /// Moves rows from the shards through the merge to the client.

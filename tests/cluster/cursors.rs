@@ -3,7 +3,7 @@
 
 use std::fmt::Write;
 
-use crate::support::running::{RULES, Running, database_config, databases, shared};
+use crate::support::running::{RULES, Running, database_config, databases, shared, superuser};
 use crate::support::wire::{Fields, Wire, bind, columns, message, parse, query, sync, values};
 
 /// Messages in short, sent together: `Q text`; `P statement text`, `B portal statement values`, `D portal`,
@@ -321,4 +321,143 @@ fn cursors_over_several_shards_are_postgres_own() {
             &["Q FETCH i"],
         ],
     ]);
+}
+
+#[test]
+fn rows_are_locked_on_all_shards() {
+    compare(&[&[
+        &["Q SELECT user_id, w FROM notes ORDER BY user_id FOR UPDATE"],
+        &["Q SELECT user_id FROM notes WHERE v = 2 ORDER BY 1 DESC FOR SHARE NOWAIT"],
+        &["Q SELECT n.w FROM notes n JOIN plans p ON p.id = n.v ORDER BY n.user_id FOR UPDATE OF n SKIP LOCKED"],
+        &["Q SELECT a.w FROM notes a JOIN notes b USING (user_id) ORDER BY user_id FOR UPDATE OF a FOR SHARE OF b"],
+        &["P l SELECT w FROM notes WHERE v > $1 ORDER BY user_id FOR NO KEY UPDATE", "B _ l 3", "D _", "E _ 0", "S"],
+        &["Q SELECT w FROM notes FOR UPDATE OF nope"],
+    ]]);
+}
+
+/// What a second client sees of the locks of a first one.
+const SECOND: [&str; 8] = [
+    "SELECT w FROM notes WHERE user_id = 3 FOR UPDATE NOWAIT",
+    "SELECT w FROM notes WHERE user_id = 4 FOR UPDATE NOWAIT",
+    "SELECT user_id FROM notes ORDER BY user_id FOR UPDATE NOWAIT",
+    "SELECT user_id FROM notes ORDER BY user_id FOR UPDATE SKIP LOCKED",
+    "SELECT count(*) FROM notes",
+    "SET lock_timeout = '50ms'; UPDATE notes SET w = 'x' WHERE user_id = 8",
+    "UPDATE notes SET w = w WHERE user_id = 9",
+    "SELECT n.w FROM notes n LEFT JOIN notes m USING (user_id) FOR UPDATE OF m",
+];
+
+#[test]
+fn locks_hold_until_their_transaction_ends() {
+    let hold_locks = |first: &mut Wire, second: &mut Wire| {
+        let mut seen = String::new();
+        for end in ["SELECT 1", "ROLLBACK"] {
+            if end == "SELECT 1" {
+                assert_eq!(first.query("BEGIN").sqlstate(), "");
+                let locked = first.text("SELECT user_id FROM notes WHERE v = 3 ORDER BY user_id FOR UPDATE");
+                assert_eq!(locked, "3\n8");
+            }
+            assert_eq!(first.query(end).sqlstate(), "");
+            for text in SECOND {
+                let answer = second.query(text);
+                match &answer.error {
+                    Some(error) => writeln!(seen, "{text}: {}", error.message()).unwrap(),
+                    None => writeln!(seen, "{text}: {}", answer.text().replace('\n', " ")).unwrap(),
+                }
+            }
+        }
+        seen
+    };
+    let plain = databases("plain", 1);
+    let connect = || Wire::connect(shared().port(), "app", &plain[0]);
+    fill(&mut connect());
+    let expected = hold_locks(&mut connect(), &mut connect());
+    for count in 2..=3 {
+        let router = Running::over(&databases("shards", count));
+        fill(&mut router.client());
+        assert_eq!(hold_locks(&mut router.client(), &mut router.client()), expected, "over {count} shards");
+    }
+}
+
+/// Two clients that lock rows of several shards wait for each other in the same place, so that neither waits forever.
+#[test]
+fn shards_are_locked_one_after_another() {
+    let shards = databases("shards", 2);
+    let router = Running::over(&shards);
+    fill(&mut router.client());
+    let users = |shard: &str| {
+        let mut owner = Wire::connect(shared().port(), "app", shard);
+        let users = owner.text("SELECT user_id FROM notes ORDER BY user_id");
+        users.lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let (first, second) = (users(&shards[0]), users(&shards[1]));
+    let lock = |user: &str| format!("SELECT FROM notes WHERE user_id = {user} FOR UPDATE NOWAIT");
+    let mut holder = router.client();
+    assert_eq!(holder.query(&format!("BEGIN; {}", lock(first.last().unwrap()))).sqlstate(), "");
+    let mut waiter = router.client();
+    waiter.send(&query("BEGIN; SELECT user_id FROM notes ORDER BY user_id FOR UPDATE"));
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    let mut watch = superuser(shared(), &shards[0]);
+    while watch.text(waits) != "1" {}
+    // It has locked what comes before the row it waits for, and nothing on the second shard.
+    let mut third = router.client();
+    assert_eq!(third.query(&lock(&first[0])).sqlstate(), "55P03");
+    for user in &second {
+        assert_eq!(third.query(&lock(user)).sqlstate(), "", "user {user} is locked already");
+    }
+    assert_eq!(holder.query("ROLLBACK").sqlstate(), "");
+    assert_eq!(waiter.answer(&[]).text().lines().count(), usize::try_from(ROWS).unwrap());
+    assert_eq!(third.query(&lock(&second[0])).sqlstate(), "55P03");
+}
+
+#[test]
+fn what_is_kept_for_portals_cursors_and_locks_is_bounded() {
+    let limits = "[limits]\nfinal_query_bytes_max = \"64KB\"\nmerge_buffer_max = \"64KB\"\n";
+    let shards = databases("shards", 2);
+    let router = Running::start(&format!("{limits}{}", database_config(shared(), &shards, RULES)));
+    router.wait_until_ready();
+    let mut wire = router.client();
+    assert_eq!(wire.query("CREATE TABLE wide (user_id bigint, w text)").sqlstate(), "");
+    let rows: String = (0..200).map(|user| format!("{user}\t{}\n", "w".repeat(1000))).collect();
+    assert_eq!(wire.copy("COPY wide FROM STDIN", rows.as_bytes()).sqlstate(), "");
+    let portions = |wire: &mut Wire, text: &str| {
+        wire.send(&["Q BEGIN"].map(encode).concat());
+        assert_eq!(wire.answer(&[]).sqlstate(), "");
+        wire.send(&[&format!("P _ {text}"), "B p _", "E p 2", "S"].map(encode).concat());
+        let answer = wire.answer(&[]);
+        assert_eq!(wire.query("ROLLBACK").sqlstate(), "");
+        answer.sqlstate().to_owned()
+    };
+    assert_eq!(portions(&mut wire, "SELECT w FROM wide ORDER BY user_id"), "54000");
+    assert_eq!(portions(&mut wire, "SELECT user_id FROM wide ORDER BY user_id"), "");
+    assert_eq!(portions(&mut wire, "SELECT user_id FROM wide FOR UPDATE"), "0A000");
+    let declared = |wire: &mut Wire, columns: &str| {
+        let declare = format!("BEGIN; DECLARE c CURSOR FOR SELECT {columns} FROM wide; FETCH 2 FROM c");
+        let answer = wire.query(&declare);
+        assert_eq!(wire.query("ROLLBACK").sqlstate(), "");
+        answer.sqlstate().to_owned()
+    };
+    assert_eq!(declared(&mut wire, "w"), "54000");
+    assert_eq!(declared(&mut wire, "user_id"), "");
+    assert_eq!(wire.query("SELECT w FROM wide ORDER BY user_id FOR UPDATE").sqlstate(), "53200");
+    assert_eq!(wire.query("SELECT user_id FROM wide ORDER BY user_id FOR UPDATE").sqlstate(), "");
+    // Without a lock its rows stream.
+    assert_eq!(wire.query("SELECT w FROM wide ORDER BY user_id").sqlstate(), "");
+    assert_eq!(wire.text("SELECT count(*) FROM wide"), "200");
+}
+
+/// A pinned session uses primaries only, so that is where a cursor WITH HOLD has to be.
+#[test]
+fn held_cursors_keep_their_servers() {
+    let router = Running::over(&databases("shards", 2));
+    fill(&mut router.client());
+    let mut wire = router.client();
+    assert_eq!(wire.query("DECLARE h CURSOR WITH HOLD FOR SELECT w FROM notes ORDER BY user_id").sqlstate(), "");
+    for user in 1..=3 {
+        // Others use the servers meanwhile, were they free.
+        assert_eq!(router.client().query("BEGIN; SELECT count(*) FROM notes; ROLLBACK").sqlstate(), "");
+        assert_eq!(wire.text("FETCH h"), format!("w{user}"));
+    }
+    assert_eq!(wire.query("CLOSE h").sqlstate(), "");
+    assert_eq!(wire.query("FETCH h").sqlstate(), "34000");
 }

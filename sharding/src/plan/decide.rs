@@ -245,7 +245,7 @@ pub(super) fn access_of(binder: &Binder<'_>) -> Access {
         (Some(_), _) if !facts.only_locks => Access::Write,
         (_, Some(_)) => Access::Write,
         (Some(_), None) => Access::Lock,
-        (None, None) if facts.locking || facts.user_view || facts.unknown_table => Access::Lock,
+        (None, None) if facts.locking > 0 || facts.user_view || facts.unknown_table => Access::Lock,
         (None, None) => Access::Read,
     }
 }
@@ -313,6 +313,8 @@ fn spread(
             Ok(Plan::Gather(Arc::new(gather)))
         }
         (Err(_), Ok(last)) => Ok(Plan::Final(Arc::new(last))),
+        // What PostgreSQL finishes locks nothing.
+        (Err(refusal), Err(_)) if binder.facts.locking > 0 => Err(refusal),
         (Err(_), Err(refusal)) => Err(refusal),
     }
 }
@@ -354,7 +356,7 @@ fn declare(context: Context<'_>, name: &str, hold: bool, query: &Query, parsed: 
     if let Plan::Gather(gather) = &decided.plan {
         decided.plan = match &gather.or_else {
             Some(last) => Plan::Final(last.clone()),
-            None => refused(reasons::spread("a cursor of a query that PostgreSQL cannot finish")),
+            None => refused(reasons::spread("a cursor of this query")),
         };
     }
     decided

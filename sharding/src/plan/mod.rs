@@ -119,6 +119,8 @@ pub struct Gather {
     pub params: u16,
     /// What is done when the types or the size of the rows forbid this merge.
     pub or_else: Option<Arc<FinalQuery>>,
+    /// Every shard locks its rows of the answer, so no two clients may ask the shards in different orders.
+    pub locks: bool,
 }
 
 /// A read that one server finishes, with the rows of the shards as input.

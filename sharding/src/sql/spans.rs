@@ -198,6 +198,7 @@ enum Clause {
     Order,
     Limit,
     Offset,
+    Locking,
 }
 
 /// The clauses of the outermost SELECT of a statement; `None` when it has no plain form.
@@ -232,7 +233,8 @@ pub(crate) fn select(text: &str, span: &Range<usize>, first_target: usize) -> Op
                 "order" => Clause::Order,
                 "limit" | "fetch" => Clause::Limit,
                 "offset" => Clause::Offset,
-                "union" | "intersect" | "except" | "into" | "for" => return None,
+                "for" => Clause::Locking,
+                "union" | "intersect" | "except" | "into" => return None,
                 _ => continue,
             };
             let skip = if matches!(clause, Clause::Group | Clause::Order) { 2 } else { 1 };
@@ -250,7 +252,7 @@ impl SelectSpans {
             let items = || split(text, tokens.get(*content..end).unwrap_or_default());
             match clause {
                 Clause::Targets => self.targets = items(),
-                Clause::Body => {}
+                Clause::Body | Clause::Locking => {}
                 Clause::Group => self.group = items(),
                 Clause::Having => self.having = Some(whole.clone()),
                 Clause::Order => {
@@ -260,7 +262,7 @@ impl SelectSpans {
                 Clause::Limit => self.limit = Some(whole.clone()),
                 Clause::Offset => self.offset = Some(whole.clone()),
             }
-            if !matches!(clause, Clause::Order | Clause::Limit | Clause::Offset) {
+            if !matches!(clause, Clause::Order | Clause::Limit | Clause::Offset | Clause::Locking) {
                 self.body_end = whole.end;
             }
         }
