@@ -2,28 +2,23 @@
 //! stays open as a portal of the server that finishes the read.
 
 use pgsluice_sharding::ShardId;
-use pgsluice_sharding::sql::{Command, Statement};
+use pgsluice_sharding::sql::{Access, Command, Statement};
 
 use crate::pool::server::{Audience, Due};
 use crate::protocol::error::ErrorFields;
 use crate::protocol::frontend::{self, Kind};
 use crate::session::settings::quote_literal;
-use crate::session::statements::{FinalRead, ManyRead};
+use crate::session::statements::{FinalRead, ManyPortal, ManyRead, Portal};
 
 use super::final_query::Collected;
-use super::gather::{Attempt, ManyRequest};
+use super::gather::{Arguments, Attempt, ManyRequest};
 use super::links::{Link, Sent};
 use super::prepared::ASIDE;
 use super::{Conversation, Failure};
 
 impl Conversation {
     /// Makes a read over several shards a portal of one server, whose id this gives; nothing of it has run yet.
-    pub(super) async fn open_portal(
-        &mut self,
-        name: &str,
-        read: &ManyRead,
-        request: ManyRequest<'_>,
-    ) -> Result<u64, Failure> {
+    async fn open_portal(&mut self, name: &str, read: &ManyRead, request: ManyRequest<'_>) -> Result<u64, Failure> {
         let last = match read {
             ManyRead::Finished(last) | ManyRead::Merged { or_else: Some(last), .. } => last,
             ManyRead::Merged { or_else: None, .. } => {
@@ -68,12 +63,58 @@ impl Conversation {
         self.collect(last, request, Attempt::Second).await?.ok_or(Failure::Told)
     }
 
-    /// A session has one cursor of a name: that on another server than the new one's must be gone.
-    pub(super) async fn refuse_second_cursor(
+    /// Where a statement runs that would run on `shard`: if it is about a cursor, where that is.
+    ///
+    /// # Errors
+    /// DECLARE of a second cursor of a name.
+    pub(super) async fn place_of_cursor(
         &mut self,
         command: &Command,
         shard: Option<ShardId>,
-    ) -> Result<(), Failure> {
+    ) -> Result<Option<ShardId>, Failure> {
+        match command {
+            Command::Cursor(name) | Command::Close(Some(name)) => {
+                Ok(Box::pin(self.shard_of_cursor(name)).await?.or(shard))
+            }
+            Command::DeclareCursor { .. } => {
+                Box::pin(self.refuse_second_cursor(command, shard)).await?;
+                Ok(shard)
+            }
+            _ => Ok(shard),
+        }
+    }
+
+    /// The shard of a cursor of DECLARE, or of a portal: SQL may fetch from those too.
+    async fn shard_of_cursor(&mut self, name: &str) -> Result<Option<ShardId>, Failure> {
+        if let Some(Portal::Many(portal)) = self.session.statements.portal(name).cloned()
+            && !name.is_empty()
+            && self.session.transaction.block().is_some()
+        {
+            self.settle_all().await?;
+            let server = self.open_bound(name, &portal).await?;
+            let i = self.position(server)?;
+            self.sync_link(i, Audience::Router);
+            self.pump_part(i).await?;
+        }
+        let of_portal = match self.session.statements.portal(name) {
+            Some(Portal::OnServer { server, .. } | Portal::Execute { server, .. }) => self.links.by_server(*server),
+            _ => None,
+        };
+        Ok(of_portal.map(|i| self.links[i].shard).or(self.session.cursor(name)))
+    }
+
+    /// Makes a portal over several shards one of the server that finishes its read; the id of that server.
+    pub(super) async fn open_bound(&mut self, name: &str, portal: &ManyPortal) -> Result<u64, Failure> {
+        let arguments = Arguments::of_portal(portal);
+        let access = portal.statement.script.statements.first().map_or(Access::Read, |first| first.access);
+        let request = ManyRequest { arguments: &arguments, access, describe: false };
+        let server = self.open_portal(name, &portal.read, request).await?;
+        self.session.statements.bind(name, Portal::OnServer { server, statement: portal.statement.clone() });
+        Ok(server)
+    }
+
+    /// A session has one cursor of a name: that on another server than the new one's must be gone.
+    async fn refuse_second_cursor(&mut self, command: &Command, shard: Option<ShardId>) -> Result<(), Failure> {
         let Command::DeclareCursor { name, .. } = command else { return Ok(()) };
         let shard = shard.or(self.links.iter().next().map(|link| link.shard));
         let elsewhere = self.session.cursor(name).filter(|there| shard.is_some_and(|shard| shard != *there));

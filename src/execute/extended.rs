@@ -351,10 +351,9 @@ impl Conversation {
     ) -> Result<(), Failure> {
         match decision {
             Some(Decision::Forward { shard, access }) => {
-                let command = statement.script.statements.first().map(|first| &first.command);
-                let shard = command.and_then(|command| self.cursor_shard(command)).or(shard);
+                let mut shard = shard;
                 if let Some(first) = statement.script.statements.first() {
-                    self.refuse_second_cursor(&first.command, shard).await?;
+                    shard = self.place_of_cursor(&first.command, shard).await?;
                     self.find_sequences(first)?;
                 }
                 let i = self.link(shard, access).await?;
@@ -592,7 +591,8 @@ impl Conversation {
 
     async fn execute_many(&mut self, portal: &ManyPortal) -> Result<(), Failure> {
         let arguments = Arguments::of_portal(portal);
-        let request = ManyRequest { arguments: &arguments, access: access_of(portal), describe: false };
+        let access = portal.statement.script.statements.first().map_or(Access::Read, |first| first.access);
+        let request = ManyRequest { arguments: &arguments, access, describe: false };
         match portal.statement.script.statements.first() {
             Some(first) if declares(portal) => {
                 self.declare_over_shards(first, &portal.statement.text, &portal.read, request).await
@@ -610,9 +610,7 @@ impl Conversation {
         max_rows: i32,
     ) -> Result<(), Failure> {
         self.cannot_run_again();
-        let arguments = Arguments::of_portal(portal);
-        let request = ManyRequest { arguments: &arguments, access: access_of(portal), describe: false };
-        let server = match self.open_portal(name, &portal.read, request).await {
+        let server = match self.open_bound(name, portal).await {
             Ok(server) => server,
             Err(failure) => {
                 self.portal_ended(true);
@@ -620,10 +618,8 @@ impl Conversation {
             }
         };
         self.portal_passes();
-        let statement = portal.statement.clone();
-        self.session.statements.bind(name, Portal::OnServer { server, statement: statement.clone() });
         let i = self.portal_link(server, name)?;
-        self.execute_portal(i, total, &statement, Due::Execute(Audience::Client), max_rows);
+        self.execute_portal(i, total, &portal.statement, Due::Execute(Audience::Client), max_rows);
         Ok(())
     }
 
@@ -928,8 +924,4 @@ fn no_portal(name: &str) -> Failure {
 fn declares(portal: &ManyPortal) -> bool {
     let first = portal.statement.script.statements.first();
     matches!(first.map(|first| &first.command), Some(Command::DeclareCursor { .. }))
-}
-
-fn access_of(portal: &ManyPortal) -> Access {
-    portal.statement.script.statements.first().map_or(Access::Read, |first| first.access)
 }

@@ -131,8 +131,7 @@ impl Conversation {
                 Ok(())
             }
             Decision::Forward { shard, access } => {
-                let shard = self.cursor_shard(&script.statements[0].command).or(shard);
-                self.refuse_second_cursor(&script.statements[0].command, shard).await?;
+                let shard = self.place_of_cursor(&script.statements[0].command, shard).await?;
                 self.find_sequences(&script.statements[0])?;
                 let i = self.link(shard, access).await?;
                 self.note_access(i, access)?;
@@ -159,14 +158,6 @@ impl Conversation {
                 self.ready();
                 Ok(())
             }
-        }
-    }
-
-    /// The shard of the cursor that a FETCH, MOVE or CLOSE names.
-    pub(super) fn cursor_shard(&self, command: &Command) -> Option<ShardId> {
-        match command {
-            Command::Cursor(name) | Command::Close(Some(name)) => self.session.cursor(name),
-            _ => None,
         }
     }
 
@@ -207,8 +198,7 @@ impl Conversation {
             }
             Decision::Explain => self.explain(&statement.command, text, describe).await,
             Decision::Forward { shard, access } => {
-                let shard = self.cursor_shard(&statement.command).or(shard);
-                self.refuse_second_cursor(&statement.command, shard).await?;
+                let shard = self.place_of_cursor(&statement.command, shard).await?;
                 self.find_sequences(statement)?;
                 let i = self.link(shard, access).await?;
                 self.note_access(i, access)?;
@@ -264,6 +254,14 @@ impl Conversation {
         let mut most = Access::Read;
         for statement in &script.statements {
             self.refuse_if_failed(&statement.command)?;
+            // Where a cursor is, is known when its turn comes.
+            let of_cursor = matches!(
+                statement.command,
+                Command::DeclareCursor { .. } | Command::Cursor(_) | Command::Close(Some(_))
+            );
+            if of_cursor && self.served.shards.len() > 1 {
+                return Ok(None);
+            }
             let Ok(Decision::Forward { shard: here, access }) = decide(statement, &self.served.map, values) else {
                 return Ok(None);
             };

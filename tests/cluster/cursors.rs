@@ -170,6 +170,22 @@ fn portals_over_several_shards_are_fetched_in_portions() {
             &["Q COMMIT"],
             &["E a 1", "S"],
         ],
+        // SQL moves in them too.
+        &[
+            &["Q BEGIN"],
+            &[ALL, "B p all", "S"],
+            &["Q MOVE 2 IN p"],
+            &["E p 2", "S"],
+            &["Q SELECT w FROM notes WHERE user_id = 1"],
+            &["Q SELECT w FROM notes WHERE user_id = 2"],
+            &["P one SELECT w FROM notes WHERE user_id = 3", "B q one", "S"],
+            &["P two SELECT generate_series(user_id, 9) FROM notes WHERE user_id = 4", "B r two", "E r 2", "S"],
+            &["Q FETCH 3 FROM p; FETCH q; FETCH 2 FROM r"],
+            &["P m MOVE 1 IN p", "B _ m", "E _ 0", "E p 1", "S"],
+            &["Q CLOSE p"],
+            &["E p 1", "S"],
+            &["Q ROLLBACK"],
+        ],
         // What is fetched is what was there when the portal was first executed.
         &[
             &["Q BEGIN"],
