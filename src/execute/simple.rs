@@ -196,6 +196,10 @@ impl Conversation {
                 self.measure.touches(self.served.shards.len());
                 self.copy_split(&copy, own_text).await
             }
+            Decision::CopyOut { shards, header, access } => {
+                self.measure.touches(shards.len());
+                self.copy_out(&shards, header, access, own_text).await
+            }
             Decision::Explain => self.explain(&statement.command, text, describe).await,
             Decision::Forward { shard, access } => {
                 let shard = self.place_of_cursor(&statement.command, shard).await?;

@@ -8,6 +8,7 @@
 mod support;
 
 mod conversations;
+mod copying;
 mod cursors;
 mod demo;
 mod faults;

@@ -113,6 +113,7 @@ fn decide(context: Context<'_>, stmt: &Stmt, parsed: &Parsed) -> Decided {
             decide_explain(context, explain, inner, parsed)
         }
         Stmt::Declare { name, hold, query } => declare(context, name, *hold, query, parsed),
+        Stmt::Copy(copy) => ddl::decide_copy(context, copy, parsed),
         Stmt::Session(command) => session(command),
         Stmt::Prepare { name } => match spans::prepare(context.text, &parsed.span, name) {
             Some(prepare) => Decided::new(Command::Prepare(Box::new(prepare)), Access::Lock, Plan::Session),

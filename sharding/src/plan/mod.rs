@@ -53,6 +53,9 @@ pub enum Plan {
     Broadcast { transactional: bool },
     /// COPY ... FROM STDIN into a sharded or reference table.
     CopyFrom(Arc<CopyFrom>),
+    /// COPY ... TO STDOUT of rows that lie on several shards, in no order: one shard's after the other's. With `header`
+    /// each begins with a line of names.
+    CopyTo { shards: Shards, header: bool },
     /// Nothing goes to any server: the session answers (BEGIN, SAVEPOINT, DEALLOCATE, ...).
     Session,
     /// Not answered while there is more than one shard.

@@ -30,6 +30,14 @@ pub(crate) fn declared(text: &str, span: &Range<usize>) -> usize {
     tokens.next().map_or(span.end, |token| token.start)
 }
 
+/// The query of `COPY (query) TO`.
+pub(crate) fn copied(text: &str, span: &Range<usize>) -> Option<Range<usize>> {
+    let tokens: Vec<Token> = Lexer::starting_at(&text[..span.end], span.start).collect();
+    let word = |index: usize| tokens.get(index).map_or("", |token| &text[token.start..token.end]);
+    let close = closing(&word, 1, tokens.len()).filter(|_| word(1) == "(")?;
+    range(&tokens[2..close])
+}
+
 /// `EXPLAIN (SELECT ...)` has no options.
 fn opens_query(text: &str, mut tokens: impl Iterator<Item = Token>) -> bool {
     let first = tokens.find(|token| &text[token.start..token.end] != "(");
