@@ -41,8 +41,15 @@ fn key(type_has_two: bool) -> Vec<SortKey> {
 }
 
 fn run(tree: &Node, types: &[u32], helpers: u16, shards: &[Vec<u8>]) -> u64 {
-    let gather =
-        Gather { shards: Shards::All, sql: String::new(), helpers, tree: tree.clone(), params: 0, or_else: None };
+    let gather = Gather {
+        shards: Shards::All,
+        sql: String::new(),
+        helpers,
+        tree: tree.clone(),
+        params: 0,
+        or_else: None,
+        locks: false,
+    };
     let columns: Vec<ColumnType> = types.iter().map(|oid| ColumnType { type_oid: *oid, typmod: -1 }).collect();
     let visible = columns.len() - usize::from(helpers);
     let limits = MergeLimits { buffered_bytes_max: 1 << 30 };

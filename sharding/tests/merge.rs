@@ -64,6 +64,7 @@ impl Case {
             tree: self.tree.clone(),
             params: 0,
             or_else: None,
+            locks: false,
         };
         let params: Vec<Input<'_>> = self
             .params

@@ -47,6 +47,7 @@ impl Conversation {
             Command::DiscardAll => self.discard_all().await,
             Command::Deallocate(name) => self.deallocate(name.as_deref(), text).await,
             Command::Listen(_) | Command::Unlisten(_) => self.listen(command).await,
+            Command::Close(None) => self.close_all_cursors(text).await,
             _ => self.setting(command, text).await,
         }
     }
@@ -522,7 +523,7 @@ impl Conversation {
                 self.links[i].server.state.discarded();
                 self.session.discard();
             }
-            Command::DeclareCursor { name, hold } => {
+            Command::DeclareCursor { name, hold, .. } => {
                 let shard = self.links[i].shard;
                 self.session.declared(name, shard, *hold);
             }

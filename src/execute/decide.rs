@@ -20,6 +20,8 @@ pub(super) enum Decision {
     Broadcast { transactional: bool },
     /// COPY ... FROM STDIN that the router splits.
     CopySplit(Arc<CopyFrom>),
+    /// COPY ... TO STDOUT: these shards send their rows one after another.
+    CopyOut { shards: Vec<ShardId>, header: bool, access: Access },
     /// EXPLAIN of something on a database with several shards.
     Explain,
     /// PREPARE: a server judges it, the session keeps it.
@@ -39,6 +41,9 @@ pub(super) fn decide(statement: &Statement, map: &ShardMap, values: Values<'_>) 
         return Ok(Decision::Session);
     }
     let sharded = map.shards() > 1;
+    if sharded && statement.command == Command::Close(None) {
+        return Ok(Decision::Session);
+    }
     match (&statement.command, &statement.execute) {
         (Command::Prepare(_), _) => return Ok(Decision::Prepare),
         (Command::Execute, Some(_)) => return Ok(Decision::Execute),
@@ -80,6 +85,11 @@ pub(super) fn decide(statement: &Statement, map: &ShardMap, values: Values<'_>) 
         }
         Plan::Broadcast { transactional } => Ok(Decision::Broadcast { transactional: *transactional }),
         Plan::CopyFrom(copy) => Ok(Decision::CopySplit(copy.clone())),
+        Plan::CopyTo { shards, header } => match shards.resolve(map, values)? {
+            ShardSet::Any => Ok(Decision::Forward { shard: None, access }),
+            ShardSet::One(shard) => Ok(Decision::Forward { shard: Some(shard), access }),
+            ShardSet::Many(shards) => Ok(Decision::CopyOut { shards, header: *header, access }),
+        },
         // What the session does not answer itself is answered by any server.
         Plan::Session => Ok(Decision::Forward { shard: None, access }),
         Plan::Refused(_) if !sharded => Ok(Decision::Forward { shard: Some(ShardId(0)), access }),
@@ -174,7 +184,7 @@ pub(super) fn is_transaction_control(command: &Command) -> bool {
 /// Whether the literals of the text are needed to find the shards.
 pub(super) fn uses_literals(plan: &Plan) -> bool {
     match plan {
-        Plan::Route { shards, .. } => shards.uses_literals(),
+        Plan::Route { shards, .. } | Plan::CopyTo { shards, .. } => shards.uses_literals(),
         Plan::Gather(gather) => {
             gather.shards.uses_literals() || gather.or_else.as_ref().is_some_and(|last| literals_in(last))
         }

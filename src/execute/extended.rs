@@ -356,9 +356,9 @@ impl Conversation {
     ) -> Result<(), Failure> {
         match decision {
             Some(Decision::Forward { shard, access }) => {
-                let command = statement.script.statements.first().map(|first| &first.command);
-                let shard = command.and_then(|command| self.cursor_shard(command)).or(shard);
+                let mut shard = shard;
                 if let Some(first) = statement.script.statements.first() {
+                    shard = self.place_of_cursor(&first.command, shard).await?;
                     self.find_sequences(first)?;
                 }
                 let i = self.link(shard, access).await?;
@@ -483,6 +483,10 @@ impl Conversation {
                 link.sent = Sent::Unsynced;
                 Ok(())
             }
+            Some(Portal::Many(portal)) if declares(&portal) => {
+                self.answer(backend::no_data);
+                Ok(())
+            }
             Some(Portal::Many(portal)) => {
                 self.settle_all().await?;
                 Box::pin(self.describe_many(&portal)).await
@@ -551,18 +555,15 @@ impl Conversation {
                 Ok(())
             }
             Some(Portal::Many(portal)) => {
-                if max_rows != 0 {
-                    return Err(no_row_limit());
-                }
                 self.settle_all().await?;
                 self.refuse_after_write()?;
                 self.served.stats.gathered.add(1);
                 let query = self.begins(&portal.statement.script);
                 self.portal_begins(query);
-                let arguments = Arguments::of_portal(&portal);
-                let access = portal.statement.script.statements.first().map_or(Access::Read, |first| first.access);
-                let request = ManyRequest { arguments: &arguments, access, describe: false };
-                let result = Box::pin(self.read_many(&portal.read, request)).await;
+                if max_rows > 0 && !declares(&portal) {
+                    return Box::pin(self.execute_in_portions(total, &name, &portal, max_rows)).await;
+                }
+                let result = Box::pin(self.execute_many(&portal)).await;
                 self.portal_ended(result.is_err());
                 result
             }
@@ -585,6 +586,40 @@ impl Conversation {
                 Ok(())
             }
         }
+    }
+
+    async fn execute_many(&mut self, portal: &ManyPortal) -> Result<(), Failure> {
+        let arguments = Arguments::of_portal(portal);
+        let access = portal.statement.script.statements.first().map_or(Access::Read, |first| first.access);
+        let request = ManyRequest { arguments: &arguments, access, describe: false };
+        match portal.statement.script.statements.first() {
+            Some(first) if declares(portal) => {
+                self.declare_over_shards(first, &portal.statement.text, &portal.read, request).await
+            }
+            _ => self.read_many(&portal.read, request).await,
+        }
+    }
+
+    /// The first Execute with a row limit: from then on the portal is that of the server which finishes the read.
+    async fn execute_in_portions(
+        &mut self,
+        total: usize,
+        name: &str,
+        portal: &ManyPortal,
+        max_rows: i32,
+    ) -> Result<(), Failure> {
+        self.cannot_run_again();
+        let server = match self.open_bound(name, portal).await {
+            Ok(server) => server,
+            Err(failure) => {
+                self.portal_ended(true);
+                return Err(failure);
+            }
+        };
+        self.portal_passes();
+        let i = self.portal_link(server, name)?;
+        self.execute_portal(i, total, &portal.statement, Due::Execute(Audience::Client), max_rows);
+        Ok(())
     }
 
     /// Passes the Execute message of `total` bytes on to the server that holds its portal.
@@ -834,10 +869,15 @@ impl Conversation {
         settled
     }
 
-    /// The server that may hold a portal the session has not bound: DECLARE makes a portal too. Which
-    /// of several servers it is cannot be known.
+    /// The server that may hold a portal the session has not bound: DECLARE makes a portal too. Of one that code
+    /// has declared it cannot be known which of several servers has it.
     fn cursor_link(&self, name: &str) -> Result<usize, Failure> {
-        if self.links.len() == 1 { Ok(0) } else { Err(no_portal(name)) }
+        let known = self.session.cursor(name).and_then(|shard| self.links.find(shard, true));
+        match known {
+            Some(i) => Ok(i),
+            None if self.links.len() == 1 => Ok(0),
+            None => Err(no_portal(name)),
+        }
     }
 
     /// The server that holds a portal.
@@ -898,8 +938,8 @@ fn no_portal(name: &str) -> Failure {
     ErrorFields::error("34000", format!("portal \"{name}\" does not exist")).into()
 }
 
-fn no_row_limit() -> Failure {
-    ErrorFields::error("0A000", "a statement over several shards cannot be fetched in portions")
-        .with_hint("Execute it without a row limit (fetch size 0), or name one value of the sharding key.")
-        .into()
+/// Whether a portal is that of a DECLARE.
+fn declares(portal: &ManyPortal) -> bool {
+    let first = portal.statement.script.statements.first();
+    matches!(first.map(|first| &first.command), Some(Command::DeclareCursor { .. }))
 }

@@ -19,6 +19,7 @@ use crate::protocol::reply;
 use crate::session::statements::FinalRead;
 
 use super::ask::Answer;
+use super::cursors::close_portal_of_router;
 use super::gather::{Arguments, Attempt, Described, Gathered, ManyRequest, Sink, columns};
 use super::links::Sent;
 use super::worker::Description;
@@ -97,6 +98,20 @@ impl ArrayColumn {
     }
 }
 
+/// A final query whose inputs have been read.
+pub(super) struct Collected {
+    held: Held,
+    rows: Vec<InputRows>,
+    pub(super) description: Rc<Description>,
+}
+
+impl Collected {
+    /// The id of the server that runs it.
+    pub(super) fn home(&self) -> u64 {
+        self.held.home
+    }
+}
+
 /// The servers of a final query, one for each shard it concerns.
 struct Held {
     servers: Vec<(ShardId, u64)>,
@@ -118,6 +133,21 @@ impl Conversation {
         request: ManyRequest<'_>,
         attempt: Attempt,
     ) -> Result<Gathered, Failure> {
+        let Some(collected) = self.collect(read, request, attempt).await? else { return Ok(Gathered::Outdated) };
+        if request.describe {
+            self.send_row_description(&collected.description, request.arguments)?;
+        }
+        self.run_final(&collected, &read.query.sql, request.arguments).await?;
+        Ok(Gathered::Done)
+    }
+
+    /// Reads the inputs of a final query; none if a shard had an outdated plan and the client has seen nothing.
+    pub(super) async fn collect(
+        &mut self,
+        read: &FinalRead,
+        request: ManyRequest<'_>,
+        attempt: Attempt,
+    ) -> Result<Option<Collected>, Failure> {
         let (query, arguments) = (&*read.query, request.arguments);
         let given = arguments.bind()?.values.count();
         if given != usize::from(query.params) {
@@ -141,18 +171,14 @@ impl Conversation {
                     let result = Err(failure);
                     if self.may_try_again(&result, attempt) {
                         self.client.out.truncate(said);
-                        return Ok(Gathered::Outdated);
+                        return Ok(None);
                     }
-                    return result.map(|()| Gathered::Done);
+                    return result.map(|()| None);
                 }
             }
         }
         self.check_size(rows.iter().map(|rows| rows.bytes).sum())?;
-        if request.describe {
-            self.send_row_description(&description, arguments)?;
-        }
-        self.run_final(&held, query, &rows, &description, arguments).await?;
-        Ok(Gathered::Done)
+        Ok(Some(Collected { held, rows, description }))
     }
 
     /// Servers in the order of the shards, so that clients who do the same wait in the same place. Where any shard will do, the query ends
@@ -280,36 +306,52 @@ impl Conversation {
         Err(ErrorFields::error("54000", message).with_hint(hint).into())
     }
 
-    /// Runs the final query; its rows pass undecoded.
-    async fn run_final(
+    /// Runs a text over the inputs of a final query; its rows pass undecoded.
+    pub(super) async fn run_final(
         &mut self,
-        held: &Held,
-        query: &FinalQuery,
-        rows: &[InputRows],
-        description: &Description,
+        collected: &Collected,
+        sql: &str,
         arguments: &Arguments,
     ) -> Result<(), Failure> {
-        let i = self.position(held.home)?;
+        let home = collected.home();
+        let portal = self.portal_of_router(home);
+        let i = self.bind_collected(collected, sql, portal, arguments)?;
         let link = &mut self.links[i];
-        frontend::parse(&mut link.out, b"", query.sql.as_bytes(), &description.parameter_types);
-        link.server.state.expect(Due::Parse(StatementId::UNNAMED, Audience::Router));
-        bind_arrays(&mut link.out, rows, description, arguments)?;
-        link.server.state.expect(Due::Bind(Audience::Router));
-        frontend::execute(&mut link.out, b"", 0);
+        frontend::execute(&mut link.out, portal, 0);
         link.server.state.expect(Due::Execute(Audience::Client));
+        close_portal_of_router(link, portal);
         frontend::sync(&mut link.out);
         link.server.state.expect(Due::Sync(Audience::Router));
         link.sent = Sent::Synced;
         let errors = link.errors;
         self.pump(i).await?;
-        let failed = self.links.by_server(held.home).is_none_or(|i| self.links[i].errors != errors);
+        let failed = self.links.by_server(home).is_none_or(|i| self.links[i].errors != errors);
         if failed { Err(Failure::Told) } else { Ok(()) }
+    }
+
+    /// Has the server of a final query parse a text and bind it, with the inputs, as `portal`; its position.
+    pub(super) fn bind_collected(
+        &mut self,
+        collected: &Collected,
+        sql: &str,
+        portal: &[u8],
+        arguments: &Arguments,
+    ) -> Result<usize, Failure> {
+        let description = &collected.description;
+        let i = self.position(collected.home())?;
+        let link = &mut self.links[i];
+        frontend::parse(&mut link.out, b"", sql.as_bytes(), &description.parameter_types);
+        link.server.state.expect(Due::Parse(StatementId::UNNAMED, Audience::Router));
+        bind_arrays(&mut link.out, portal, &collected.rows, description, arguments)?;
+        link.server.state.expect(Due::Bind(Audience::Router));
+        Ok(i)
     }
 }
 
 /// The client's parameters, then the arrays; results as the client wants them.
 fn bind_arrays(
     out: &mut BytesMut,
+    portal: &[u8],
     rows: &[InputRows],
     description: &Description,
     arguments: &Arguments,
@@ -317,7 +359,7 @@ fn bind_arrays(
     let bind = arguments.bind()?;
     let arrays: usize = rows.iter().map(|rows| rows.columns.len()).sum();
     put_message(out, b'B', |out| {
-        put_cstr(out, b"");
+        put_cstr(out, portal);
         put_cstr(out, b"");
         put_count(out, bind.values.count() + arrays);
         bind.parameters().for_each(|(format, _)| out.put_i16(format));

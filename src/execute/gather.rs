@@ -22,12 +22,16 @@ use crate::session::statements::{ManyPortal, ManyRead, PreparedStatement};
 
 use super::ask::Answer;
 use super::client::write_all;
+use super::cursors::close_portal_of_router;
 use super::final_query::InputRows;
 use super::worker::{Description, shape_of_row};
 use super::{CatalogChange, Conversation, End, Failure};
 
 /// Rows leave in pieces of about this size.
 const OUT_BYTES: usize = 64 << 10;
+
+/// What is read at once of rows that are all kept.
+const TAKEN_IN_BYTES: usize = 16 << 10;
 
 /// The Bind of a statement without parameters whose results are text.
 const NO_ARGUMENTS: &[u8] = b"\0\0\0\0\0\0\0\0";
@@ -57,6 +61,11 @@ impl Arguments {
 
     pub(super) fn of_portal(portal: &ManyPortal) -> Self {
         Self::bound(&portal.statement, portal.bind.clone())
+    }
+
+    /// The same for a part of the statement, which is a query.
+    pub(super) fn of_part(&self, text: &str) -> Self {
+        Self { text: text.into(), param_types: self.param_types.clone(), bind: self.bind.clone(), row: None }
     }
 
     /// At a second attempt the rows must be those that clients were told of, if any were.
@@ -136,7 +145,7 @@ impl Conversation {
             ManyRead::Finished(last) => return self.final_query(last, request, attempt).await,
         };
         self.measure.touches(shards.len());
-        let ids = self.link_all(shards, Access::Read).await?;
+        let ids = self.link_all(shards, request.access).await?;
         let description = self.description(ids[0], gather, request.arguments).await?;
         request.arguments.check_told(&description, attempt)?;
         match (self.merge(gather, ids.len(), &description, request.arguments), or_else) {
@@ -163,7 +172,12 @@ impl Conversation {
             self.send_row_description(description, arguments)?;
         }
         let formats = shard_formats(&arguments.bind()?, description);
-        let result = match self.start_on_all(ids, gather, &description.parameter_types, &formats, arguments) {
+        let types = &description.parameter_types;
+        let started = match gather.locks {
+            true => self.start_one_by_one(ids, gather, types, &formats, arguments).await,
+            false => self.start_on_all(ids, gather, types, &formats, arguments),
+        };
+        let result = match started {
             Ok(()) => self.run_merge(ids, &mut merge, &mut Sink::Client).await,
             Err(failure) => Err(failure),
         };
@@ -338,6 +352,7 @@ impl Conversation {
         let name = statement.name();
         for id in ids {
             let i = self.position(*id)?;
+            let portal = self.portal_of_router(*id);
             let link = &mut self.links[i];
             if let Preparation::Parse { close } = link.server.state.prepared().touch(statement) {
                 if let Some(old) = close {
@@ -348,14 +363,59 @@ impl Conversation {
                 link.server.state.expect(Due::Parse(statement, Audience::Router));
                 self.presence.prepared_on(link.server.id.0, link.server.state.prepared_count());
             }
-            bind_for_shard(&mut link.out, &name, &bind, formats);
+            bind_for_shard(&mut link.out, portal, &name, &bind, formats);
             link.server.state.expect(Due::Bind(Audience::Router));
-            frontend::execute(&mut link.out, b"", 0);
+            frontend::execute(&mut link.out, portal, 0);
             link.server.state.expect(Due::Execute(Audience::Router));
+            close_portal_of_router(link, portal);
             frontend::sync(&mut link.out);
             link.server.state.expect(Due::Sync(Audience::Router));
         }
         Ok(())
+    }
+
+    /// Sends the shards' part to one after another, each when the one before has locked all its rows: whoever does
+    /// the same waits in the same place. PostgreSQL finds deadlocks within a shard, nobody those between shards.
+    async fn start_one_by_one(
+        &mut self,
+        ids: &[u64],
+        gather: &Gather,
+        types: &[u32],
+        formats: &[i16],
+        arguments: &Arguments,
+    ) -> Result<(), Failure> {
+        let max = self.worker.limits().merge_buffer_max;
+        let mut held = 0;
+        for id in ids {
+            self.start_on_all(&[*id], gather, types, formats, arguments)?;
+            held += self.take_in(*id, max.saturating_sub(held)).await?;
+        }
+        Ok(())
+    }
+
+    /// Keeps all rows of a server in its buffer, `max` bytes at most; how many bytes there are.
+    async fn take_in(&mut self, id: u64, max: usize) -> Result<usize, Failure> {
+        let i = self.position(id)?;
+        self.links[i].borrow_buffer(&self.worker);
+        self.send_out(i).await?;
+        let mut head = Head::default();
+        loop {
+            self.look_at(i, &mut head)?;
+            let inbox = &mut self.links[i].inbox;
+            let next = Header::parse(&inbox.filled()[head.rows..]).ok().flatten();
+            let is_whole = next.is_some_and(|next| next.total <= inbox.len() - head.rows);
+            // The end, or what the merge finds behind the rows: a notice, an error.
+            if head.finished || is_whole {
+                return Ok(head.rows);
+            }
+            if head.rows > max {
+                let message = "the rows to be locked take more memory than limits.merge_buffer_max allows";
+                let hint = "Lock fewer rows at a time, or raise the limit.";
+                return Err(ErrorFields::error("53200", message).with_hint(hint).into());
+            }
+            inbox.reserve(TAKEN_IN_BYTES);
+            self.exchange(i).await?;
+        }
     }
 
     /// Moves rows from the shards through the merge to the client.
@@ -579,9 +639,9 @@ fn shard_formats(bind: &Bind<'_>, description: &Description) -> Vec<i16> {
 }
 
 /// The client's Bind with the shards' statement and result formats.
-fn bind_for_shard(out: &mut BytesMut, statement: &str, bind: &Bind<'_>, formats: &[i16]) {
+fn bind_for_shard(out: &mut BytesMut, portal: &[u8], statement: &str, bind: &Bind<'_>, formats: &[i16]) {
     put_message(out, b'B', |out| {
-        put_cstr(out, b"");
+        put_cstr(out, portal);
         put_cstr(out, statement.as_bytes());
         crate::protocol::frame::put_count(out, bind.formats.count());
         bind.formats.codes().for_each(|code| out.put_i16(code));

@@ -132,6 +132,11 @@ impl Conversation {
         self.measure.failed = false;
     }
 
+    /// What has begun as a portal of the router goes on on one server.
+    pub(super) fn portal_passes(&mut self) {
+        self.measure.running.set(None);
+    }
+
     pub(super) fn portal_ended(&mut self, failed: bool) {
         let Measure { rows, shards, failed: told, .. } = self.measure;
         if let Some(query) = self.measure.running.take() {

@@ -9,7 +9,9 @@
 //! - [`forward`]: one shard; frames pass undecoded
 //! - [`gather`]: many shards -> merge
 //! - [`broadcast`]: the same statement on every shard
+//! - [`cursors`]: portals fetched in portions and cursors, over several shards
 //! - [`copy`]: COPY FROM STDIN, one shard or split
+//! - [`copy_out`]: COPY TO STDOUT of several shards
 //! - [`block`]: BEGIN, COMMIT, savepoints, SET over the servers held
 //! - [`listen`]: LISTEN and what it brings
 //! - [`sequences`]: whose server knows currval
@@ -24,6 +26,8 @@ mod block;
 mod broadcast;
 mod client;
 mod copy;
+mod copy_out;
+mod cursors;
 mod decide;
 mod encoding;
 mod explain;

@@ -32,7 +32,7 @@ use super::worker::{FIRST_USER_OID, Served, shape_of_row};
 use super::{Conversation, Failure};
 
 /// What servers call a statement, and a portal, that is there for one question of the router's only.
-const ASIDE: &str = "sluice_aside";
+pub(super) const ASIDE: &str = "sluice_aside";
 
 /// The result formats of a simple query: all text.
 const TEXT: &[u8] = b"\0\0";

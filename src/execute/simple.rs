@@ -24,6 +24,7 @@ impl Conversation {
         self.served.stats.received.add(total as u64);
         self.client.request_bytes = total;
         self.forget_request();
+        self.session.statements.close_portal("");
         let result = self.run_query(total).await;
         self.take_request();
         let failed = result.is_err();
@@ -133,7 +134,7 @@ impl Conversation {
                 Ok(())
             }
             Decision::Forward { shard, access } => {
-                let shard = self.cursor_shard(&script.statements[0].command).or(shard);
+                let shard = self.place_of_cursor(&script.statements[0].command, shard).await?;
                 self.find_sequences(&script.statements[0])?;
                 let i = self.link(shard, access).await?;
                 self.note_access(i, access)?;
@@ -160,14 +161,6 @@ impl Conversation {
                 self.ready();
                 Ok(())
             }
-        }
-    }
-
-    /// The shard of the cursor that a FETCH, MOVE or CLOSE names.
-    pub(super) fn cursor_shard(&self, command: &Command) -> Option<ShardId> {
-        match command {
-            Command::Cursor(name) | Command::Close(Some(name)) => self.session.cursor(name),
-            _ => None,
         }
     }
 
@@ -201,7 +194,11 @@ impl Conversation {
             Decision::Many { read, access } => {
                 self.served.stats.gathered.add(1);
                 let arguments = Arguments::none(own_text);
-                self.read_many(&read, ManyRequest { arguments: &arguments, access, describe }).await
+                let request = ManyRequest { arguments: &arguments, access, describe };
+                match &statement.command {
+                    Command::DeclareCursor { .. } => self.declare_over_shards(statement, text, &read, request).await,
+                    _ => self.read_many(&read, request).await,
+                }
             }
             Decision::Broadcast { transactional } => {
                 self.measure.touches(self.served.shards.len());
@@ -211,9 +208,13 @@ impl Conversation {
                 self.measure.touches(self.served.shards.len());
                 self.copy_split(&copy, own_text).await
             }
+            Decision::CopyOut { shards, header, access } => {
+                self.measure.touches(shards.len());
+                self.copy_out(&shards, header, access, own_text).await
+            }
             Decision::Explain => self.explain(&statement.command, text, describe).await,
             Decision::Forward { shard, access } => {
-                let shard = self.cursor_shard(&statement.command).or(shard);
+                let shard = self.place_of_cursor(&statement.command, shard).await?;
                 self.find_sequences(statement)?;
                 let i = self.link(shard, access).await?;
                 self.note_access(i, access)?;
@@ -273,6 +274,14 @@ impl Conversation {
         let mut most = Access::Read;
         for statement in &script.statements {
             self.refuse_if_failed(&statement.command)?;
+            // Where a cursor is, is known when its turn comes.
+            let of_cursor = matches!(
+                statement.command,
+                Command::DeclareCursor { .. } | Command::Cursor(_) | Command::Close(Some(_))
+            );
+            if of_cursor && self.served.shards.len() > 1 {
+                return Ok(None);
+            }
             let Ok(Decision::Forward { shard: here, access }) = decide(statement, &self.served.map, values) else {
                 return Ok(None);
             };

@@ -34,7 +34,7 @@ pub fn lines(
 /// `Shards: a, b`, where a plan names them.
 fn where_to(statement: &Statement, map: &ShardMap, names: &[&str], values: Values<'_>) -> Option<String> {
     let shards = match &statement.plan {
-        Plan::Route { shards, .. } => shards,
+        Plan::Route { shards, .. } | Plan::CopyTo { shards, .. } => shards,
         Plan::Gather(gather) => &gather.shards,
         Plan::Final(query) => &query.shards,
         Plan::Broadcast { .. } | Plan::CopyFrom(_) | Plan::Session | Plan::Refused(_) => return None,

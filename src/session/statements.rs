@@ -325,6 +325,14 @@ impl Statements {
         if name.is_empty() { self.unnamed_portal.as_ref() } else { self.portals.get(name) }
     }
 
+    /// Whether the unnamed portal is that of the server with this id.
+    pub fn unnamed_portal_is_on(&self, id: u64) -> bool {
+        match &self.unnamed_portal {
+            Some(Portal::OnServer { server, .. } | Portal::Execute { server, .. }) => *server == id,
+            Some(Portal::Many(_) | Portal::Router(_)) | None => false,
+        }
+    }
+
     pub fn close_portal(&mut self, name: &str) {
         if name.is_empty() {
             self.unnamed_portal = None;

@@ -8,6 +8,8 @@
 mod support;
 
 mod conversations;
+mod copying;
+mod cursors;
 mod demo;
 mod faults;
 mod generated;

@@ -331,7 +331,35 @@ public class JdbcCheck {
                 failure("again", insert::executeUpdate);
                 delete.setObject(1, entry.getValue()[1]);
                 show("delete", delete.executeUpdate());
+                fetchEveryKey(c, table, entry.getValue(), insert, delete);
             }
+        }
+    }
+
+    /** Rows of all shards in portions: the driver asks for so many at a time while autocommit is off. */
+    static void fetchEveryKey(Connection c, String table, Object[] keys, PreparedStatement insert, PreparedStatement delete) throws Exception {
+        for (int n = 0; n < keys.length; n++) {
+            insert.setObject(1, keys[n]);
+            insert.setInt(2, n);
+            insert.executeUpdate();
+        }
+        c.setAutoCommit(false);
+        try (PreparedStatement every = c.prepareStatement("SELECT user_id, n + ? FROM " + table + " ORDER BY n");
+                PreparedStatement count = c.prepareStatement("SELECT count(*) FROM " + table)) {
+            every.setFetchSize(2);
+            for (int round = 0; round < 6; round++) {
+                every.setInt(1, round);
+                ResultSet found = every.executeQuery();
+                found.next();
+                show("first", found.getString(1), found.getInt(2), rows(count.executeQuery()));
+                show("rest", rows(found));
+            }
+        }
+        c.commit();
+        c.setAutoCommit(true);
+        for (Object key : keys) {
+            delete.setObject(1, key);
+            delete.executeUpdate();
         }
     }
 

@@ -228,6 +228,10 @@ async def keyed(c):
             await c.execute(f"UPDATE {table} SET n = -1 WHERE user_id = $1", keys[1])
             cursor = await c.cursor(f"SELECT n FROM {table} WHERE user_id = $1", keys[1])
             show("cursor", rows(await cursor.fetch(5)))
+            every = c.cursor(f"SELECT user_id, n + $1 AS m FROM {table} ORDER BY n, user_id", 1, prefetch=2)
+            show("every", [tuple(record) async for record in every])
+            cursor = await c.cursor(f"SELECT n FROM {table} ORDER BY n")
+            show("fetch", rows(await cursor.fetch(2)), await cursor.forward(1), rows(await cursor.fetch(50)))
         for key in keys:
             show("delete", await c.execute(f"DELETE FROM {table} WHERE user_id = $1", key))
 

@@ -633,8 +633,27 @@ def keyed_transactions():
             with c.cursor().copy("COPY (SELECT user_id, note FROM by_int WHERE user_id = %s) TO STDOUT", (key,)) as copy:
                 show("copy", [bytes(block) for block in copy])
             c.rollback()
+        every_key(c)
+        for key in KEYS:
             c.execute("DELETE FROM by_int WHERE user_id = %s", (key,))
             c.commit()
+
+
+def every_key(c):
+    for binary in False, True:
+        with c.cursor("psycopg_every", binary=binary, scrollable=True) as cursor:
+            cursor.itersize = 2
+            cursor.execute("SELECT user_id, note, user_id + %s FROM by_int ORDER BY user_id", (1,))
+            show("columns", [(column.name, column.type_code) for column in cursor.description])
+            show("every", cursor.fetchone(), cursor.fetchmany(3), list(cursor))
+            cursor.scroll(1, mode="absolute")
+            show("again", cursor.fetchall())
+    with c.cursor("psycopg_kept", withhold=True) as cursor:
+        cursor.execute("SELECT count(*), string_agg(note, ',' ORDER BY user_id) FROM by_int")
+        c.commit()
+        show("kept", cursor.fetchall())
+    show("locked", c.execute("SELECT user_id FROM by_int ORDER BY user_id FOR UPDATE").fetchall())
+    c.rollback()
 
 
 for function in CHECKS[PART]:

@@ -24,7 +24,8 @@ pub struct Message {
 pub struct Fields(HashMap<u8, String>);
 
 impl Fields {
-    fn read(body: &[u8]) -> Self {
+    /// Those in the body of the message.
+    pub fn read(body: &[u8]) -> Self {
         let parts = body.split(|byte| *byte == 0).filter(|part| !part.is_empty());
         Self(parts.map(|part| (part[0], String::from_utf8_lossy(&part[1..]).into_owned())).collect())
     }
@@ -323,7 +324,8 @@ fn lost(error: &io::Error) -> Fields {
     Fields(fields)
 }
 
-fn columns(body: &[u8]) -> Vec<Column> {
+/// The columns in the body of a RowDescription.
+pub fn columns(body: &[u8]) -> Vec<Column> {
     let mut rest = &body[2..];
     let mut columns = Vec::new();
     while !rest.is_empty() {
@@ -342,7 +344,8 @@ fn columns(body: &[u8]) -> Vec<Column> {
     columns
 }
 
-fn values(body: &[u8]) -> Row {
+/// The cells in the body of a DataRow.
+pub fn values(body: &[u8]) -> Row {
     let mut rest = &body[2..];
     let mut values = Vec::new();
     while !rest.is_empty() {

@@ -66,7 +66,8 @@ pub(crate) struct Facts {
     pub only_locks: bool,
     /// Something the router does not look into.
     pub opaque: bool,
-    pub locking: bool,
+    /// How many queries have FOR UPDATE or FOR SHARE.
+    pub locking: usize,
     pub sampled: bool,
     /// `ctid`, `xmin` ...
     pub system_column: Option<String>,

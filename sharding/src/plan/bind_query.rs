@@ -22,7 +22,7 @@ pub(crate) struct Seen {
 impl Binder<'_> {
     pub(crate) fn query(&mut self, query: &Query) -> Seen {
         let before = self.with(query.with.as_deref());
-        self.facts.locking |= query.locking;
+        self.facts.locking += usize::from(!query.locking.is_empty());
         let seen = match &query.body {
             Body::Select(select) => self.select(query, select),
             Body::Values(rows) => self.values(query, rows),
@@ -326,7 +326,8 @@ impl Binder<'_> {
     /// The roots that still cut the query into parts by key once grouping, DISTINCT, windows and
     /// LIMIT are done.
     fn roots_through(&mut self, query: &Query, select: &Select, block: usize, outputs: Option<&[Output]>) -> Vec<Root> {
-        let limited = query.limit.is_some() || query.offset.is_some() || select.grouping_sets || query.locking;
+        let limited =
+            query.limit.is_some() || query.offset.is_some() || select.grouping_sets || !query.locking.is_empty();
         let Block { aggregates, windows, roots, .. } = &self.blocks[block];
         if limited || *aggregates && select.group.is_empty() {
             return Vec::new();

@@ -6,10 +6,11 @@ use super::bind::Binder;
 use super::bind_query::Seen;
 use super::decide::Context;
 use super::phases::Phase;
+use super::scope::Columns;
 use super::splice::{Clause, Draft};
 use super::targets::{Item, Targets, parts};
 use super::{ColumnRef, Count, Gather, GroupKey, Node, Shards, SortKey, SortValue, aggregates, reasons};
-use crate::catalog::Collation;
+use crate::catalog::{Collation, Relation};
 use crate::refusal::Refusal;
 use crate::sql::parse::Parsed;
 use crate::sql::spans;
@@ -39,6 +40,7 @@ pub(super) fn gather(
         return Err(reasons::spread("UNION, INTERSECT, EXCEPT or VALUES with sharded tables"));
     };
     check(binder, query, select, block)?;
+    check_locks(binder, query, block)?;
     let roots = binder.blocks[block].roots.clone();
     let root = binder.partition(&roots)?;
     let first = select.targets.first().map_or(0, |target| target.at.0 as usize);
@@ -54,7 +56,8 @@ pub(super) fn gather(
     for phase in Phase::ALL.iter().filter(|phase| context.phases.contains(phase)) {
         phase.apply(&mut draft);
     }
-    Ok(draft.finish(shards, parsed.params))
+    let locks = !query.locking.is_empty();
+    Ok(Gather { locks, ..draft.finish(shards, parsed.params) })
 }
 
 /// Whether the spans found in the text are those of the tree.
@@ -88,7 +91,6 @@ fn check(binder: &Binder<'_>, query: &Query, select: &Select, block: usize) -> R
     }
     let what = [
         (facts.writes, "a data-modifying CTE"),
-        (facts.locking, "FOR UPDATE or FOR SHARE"),
         (facts.sampled, "TABLESAMPLE"),
         (facts.opaque, "this syntax"),
         (facts.outer_aggregate, "an aggregate of the outer query in a subquery"),
@@ -105,6 +107,34 @@ fn check(binder: &Binder<'_>, query: &Query, select: &Select, block: usize) -> R
     }
 }
 
+/// Row locks are exact where the rows that the shards lock are the rows of the answer, and each is on one shard alone.
+fn check_locks(binder: &Binder<'_>, query: &Query, block: usize) -> Result<(), Refusal> {
+    if binder.facts.locking > usize::from(!query.locking.is_empty()) {
+        return Err(reasons::spread("FOR UPDATE or FOR SHARE in a subquery"));
+    }
+    if query.locking.is_empty() {
+        return Ok(());
+    }
+    if query.limit.is_some() || query.offset.is_some() {
+        return Err(reasons::locks_too_many());
+    }
+    let is_sharded = |rel: usize| {
+        let table = matches!(binder.rels[rel].columns, Columns::Table(table) if table.relation == Relation::Table);
+        table && binder.occurrences.iter().any(|occurrence| occurrence.rel == rel)
+    };
+    for names in &query.locking {
+        let mut locked = binder.blocks[block].rels.iter();
+        let other = locked.find(|rel| {
+            let is_meant = names.is_empty() || names.contains(&binder.rels[**rel].name);
+            is_meant && !is_sharded(**rel)
+        });
+        if let Some(rel) = other {
+            return Err(reasons::locks_copies(&binder.rels[*rel].name));
+        }
+    }
+    Ok(())
+}
+
 impl<'a> Builder<'a, '_, '_> {
     fn build(&mut self, block: usize) -> Result<(), Refusal> {
         let group = self.group_items()?;
@@ -114,6 +144,9 @@ impl<'a> Builder<'a, '_, '_> {
         let windows = block.windows.clone();
         if windows.iter().any(|partition| !partition.iter().any(|term| self.binder.terms.same(*term, self.key))) {
             return Err(reasons::spread("a window function that is not partitioned by the sharding key"));
+        }
+        if (grouped || !windows.is_empty() || self.select.distinct != Distinct::No) && !self.query.locking.is_empty() {
+            return Err(reasons::spread("FOR UPDATE or FOR SHARE with groups, windows or DISTINCT"));
         }
         if grouped && !key_grouped {
             if !windows.is_empty() || self.select.distinct != Distinct::No {

@@ -76,7 +76,7 @@ fn format(copy: &Copy) -> Result<CopyFormat, Refusal> {
     {
         return Err(reasons::utility("COPY with another encoding than UTF8", "Convert the data to UTF8."));
     }
-    let header = copy.options.iter().any(|(name, value)| &**name == "header" && is_header(value));
+    let header = has_header(copy);
     let null = |default: &str| text("null").unwrap_or(default).as_bytes().to_vec();
     match text("format").unwrap_or("text") {
         "binary" => Ok(CopyFormat::Binary),
@@ -87,6 +87,11 @@ fn format(copy: &Copy) -> Result<CopyFormat, Refusal> {
         }
         _ => Ok(CopyFormat::Text { delimiter: byte("delimiter", b'\t')?, null: null("\\N"), header }),
     }
+}
+
+/// Whether a line of names comes before the rows.
+pub(super) fn has_header(copy: &Copy) -> bool {
+    copy.options.iter().any(|(name, value)| &**name == "header" && is_header(value))
 }
 
 fn is_header(value: &CopyOption) -> bool {

@@ -3,19 +3,22 @@
 use std::sync::Arc;
 
 use super::bind::Binder;
-use super::decide::{Context, Decided, anywhere, first_shard, refused};
+use super::bind_query::Seen;
+use super::decide::{Context, Decided, access_of, anywhere, can_be_many, first_shard, refused};
+use super::route::Place;
 use super::scope::{Found, Names};
-use super::{Plan, Shards, copy_plan, reasons};
+use super::{Node, Plan, Shards, build, copy_plan, reasons};
 use crate::catalog::{Column, Table, TableKind, column_of};
 use crate::refusal::Refusal;
 use crate::sql::code::pin_of_code;
-use crate::sql::tree::{Change, Constraint, Copy, CreateTable, Dml, Stmt, TableRef};
+use crate::sql::parse::Parsed;
+use crate::sql::spans;
+use crate::sql::tree::{Change, Constraint, Copy, CreateTable, Dml, Query, Stmt, TableRef};
 use crate::sql::{Access, Command, Pin};
 
 pub(super) fn decide(context: Context<'_>, stmt: &Stmt) -> Decided {
     let names = Names::new(context.catalog, context.search_path);
     match stmt {
-        Stmt::Copy(copy) => decide_copy(context, &names, copy),
         Stmt::Lock { tables } => Decided::new(Command::Other, Access::Lock, lock(&names, tables)),
         Stmt::Call { procedure } => {
             let known = context.catalog.functions.get(&**procedure);
@@ -236,47 +239,75 @@ fn lock(names: &Names<'_>, tables: &[TableRef]) -> Plan {
     }
 }
 
-fn decide_copy(context: Context<'_>, names: &Names<'_>, copy: &Copy) -> Decided {
-    let (command, access) = match (copy.from, copy.stream) {
-        (true, true) => (Command::CopyFromStdin, Access::Write),
-        (false, true) => (Command::CopyToStdout, copy_access(context, copy)),
+pub(super) fn decide_copy(context: Context<'_>, copy: &Copy, parsed: &Parsed) -> Decided {
+    let (command, access) = match (copy.from, copy.stream, &copy.query) {
+        (true, true, _) => (Command::CopyFromStdin, Access::Write),
+        (false, true, None) => (Command::CopyToStdout, Access::Lock),
+        (false, true, Some(query)) => return copy_query(context, copy, query, parsed),
         _ => (Command::Other, Access::Write),
     };
     let plan = if copy.stream {
-        copy_stream(context, names, copy)
+        copy_table(&Names::new(context.catalog, context.search_path), copy)
     } else {
         refused(reasons::utility("COPY with a file of the server", "Use COPY FROM STDIN or COPY TO STDOUT."))
     };
     Decided::new(command, access, plan)
 }
 
-fn copy_access(context: Context<'_>, copy: &Copy) -> Access {
-    match &copy.query {
-        Some(query) => bind(context, query).1,
-        None => Access::Lock,
-    }
-}
-
-fn bind<'c>(context: Context<'c>, query: &Dml) -> (Binder<'c>, Access) {
+/// COPY (query) TO STDOUT.
+fn copy_query(context: Context<'_>, copy: &Copy, dml: &Dml, parsed: &Parsed) -> Decided {
     let mut binder = Binder::new(Names::new(context.catalog, context.search_path));
-    binder.statement(query);
+    let query = if let Dml::Query(query) = dml { Some(&**query) } else { None };
+    let seen = match query {
+        Some(query) => binder.query(query),
+        None => {
+            binder.statement(dml);
+            Seen::default()
+        }
+    };
     binder.finish();
-    let access = super::decide::access_of(&binder);
-    (binder, access)
+    let access = access_of(&binder);
+    let plan = match (binder.place(), query) {
+        (Err(refusal), _) => refused(refusal),
+        (Ok(Place::Known(shards)), _) if !can_be_many(&shards) => Plan::Route { shards, many: None },
+        (Ok(Place::Known(shards)), Some(query)) => match &shards {
+            Shards::Home { .. } => Plan::Route { shards, many: Some(Box::new(reasons::spread("COPY of a query"))) },
+            _ => copy_spread(context, &mut binder, query, &seen, shards.clone(), parsed, copy)
+                .unwrap_or_else(|refusal| Plan::Route { shards, many: Some(Box::new(refusal)) }),
+        },
+        (Ok(Place::Spread(None)), Some(query)) => {
+            copy_spread(context, &mut binder, query, &seen, Shards::All, parsed, copy).unwrap_or_else(refused)
+        }
+        (Ok(Place::Known(shards)), None) => {
+            Plan::Route { shards, many: Some(Box::new(reasons::spread("COPY of a query"))) }
+        }
+        (Ok(Place::Spread(_)), _) => refused(reasons::spread("COPY of a query")),
+    };
+    Decided::new(Command::CopyToStdout, access, plan)
 }
 
-fn copy_stream(context: Context<'_>, names: &Names<'_>, copy: &Copy) -> Plan {
-    if let Some(query) = &copy.query {
-        let (binder, _) = bind(context, query);
-        return match binder.place() {
-            Ok(super::route::Place::Known(shards)) => {
-                let many = super::decide::can_be_many(&shards).then(|| Box::new(reasons::spread("COPY of a query")));
-                Plan::Route { shards, many }
-            }
-            Ok(super::route::Place::Spread(_)) => refused(reasons::spread("COPY of a query")),
-            Err(refusal) => refused(refusal),
-        };
+/// Every shard copies its own rows of a query, where they are rows of the answer as they are.
+fn copy_spread(
+    context: Context<'_>,
+    binder: &mut Binder<'_>,
+    query: &Query,
+    seen: &Seen,
+    shards: Shards,
+    parsed: &Parsed,
+    copy: &Copy,
+) -> Result<Plan, Refusal> {
+    let no = || reasons::utility("COPY of a query whose rows are merged", "SELECT the rows, or leave out the order.");
+    let span = spans::copied(context.text, &parsed.span).ok_or_else(no)?;
+    let inner = Parsed { stmt: Stmt::Session(Box::new(Command::Empty)), span, params: parsed.params };
+    let gather = build::gather(context, binder, query, seen, shards, &inner)?;
+    let is_appended = matches!(&gather.tree, Node::Append { input } if **input == Node::Route);
+    if !is_appended || gather.helpers > 0 || gather.locks {
+        return Err(no());
     }
+    Ok(Plan::CopyTo { shards: gather.shards, header: copy_plan::has_header(copy) })
+}
+
+fn copy_table(names: &Names<'_>, copy: &Copy) -> Plan {
     let Some(table) = &copy.table else { return anywhere() };
     let (found, name) = match names.find(table) {
         Found::Table { table, name } => (table, name),
@@ -287,10 +318,7 @@ fn copy_stream(context: Context<'_>, names: &Names<'_>, copy: &Copy) -> Plan {
     match (found.kind, copy.from) {
         (TableKind::Local(home), _) => Plan::Route { shards: Shards::One(home), many: None },
         (TableKind::Reference, false) => anywhere(),
-        (TableKind::Sharded { .. }, false) => refused(reasons::utility(
-            "COPY of a whole sharded table",
-            "Use COPY (SELECT ... WHERE key = value) TO STDOUT, or SELECT, which is merged.",
-        )),
+        (TableKind::Sharded { .. }, false) => Plan::CopyTo { shards: Shards::All, header: copy_plan::has_header(copy) },
         (_, true) => match copy_plan::copy_from(found, name, table, copy) {
             Ok(plan) => Plan::CopyFrom(Arc::new(plan)),
             Err(refusal) => refused(refusal),

@@ -113,6 +113,7 @@ fn decide(context: Context<'_>, stmt: &Stmt, parsed: &Parsed) -> Decided {
             decide_explain(context, explain, inner, parsed)
         }
         Stmt::Declare { name, hold, query } => declare(context, name, *hold, query, parsed),
+        Stmt::Copy(copy) => ddl::decide_copy(context, copy, parsed),
         Stmt::Session(command) => session(command),
         Stmt::Prepare { name } => match spans::prepare(context.text, &parsed.span, name) {
             Some(prepare) => Decided::new(Command::Prepare(Box::new(prepare)), Access::Lock, Plan::Session),
@@ -229,7 +230,7 @@ fn listening_channels(dml: &Dml) -> Option<Command> {
     let Dml::Query(query) = dml else { return None };
     let Body::Select(select) = &query.body else { return None };
     let [target] = select.targets.as_slice() else { return None };
-    let plain = query.with.is_none() && query.limit.is_none() && query.offset.is_none() && !query.locking;
+    let plain = query.with.is_none() && query.limit.is_none() && query.offset.is_none() && query.locking.is_empty();
     let unfiltered = select.filter.is_none() && select.having.is_none() && select.group.is_empty();
     if !plain || !unfiltered || !query.order.is_empty() || select.distinct != Distinct::No || select.into.is_some() {
         return None;
@@ -269,7 +270,7 @@ pub(super) fn access_of(binder: &Binder<'_>) -> Access {
         (Some(_), _) if !facts.only_locks => Access::Write,
         (_, Some(_)) => Access::Write,
         (Some(_), None) => Access::Lock,
-        (None, None) if facts.locking || facts.user_view || facts.unknown_table => Access::Lock,
+        (None, None) if facts.locking > 0 || facts.user_view || facts.unknown_table => Access::Lock,
         (None, None) => Access::Read,
     }
 }
@@ -337,6 +338,8 @@ fn spread(
             Ok(Plan::Gather(Arc::new(gather)))
         }
         (Err(_), Ok(last)) => Ok(Plan::Final(Arc::new(last))),
+        // What PostgreSQL finishes locks nothing.
+        (Err(refusal), Err(_)) if binder.facts.locking > 0 => Err(refusal),
         (Err(_), Err(refusal)) => Err(refusal),
     }
 }
@@ -362,15 +365,24 @@ fn decide_explain(context: Context<'_>, mut explain: Explain, inner: &Stmt, pars
     decided
 }
 
+/// Over several shards the cursor is PostgreSQL's: one server has it, and the rows as they were at DECLARE.
 fn declare(context: Context<'_>, name: &str, hold: bool, query: &Query, parsed: &Parsed) -> Decided {
-    let mut decided = rows(context, &Dml::Query(Box::new(query.clone())), parsed);
-    decided.command = Command::DeclareCursor { name: name.to_owned(), hold };
+    let span = spans::declared(context.text, &parsed.span)..parsed.span.end;
+    let dml = Dml::Query(Box::new(query.clone()));
+    let inner = Parsed { stmt: Stmt::Session(Box::new(Command::Empty)), span: span.clone(), params: parsed.params };
+    let mut decided = rows(context, &dml, &inner);
+    decided.command = Command::DeclareCursor { name: name.to_owned(), hold, query: span };
     decided.any_values = false;
     if hold {
         decided.effects.pin = Some(Pin::HoldCursor);
+        // Whoever is pinned uses primaries.
+        decided.access = decided.access.max(Access::Lock);
     }
-    if matches!(decided.plan, Plan::Gather(_) | Plan::Final(_)) {
-        decided.plan = refused(reasons::spread("a cursor"));
+    if let Plan::Gather(gather) = &decided.plan {
+        decided.plan = match &gather.or_else {
+            Some(last) => Plan::Final(last.clone()),
+            None => refused(reasons::spread("a cursor of this query")),
+        };
     }
     decided
 }

@@ -57,7 +57,7 @@ fn check(binder: &Binder<'_>) -> Result<(), Refusal> {
     }
     let what = [
         (facts.writes, "a data-modifying CTE"),
-        (facts.locking, "FOR UPDATE or FOR SHARE"),
+        (facts.locking > 0, "FOR UPDATE or FOR SHARE"),
         (facts.sampled, "TABLESAMPLE"),
         (facts.opaque, "this syntax"),
         (facts.unknown_table, "a table or function the router does not know"),
@@ -177,7 +177,7 @@ impl<'a> Draft<'a, '_> {
         let sql = self.shards_sql(occurrence, &chosen, written);
         let tree = Node::Append { input: Box::new(Node::Route) };
         let shards = binder.keys_of(occurrence).unwrap_or(Shards::All);
-        let gather = Gather { shards, sql, helpers: 0, tree, params: self.parsed.params, or_else: None };
+        let gather = Gather { shards, sql, helpers: 0, tree, params: self.parsed.params, or_else: None, locks: false };
         let alias = if occurrence.written.aliased { String::new() } else { format!(" AS {}", quoted(&rel.name)) };
         let place = format!("({}){alias}", self.arrays_as_rows(&chosen));
         self.edits.push((occurrence.written.at..end, place));

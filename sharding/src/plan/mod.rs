@@ -56,6 +56,9 @@ pub enum Plan {
     Broadcast { transactional: bool },
     /// COPY ... FROM STDIN into a sharded or reference table.
     CopyFrom(Arc<CopyFrom>),
+    /// COPY ... TO STDOUT of rows that lie on several shards, in no order: one shard's after the other's. With `header`
+    /// each begins with a line of names.
+    CopyTo { shards: Shards, header: bool },
     /// Nothing goes to any server: the session answers (BEGIN, SAVEPOINT, DEALLOCATE, ...).
     Session,
     /// Not answered while there is more than one shard.
@@ -122,6 +125,8 @@ pub struct Gather {
     pub params: u16,
     /// What is done when the types or the size of the rows forbid this merge.
     pub or_else: Option<Arc<FinalQuery>>,
+    /// Every shard locks its rows of the answer, so no two clients may ask the shards in different orders.
+    pub locks: bool,
 }
 
 /// A read that one server finishes, with the rows of the shards as input.

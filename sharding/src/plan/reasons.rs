@@ -15,6 +15,20 @@ pub(crate) fn view(name: &str) -> Refusal {
     )
 }
 
+pub(crate) fn locks_too_many() -> Refusal {
+    no(
+        "FOR UPDATE or FOR SHARE with LIMIT or OFFSET over several shards would lock rows that are not in the answer",
+        "Name one value of the sharding key, or choose the rows first and lock them by their keys.",
+    )
+}
+
+pub(crate) fn locks_copies(name: &str) -> Refusal {
+    no(
+        format!("FOR UPDATE or FOR SHARE over several shards would lock \"{name}\" on some of them only"),
+        "Say with OF which sharded tables are to be locked.",
+    )
+}
+
 pub(crate) fn insert_without_key(table: &str, key: &str) -> Refusal {
     no(
         format!("INSERT into sharded table \"{table}\" does not give its sharding key \"{key}\""),

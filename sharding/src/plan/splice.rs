@@ -86,7 +86,7 @@ impl<'a> Draft<'a> {
             self.push(|input| Node::Project { input });
         }
         let helpers = u16::try_from(self.helpers.len()).unwrap_or(u16::MAX);
-        Gather { shards, sql: self.sql(), helpers, tree: self.tree, params, or_else: None }
+        Gather { shards, sql: self.sql(), helpers, tree: self.tree, params, or_else: None, locks: false }
     }
 
     fn sql(&self) -> String {

@@ -25,7 +25,7 @@ pub fn view_kind(catalog: &Catalog, definition: &str) -> Option<TableKind> {
         return None;
     }
     let same_everywhere = facts.volatile.is_none() && facts.clock.is_none() && !facts.time_word;
-    if facts.unknown_table || facts.opaque || facts.locking || facts.pin.is_some() || !same_everywhere {
+    if facts.unknown_table || facts.opaque || facts.locking > 0 || facts.pin.is_some() || !same_everywhere {
         return None;
     }
     if binder.occurrences.is_empty() {

@@ -160,6 +160,8 @@ pub enum Command {
     DeclareCursor {
         name: String,
         hold: bool,
+        /// The bytes of the cursor's query in the text.
+        query: Range<usize>,
     },
     /// FETCH or MOVE of a cursor.
     Cursor(String),

@@ -30,7 +30,8 @@ impl Builder<'_> {
         let limit = self.maybe_expr(select.limit_count())?;
         let offset = self.maybe_expr(select.limit_offset())?;
         let with_ties = select.limit_option == LimitOption::LIMIT_OPTION_WITH_TIES;
-        Ok(Query { with, body, order, limit, offset, with_ties, locking: !select.locking_clause().is_empty() })
+        let locking = select.locking_clause().iter().map(locked_names).collect();
+        Ok(Query { with, body, order, limit, offset, with_ties, locking })
     }
 
     fn set_operation(&mut self, select: &nodes::SelectStmt) -> Result<Body> {
@@ -300,6 +301,15 @@ fn at(location: i32) -> At {
     At(u32::try_from(location).unwrap_or(0))
 }
 
+/// The names behind OF.
+fn locked_names(clause: &nodes::LockingClause) -> Vec<Box<str>> {
+    let tables = clause.locked_rels().iter().filter_map(|node| match node {
+        Node::RangeVar(table) => table.relname().map(Into::into),
+        _ => None,
+    });
+    tables.collect()
+}
+
 fn is_temporary(table: &nodes::RangeVar) -> bool {
     table.relpersistence as u8 == b't' || table.schemaname() == Some("pg_temp")
 }
@@ -335,7 +345,7 @@ fn alias(alias: &nodes::Alias) -> Alias {
 
 fn empty_query() -> Query {
     let body = Body::Values(Vec::new());
-    Query { with: None, body, order: Vec::new(), limit: None, offset: None, with_ties: false, locking: false }
+    Query { with: None, body, order: Vec::new(), limit: None, offset: None, with_ties: false, locking: Vec::new() }
 }
 
 fn nothing() -> Dml {

@@ -23,6 +23,21 @@ pub(crate) fn explained(text: &str, span: &Range<usize>) -> usize {
     tokens.next().map_or(span.end, |token| token.start)
 }
 
+/// Where the query of a DECLARE begins; the only word FOR before it is the one that announces it.
+pub(crate) fn declared(text: &str, span: &Range<usize>) -> usize {
+    let mut tokens = Lexer::starting_at(&text[..span.end], span.start);
+    tokens.find(|token| text[token.start..token.end].eq_ignore_ascii_case("for"));
+    tokens.next().map_or(span.end, |token| token.start)
+}
+
+/// The query of `COPY (query) TO`.
+pub(crate) fn copied(text: &str, span: &Range<usize>) -> Option<Range<usize>> {
+    let tokens: Vec<Token> = Lexer::starting_at(&text[..span.end], span.start).collect();
+    let word = |index: usize| tokens.get(index).map_or("", |token| &text[token.start..token.end]);
+    let close = closing(&word, 1, tokens.len()).filter(|_| word(1) == "(")?;
+    range(&tokens[2..close])
+}
+
 /// `EXPLAIN (SELECT ...)` has no options.
 fn opens_query(text: &str, mut tokens: impl Iterator<Item = Token>) -> bool {
     let first = tokens.find(|token| &text[token.start..token.end] != "(");
@@ -214,6 +229,7 @@ enum Clause {
     Order,
     Limit,
     Offset,
+    Locking,
 }
 
 /// The clauses of the outermost SELECT of a statement; `None` when it has no plain form.
@@ -248,7 +264,8 @@ pub(crate) fn select(text: &str, span: &Range<usize>, first_target: usize) -> Op
                 "order" => Clause::Order,
                 "limit" | "fetch" => Clause::Limit,
                 "offset" => Clause::Offset,
-                "union" | "intersect" | "except" | "into" | "for" => return None,
+                "for" => Clause::Locking,
+                "union" | "intersect" | "except" | "into" => return None,
                 _ => continue,
             };
             let skip = if matches!(clause, Clause::Group | Clause::Order) { 2 } else { 1 };
@@ -266,7 +283,7 @@ impl SelectSpans {
             let items = || split(text, tokens.get(*content..end).unwrap_or_default());
             match clause {
                 Clause::Targets => self.targets = items(),
-                Clause::Body => {}
+                Clause::Body | Clause::Locking => {}
                 Clause::Group => self.group = items(),
                 Clause::Having => self.having = Some(whole.clone()),
                 Clause::Order => {
@@ -276,7 +293,7 @@ impl SelectSpans {
                 Clause::Limit => self.limit = Some(whole.clone()),
                 Clause::Offset => self.offset = Some(whole.clone()),
             }
-            if !matches!(clause, Clause::Order | Clause::Limit | Clause::Offset) {
+            if !matches!(clause, Clause::Order | Clause::Limit | Clause::Offset | Clause::Locking) {
                 self.body_end = whole.end;
             }
         }

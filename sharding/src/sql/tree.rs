@@ -192,8 +192,8 @@ pub(crate) struct Query {
     pub limit: Option<Expr>,
     pub offset: Option<Expr>,
     pub with_ties: bool,
-    /// FOR UPDATE, FOR SHARE ...
-    pub locking: bool,
+    /// FOR UPDATE, FOR SHARE ...: the names behind OF; none where all tables are meant.
+    pub locking: Vec<Vec<Box<str>>>,
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -1,0 +1,163 @@
+//! Portals that are fetched in portions and cursors, over several shards: what the shards hold is read once, and
+//! stays open as a portal of the server that finishes the read.
+
+use pgsluice_sharding::ShardId;
+use pgsluice_sharding::sql::{Access, Command, Statement};
+
+use crate::pool::server::{Audience, Due};
+use crate::protocol::error::ErrorFields;
+use crate::protocol::frontend::{self, Kind};
+use crate::session::settings::quote_literal;
+use crate::session::statements::{FinalRead, ManyPortal, ManyRead, Portal};
+
+use super::final_query::Collected;
+use super::gather::{Arguments, Attempt, ManyRequest};
+use super::links::{Link, Sent};
+use super::prepared::ASIDE;
+use super::{Conversation, Failure};
+
+impl Conversation {
+    /// Makes a read over several shards a portal of one server, whose id this gives; nothing of it has run yet.
+    async fn open_portal(&mut self, name: &str, read: &ManyRead, request: ManyRequest<'_>) -> Result<u64, Failure> {
+        let last = match read {
+            ManyRead::Finished(last) | ManyRead::Merged { or_else: Some(last), .. } => last,
+            ManyRead::Merged { or_else: None, .. } => {
+                self.served.stats.refused.add(1);
+                return Err(no_row_limit());
+            }
+        };
+        let collected = self.collected(last, request).await?;
+        let i = self.bind_collected(&collected, &last.query.sql, name.as_bytes(), request.arguments)?;
+        self.links[i].sent = Sent::Unsynced;
+        Ok(collected.home())
+    }
+
+    /// DECLARE of a cursor over several shards; the statement stands in `text`.
+    pub(super) async fn declare_over_shards(
+        &mut self,
+        statement: &Statement,
+        text: &str,
+        read: &ManyRead,
+        request: ManyRequest<'_>,
+    ) -> Result<(), Failure> {
+        let (Command::DeclareCursor { query, .. }, ManyRead::Finished(last)) = (&statement.command, read) else {
+            return Err(ErrorFields::error("XX000", "only a final query is declared").into());
+        };
+        let arguments = request.arguments.of_part(&text[query.clone()]);
+        let collected = self.collected(last, ManyRequest { arguments: &arguments, ..request }).await?;
+        let i = self.position(collected.home())?;
+        self.refuse_second_cursor(&statement.command, Some(self.links[i].shard)).await?;
+        let sql = format!("{}{}", &text[statement.span.start..query.start], last.query.sql);
+        self.run_final(&collected, &sql, &arguments).await?;
+        let i = self.position(collected.home())?;
+        self.take_effect(i, &statement.command, text, statement.effects);
+        Ok(())
+    }
+
+    /// The inputs of a final query, read a second time if a shard had an outdated plan.
+    async fn collected(&mut self, last: &FinalRead, request: ManyRequest<'_>) -> Result<Collected, Failure> {
+        if let Some(collected) = self.collect(last, request, Attempt::First).await? {
+            return Ok(collected);
+        }
+        self.refresh_catalog().await?;
+        self.collect(last, request, Attempt::Second).await?.ok_or(Failure::Told)
+    }
+
+    /// Where a statement runs that would run on `shard`: if it is about a cursor, where that is.
+    ///
+    /// # Errors
+    /// DECLARE of a second cursor of a name.
+    pub(super) async fn place_of_cursor(
+        &mut self,
+        command: &Command,
+        shard: Option<ShardId>,
+    ) -> Result<Option<ShardId>, Failure> {
+        match command {
+            Command::Cursor(name) | Command::Close(Some(name)) => {
+                Ok(Box::pin(self.shard_of_cursor(name)).await?.or(shard))
+            }
+            Command::DeclareCursor { .. } => {
+                Box::pin(self.refuse_second_cursor(command, shard)).await?;
+                Ok(shard)
+            }
+            _ => Ok(shard),
+        }
+    }
+
+    /// The shard of a cursor of DECLARE, or of a portal: SQL may fetch from those too.
+    async fn shard_of_cursor(&mut self, name: &str) -> Result<Option<ShardId>, Failure> {
+        if let Some(Portal::Many(portal)) = self.session.statements.portal(name).cloned()
+            && !name.is_empty()
+            && self.session.transaction.block().is_some()
+        {
+            self.settle_all().await?;
+            let server = self.open_bound(name, &portal).await?;
+            let i = self.position(server)?;
+            self.sync_link(i, Audience::Router);
+            self.pump_part(i).await?;
+        }
+        let of_portal = match self.session.statements.portal(name) {
+            Some(Portal::OnServer { server, .. } | Portal::Execute { server, .. }) => self.links.by_server(*server),
+            _ => None,
+        };
+        Ok(of_portal.map(|i| self.links[i].shard).or(self.session.cursor(name)))
+    }
+
+    /// Makes a portal over several shards one of the server that finishes its read; the id of that server.
+    pub(super) async fn open_bound(&mut self, name: &str, portal: &ManyPortal) -> Result<u64, Failure> {
+        let arguments = Arguments::of_portal(portal);
+        let access = portal.statement.script.statements.first().map_or(Access::Read, |first| first.access);
+        let request = ManyRequest { arguments: &arguments, access, describe: false };
+        let server = self.open_portal(name, &portal.read, request).await?;
+        self.session.statements.bind(name, Portal::OnServer { server, statement: portal.statement.clone() });
+        Ok(server)
+    }
+
+    /// A session has one cursor of a name: that on another server than the new one's must be gone.
+    async fn refuse_second_cursor(&mut self, command: &Command, shard: Option<ShardId>) -> Result<(), Failure> {
+        let Command::DeclareCursor { name, .. } = command else { return Ok(()) };
+        let shard = shard.or(self.links.iter().next().map(|link| link.shard));
+        let elsewhere = self.session.cursor(name).filter(|there| shard.is_some_and(|shard| shard != *there));
+        let Some(i) = elsewhere.and_then(|there| self.links.find(there, true)) else { return Ok(()) };
+        // A rollback to a savepoint may have closed it unheard.
+        let open =
+            format!("SELECT FROM pg_catalog.pg_cursors WHERE name OPERATOR(pg_catalog.=) {}", quote_literal(name));
+        let answer = self.ask(i, &open).await?;
+        let found = answer.rows().next().is_some();
+        answer.into_result(self)?;
+        if found {
+            return Err(ErrorFields::error("42P03", format!("cursor \"{name}\" already exists")).into());
+        }
+        Ok(())
+    }
+
+    /// CLOSE ALL: on every server held, for any may have cursors.
+    pub(super) async fn close_all_cursors(&mut self, text: &str) -> Result<(), Failure> {
+        for i in 0..self.links.len() {
+            self.bring_into_step(i).await?;
+            self.ask(i, text).await?.into_result(self)?;
+        }
+        self.session.closed(None);
+        self.complete("CLOSE CURSOR ALL");
+        Ok(())
+    }
+
+    /// The portal for what the router runs on a server: not the unnamed one while that is the client's.
+    pub(super) fn portal_of_router(&self, server: u64) -> &'static [u8] {
+        if self.session.statements.unnamed_portal_is_on(server) { ASIDE.as_bytes() } else { b"" }
+    }
+}
+
+/// The unnamed portal gives way by itself.
+pub(super) fn close_portal_of_router(link: &mut Link, portal: &[u8]) {
+    if !portal.is_empty() {
+        frontend::close(&mut link.out, Kind::Portal, portal);
+        link.server.state.expect(Due::Close(Audience::Router));
+    }
+}
+
+fn no_row_limit() -> Failure {
+    ErrorFields::error("0A000", "this statement over several shards cannot be fetched in portions")
+        .with_hint("Execute it without a row limit (fetch size 0), or name one value of the sharding key.")
+        .into()
+}
