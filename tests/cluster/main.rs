@@ -22,3 +22,4 @@ mod routing;
 mod sequences;
 mod slt;
 mod tagged;
+mod tpch;
