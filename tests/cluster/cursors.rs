@@ -118,6 +118,7 @@ fn show(tag: u8, body: &[u8], seen: &mut String) {
 const ALL: &str = "P all SELECT user_id, w FROM notes ORDER BY user_id";
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one conversation after another")]
 fn portals_over_several_shards_are_fetched_in_portions() {
     compare(&[
         // As JDBC does it.
@@ -238,6 +239,7 @@ fn the_unnamed_portal_stays_the_clients() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one conversation after another")]
 fn cursors_over_several_shards_are_postgres_own() {
     const DECLARE: &str = "Q DECLARE c CURSOR FOR SELECT user_id, w FROM notes ORDER BY user_id";
     compare(&[

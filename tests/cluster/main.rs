@@ -24,3 +24,4 @@ mod routing;
 mod sequences;
 mod slt;
 mod tagged;
+mod tpch;

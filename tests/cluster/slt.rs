@@ -47,6 +47,7 @@ files! {
     ordering,
     parameters,
     point,
+    reduction,
     refusals,
     sessions,
     stored,

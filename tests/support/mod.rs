@@ -9,6 +9,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 pub mod running;
+pub mod tpch;
 pub mod wire;
 
 use std::fs;

@@ -5,14 +5,15 @@
 //! here.
 
 use super::KeyValue;
+use super::conditions::Condition;
 use super::scope::{Columns, Found, Names, Rel, is_sharded, is_view};
 use super::terms::{ColumnKind, Family, Nature, Term, Terms, ValueSet};
-use crate::catalog::{Collation, FunctionKind, Table, TableKind, Volatility, is_built_in_type};
+use crate::catalog::{Collation, Table, TableKind};
 use crate::key::KeyType;
 use crate::map::ShardId;
 use crate::refusal::Refusal;
+use crate::sql::Pin;
 use crate::sql::tree::{Expr, RowsOf, TableRef, With};
-use crate::sql::{Pin, functions};
 
 /// One place in a statement where a sharded table stands.
 #[derive(Debug)]
@@ -35,6 +36,12 @@ pub(crate) struct Written {
     pub only: bool,
     /// With another name behind it, by which it is called.
     pub aliased: bool,
+}
+
+impl Written {
+    fn of(table: &TableRef) -> Self {
+        Self { at: table.at.0 as usize, only: table.rows == RowsOf::Only, aliased: table.alias.is_some() }
+    }
 }
 
 /// A sharded table whose rows may cut a query into parts by key: what must hold on the way out.
@@ -148,6 +155,23 @@ pub(crate) struct Block {
     /// PARTITION BY of every window, as columns.
     pub windows: Vec<Vec<Term>>,
     pub set_returning: bool,
+    /// The conditions of WHERE that are true wherever they are asked, of so many.
+    pub conditions: Vec<Condition>,
+    pub conjuncts: usize,
+    /// The block for whose rows this one is asked, once for each that fulfils its WHERE.
+    pub around: Option<usize>,
+    /// How far the walk is with it.
+    pub stage: Stage,
+}
+
+/// What of a block its expressions are asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// Rows that FROM has yet to make, or that GROUPING SETS have changed.
+    #[default]
+    Other,
+    /// Rows of FROM, of which only those matter that fulfil WHERE.
+    Rows,
 }
 
 /// Walks a statement; see the module.
@@ -173,6 +197,9 @@ pub(crate) struct Binder<'c> {
     pub problem: Option<Refusal>,
     /// Some literal's value was looked at, so the plan holds for this text only.
     pub value_seen: bool,
+    /// The relations of the columns in the conditions being walked, so many inside each other; `None` for what is no column of a known one.
+    pub touched: Vec<Option<usize>>,
+    pub noting: usize,
 }
 
 impl<'c> Binder<'c> {
@@ -193,6 +220,8 @@ impl<'c> Binder<'c> {
             facts: Facts { only_locks: true, ..Facts::default() },
             problem: None,
             value_seen: false,
+            touched: Vec::new(),
+            noting: 0,
         }
     }
 
@@ -273,11 +302,7 @@ impl<'c> Binder<'c> {
                     key,
                     key_type,
                     rel,
-                    written: Written {
-                        at: table.at.0 as usize,
-                        only: table.rows == RowsOf::Only,
-                        aliased: table.alias.is_some(),
-                    },
+                    written: Written::of(table),
                     inserts: false,
                 });
                 let block = self.rels[rel].block;
@@ -305,7 +330,7 @@ impl<'c> Binder<'c> {
             block: 0,
             nullable,
             terms: Default::default(),
-            filters: Default::default(),
+            written: Some(Written::of(table)),
         })
     }
 
@@ -398,43 +423,6 @@ impl<'c> Binder<'c> {
         term
     }
 
-    /// The relation of this block, not on the nullable side of an outer join, that a condition is about alone, if its truth is the same
-    /// whenever and wherever it is asked.
-    pub(crate) fn sole_relation(&mut self, block: usize, condition: &Expr) -> Option<usize> {
-        let mut sole = None;
-        for part in super::targets::parts(condition) {
-            if let Expr::Column(names) = part {
-                let Lookup::Found(Some(term)) = self.column_in(block, names) else { return None };
-                let rel = self.terms.owner(term);
-                if *sole.get_or_insert(rel) != rel {
-                    return None;
-                }
-            } else if !self.is_constant_part(part) {
-                return None;
-            }
-        }
-        sole.filter(|rel| !self.rels[*rel].nullable && self.rels[*rel].block == block)
-    }
-
-    /// Whether this piece of an expression means the same on every server at any time.
-    fn is_constant_part(&self, part: &Expr) -> bool {
-        match part {
-            Expr::Func(call) => {
-                let known = functions::lookup(self.names.catalog, call.schema.as_deref(), &call.name);
-                known.is_some_and(|known| {
-                    known.built_in
-                        && known.function.kind == FunctionKind::Plain
-                        && known.function.volatility == Volatility::Immutable
-                })
-            }
-            // Numbers of types, tables and the like differ between servers.
-            Expr::Cast(cast) => is_built_in_type(&cast.target.name) && !cast.target.name.starts_with("reg"),
-            Expr::Other(other) => !other.what.starts_with("value ") && !other.what.starts_with("current"),
-            Expr::Sublink(_) | Expr::Star(_) | Expr::Clock | Expr::Default | Expr::Opaque => false,
-            _ => true,
-        }
-    }
-
     /// What a column name means here: the innermost block that has it wins.
     pub(crate) fn column(&mut self, names: &[Box<str>]) -> Option<Term> {
         let sight = self.sight.clone();
@@ -445,6 +433,23 @@ impl<'c> Binder<'c> {
             }
         }
         None
+    }
+
+    /// The relation of this block that an expression is about alone, if its value follows from the row whenever and wherever it is asked.
+    pub(crate) fn sole_relation(&mut self, block: usize, expr: &Expr) -> Option<usize> {
+        let mut sole = None;
+        for part in super::targets::parts(expr) {
+            if let Expr::Column(names) = part {
+                let Lookup::Found(Some(term)) = self.column_in(block, names) else { return None };
+                let rel = self.terms.owner(term);
+                if *sole.get_or_insert(rel) != rel {
+                    return None;
+                }
+            } else if !self.is_constant_part(part) {
+                return None;
+            }
+        }
+        sole.filter(|rel| self.rels[*rel].block == block)
     }
 
     fn column_in(&mut self, block: usize, names: &[Box<str>]) -> Lookup {

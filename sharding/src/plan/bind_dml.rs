@@ -159,7 +159,7 @@ impl<'c> Binder<'c> {
             block: 0,
             nullable: false,
             terms,
-            filters: Default::default(),
+            written: None,
         };
         let rel = self.push_rel(excluded);
         self.exprs(&conflict.exprs);

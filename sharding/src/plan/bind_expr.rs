@@ -1,6 +1,6 @@
 //! Expressions: which functions are called, which subqueries stand in them.
 
-use super::bind::Binder;
+use super::bind::{Binder, Stage};
 use super::targets::parts;
 use crate::catalog::{FunctionKind, Volatility};
 use crate::sql::Pin;
@@ -18,7 +18,7 @@ impl Binder<'_> {
     pub(crate) fn expr(&mut self, expr: &Expr) {
         match expr {
             Expr::Param(_) | Expr::Star(_) | Expr::Default => {}
-            Expr::Column(names) => self.note_system_column(names),
+            Expr::Column(names) => self.note_column(names),
             Expr::Const(constant) => self.note_time_word(constant),
             Expr::Cast(cast) => self.expr(&cast.arg),
             Expr::Op(op) => self.exprs(op.left.iter().chain([&op.right])),
@@ -39,9 +39,23 @@ impl Binder<'_> {
     fn sublink(&mut self, link: &Sublink) {
         self.exprs(&link.test);
         let seen = self.query(&link.query);
+        let around = self.block();
+        if let Some(inner) = seen.block
+            && self.blocks.get(around).is_some_and(|block| block.stage == Stage::Rows)
+        {
+            self.blocks[inner].around = Some(around);
+        }
         if link.operator.as_deref().is_none_or(|operator| operator == "=") {
             self.membership(link.test.as_ref(), seen.outputs.as_deref().unwrap_or_default(), link.kind);
         }
+    }
+
+    fn note_column(&mut self, names: &[Box<str>]) {
+        if self.noting > 0 {
+            let term = self.column(names);
+            self.touched.push(term.map(|term| self.terms.owner(term)));
+        }
+        self.note_system_column(names);
     }
 
     fn note_system_column(&mut self, names: &[Box<str>]) {

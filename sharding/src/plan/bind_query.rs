@@ -1,7 +1,7 @@
 //! Queries: FROM, predicates, and what a query gives to the one around it.
 
-use super::bind::{Binder, Block, CteScope, Output, Root};
-use super::bind_values::{Reach, conjuncts};
+use super::bind::{Binder, Block, CteScope, Output, Root, Stage};
+use super::bind_values::Reach;
 use super::scope::{Columns, Rel};
 use super::terms::{ColumnKind, Nature, Term};
 use crate::sql::tree::{
@@ -37,10 +37,12 @@ impl Binder<'_> {
         for item in &select.from {
             self.table_item(item, true);
         }
+        if !select.grouping_sets {
+            self.blocks[block].stage = Stage::Rows;
+        }
         if let Some(filter) = &select.filter {
-            self.expr(filter);
+            self.filter(filter, block);
             self.predicates(filter, &Reach::Block(block), true);
-            self.note_filters(filter, block);
         }
         self.reduce_outer_joins(block);
         self.select_parts(query, select);
@@ -51,18 +53,6 @@ impl Binder<'_> {
         let roots = self.roots_through(query, select, block, outputs.as_deref());
         self.close();
         Seen { outputs, roots, block: Some(block) }
-    }
-
-    fn note_filters(&mut self, filter: &Expr, block: usize) {
-        let conditions = conjuncts(filter);
-        let of = conditions.len();
-        for (position, condition) in conditions.into_iter().enumerate() {
-            if let Some(rel) = self.sole_relation(block, condition) {
-                let filters = &mut self.rels[rel].filters;
-                filters.of = of;
-                filters.chosen.push(position);
-            }
-        }
     }
 
     /// Everything of a SELECT but FROM and WHERE.
@@ -143,9 +133,8 @@ impl Binder<'_> {
         let block = self.block();
         let (name, columns) = ("".into(), Columns::Unknown);
         let terms = Default::default();
-        let filters = Default::default();
         let renamed = Vec::new();
-        self.rels.push(Rel { name, schema: None, columns, renamed, block, nullable: false, terms, filters });
+        self.rels.push(Rel { name, schema: None, columns, renamed, block, nullable: false, terms, written: None });
         self.rels.len() - 1
     }
 
@@ -436,16 +425,7 @@ fn columns_of(outputs: Option<&[Output]>) -> Columns<'static> {
 fn rel<'c>(alias: Option<&Alias>, columns: Columns<'c>, nullable: bool) -> Rel<'c> {
     let name = alias.map_or_else(|| "".into(), |alias| alias.name.clone());
     let renamed = alias.map(|alias| alias.columns.clone()).unwrap_or_default();
-    Rel {
-        name,
-        schema: None,
-        columns,
-        renamed,
-        block: 0,
-        nullable,
-        terms: Default::default(),
-        filters: Default::default(),
-    }
+    Rel { name, schema: None, columns, renamed, block: 0, nullable, terms: Default::default(), written: None }
 }
 
 /// The name PostgreSQL gives to a target without one.

@@ -10,7 +10,7 @@ use crate::sql::parse::Parsed;
 use crate::sql::spans;
 use crate::sql::tree::{Body, Const, Distinct, Expr, From, Query, Select, SortItem, Value};
 
-/// The ORDER BY and LIMIT that every shard may apply by itself: of the only table of a plain SELECT, when all conditions are on that table.
+/// The ORDER BY and LIMIT that every shard may apply by itself: of the only table of a plain SELECT, provided that it applies all conditions.
 pub(super) fn top_rows(
     context: Context<'_>,
     binder: &mut Binder<'_>,
@@ -21,10 +21,8 @@ pub(super) fn top_rows(
     let (Body::Select(select), Some(block)) = (&query.body, seen.block) else { return None };
     let [occurrence] = binder.occurrences.as_slice() else { return None };
     let (rel, table) = (occurrence.rel, matches!(select.from.as_slice(), [From::Table(_)]));
-    let filters = &binder.rels[rel].filters;
-    let filtered = select.filter.is_none() || filters.of > 0 && filters.chosen.len() == filters.of;
     let in_place = table && binder.rels[rel].block == block && !binder.facts.time_word;
-    if !in_place || !filtered || !is_plain(query, select) || !shows_rows(binder, block) {
+    if !in_place || !is_plain(query, select) || !shows_rows(binder, block) {
         return None;
     }
     let on_table = |binder: &mut Binder<'_>, item: &SortItem| {

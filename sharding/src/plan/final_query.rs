@@ -8,6 +8,7 @@ use std::ops::Range;
 use super::bind::{Binder, Occurrence};
 use super::bind_query::Seen;
 use super::decide::Context;
+use super::reduce::Place;
 use super::scope::{Columns, Rel};
 use super::{FinalQuery, Gather, Input, Node, Shards, final_parts, reasons};
 use crate::catalog::{Column, CrossingForm};
@@ -35,14 +36,16 @@ pub(super) fn final_query(
     let top = final_parts::top_rows(context, binder, query, seen, parsed);
     let binder = &*binder;
     let mentioned = Mentioned::of(query);
-    let mut occurrences: Vec<&Occurrence> = binder.occurrences.iter().collect();
-    occurrences.sort_by_key(|occurrence| occurrence.written.at);
-    occurrences.dedup_by_key(|occurrence| occurrence.written.at);
+    let mut occurrences: Vec<usize> = (0..binder.occurrences.len()).collect();
+    occurrences.sort_by_key(|index| binder.occurrences[*index].written.at);
+    occurrences.dedup_by_key(|index| binder.occurrences[*index].written.at);
     let mut draft = Draft { context, binder, parsed, mentioned, inputs: Vec::new(), edits: Vec::new(), columns: 0 };
-    for occurrence in occurrences {
-        draft.add(occurrence)?;
+    for index in occurrences {
+        draft.add(index)?;
     }
-    if let (Some(top), [input]) = (top, draft.inputs.as_mut_slice()) {
+    if let Some(top) = top.filter(|_| draft.applies_all_conditions())
+        && let [input] = draft.inputs.as_mut_slice()
+    {
         input.gather.sql.push_str(&top);
     }
     draft.check_rows()?;
@@ -160,8 +163,9 @@ struct Draft<'a, 'c> {
 
 impl<'a> Draft<'a, '_> {
     /// Puts an input in the place of a table.
-    fn add(&mut self, occurrence: &Occurrence) -> Result<(), Refusal> {
+    fn add(&mut self, index: usize) -> Result<(), Refusal> {
         let (binder, text, span) = (self.binder, self.context.text, &self.parsed.span);
+        let occurrence = &binder.occurrences[index];
         let rel = &binder.rels[occurrence.rel];
         let Columns::Table(table) = rel.columns else { return Err(reasons::spread("this syntax")) };
         let end = spans::table_name_end(text, span, occurrence.written.at).filter(|_| !occurrence.written.only);
@@ -173,8 +177,7 @@ impl<'a> Draft<'a, '_> {
         if let Some(column) = chosen.iter().find(|column| column.crossing.form == CrossingForm::Never) {
             return Err(reasons::cannot_cross(&column.name, &occurrence.table));
         }
-        let written = &text[occurrence.written.at..end];
-        let sql = self.shards_sql(occurrence, &chosen, written);
+        let sql = self.shards_sql(index, &chosen).ok_or_else(|| reasons::spread("this syntax"))?;
         let tree = Node::Append { input: Box::new(Node::Route) };
         let shards = binder.keys_of(occurrence).unwrap_or(Shards::All);
         let gather = Gather { shards, sql, helpers: 0, tree, params: self.parsed.params, or_else: None, locks: false };
@@ -198,7 +201,8 @@ impl<'a> Draft<'a, '_> {
     }
 
     /// What every shard is asked for.
-    fn shards_sql(&self, occurrence: &Occurrence, chosen: &[&Column], written: &str) -> String {
+    fn shards_sql(&self, index: usize, chosen: &[&Column]) -> Option<String> {
+        let occurrence = &self.binder.occurrences[index];
         let rel = &self.binder.rels[occurrence.rel];
         let columns: Vec<String> = chosen
             .iter()
@@ -209,31 +213,59 @@ impl<'a> Draft<'a, '_> {
                 if column.crossing.form == CrossingForm::Text { format!("{name}::pg_catalog.text") } else { name }
             })
             .collect();
-        let mut sql = format!("SELECT {} FROM {written}", columns.join(", "));
-        if occurrence.written.aliased {
-            sql.push_str(&format!(" AS {}", quoted(&rel.name)));
-            if !rel.renamed.is_empty() {
-                let names: Vec<String> = rel.renamed.iter().map(|name| quoted(name)).collect();
-                sql.push_str(&format!("({})", names.join(", ")));
-            }
-        }
-        let conditions = self.conditions(rel, occurrence.written.at);
+        let mut sql = format!("SELECT {} FROM {}", columns.join(", "), self.as_written(occurrence.rel)?);
+        let conditions = self.conditions(index);
         if !conditions.is_empty() {
             sql.push_str(&format!(" WHERE ({})", conditions.join(") AND (")));
         }
-        sql
+        Some(sql)
     }
 
-    /// The conditions of WHERE that every row needed fulfils.
-    fn conditions(&self, rel: &Rel<'_>, at: usize) -> Vec<&'a str> {
-        let filters = &rel.filters;
-        if filters.chosen.is_empty() || self.binder.facts.time_word {
-            return Vec::new();
+    /// What the rows must fulfil that matter.
+    fn conditions(&self, index: usize) -> Vec<String> {
+        let reduction = self.binder.reduction(index);
+        let mut conditions: Vec<String> =
+            self.texts(&reduction.own).unwrap_or_default().into_iter().map(str::to_owned).collect();
+        for partners in &reduction.partners {
+            let from: Option<Vec<String>> = partners.rels.iter().map(|rel| self.as_written(*rel)).collect();
+            if let (Some(from), Some(texts)) = (from, self.texts(&partners.conditions)) {
+                let (from, texts) = (from.join(", "), texts.join(") AND ("));
+                conditions.push(format!("EXISTS (SELECT 1 FROM {from} WHERE ({texts}))"));
+            }
         }
+        conditions
+    }
+
+    /// Whether no row of the only table crosses that the WHERE of its block would leave out.
+    fn applies_all_conditions(&self) -> bool {
+        let [occurrence] = self.binder.occurrences.as_slice() else { return false };
+        let block = &self.binder.blocks[self.binder.rels[occurrence.rel].block];
+        let own = self.binder.reduction(0).own;
+        own.len() == block.conjuncts && self.texts(&own).is_some()
+    }
+
+    /// The texts of conditions; `None` if one of them is not found.
+    fn texts(&self, places: &[Place]) -> Option<Vec<&'a str>> {
         let text = self.context.text;
-        let found = spans::conditions(text, &self.parsed.span, at).filter(|found| found.len() == filters.of);
-        let found = found.unwrap_or_default();
-        filters.chosen.iter().filter_map(|position| Some(&text[found.get(*position)?.clone()])).collect()
+        let find = |place: &Place| {
+            let block = &self.binder.blocks[place.block];
+            let at = block.rels.iter().find_map(|rel| self.binder.rels[*rel].written)?.at;
+            let found =
+                spans::conditions(text, &self.parsed.span, at).filter(|found| found.len() == block.conjuncts)?;
+            text.get(found.get(place.position)?.clone())
+        };
+        places.iter().map(find).collect()
+    }
+
+    /// A table as an item of FROM.
+    fn as_written(&self, rel: usize) -> Option<String> {
+        let rel = &self.binder.rels[rel];
+        let written = rel.written?;
+        let end = spans::table_name_end(self.context.text, &self.parsed.span, written.at)?;
+        let names: Vec<String> = rel.renamed.iter().map(|name| quoted(name)).collect();
+        let names = if names.is_empty() { String::new() } else { format!("({})", names.join(", ")) };
+        let alias = if written.aliased { format!(" AS {}{names}", quoted(&rel.name)) } else { String::new() };
+        Some(format!("{}{alias}", &self.context.text[written.at..end]))
     }
 
     /// The rows again, out of one array for each column.

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use super::bind::Written;
 use super::terms::Term;
 use crate::catalog::{Catalog, Relation, Table, TableKind};
 use crate::sql::tree::TableRef;
@@ -19,17 +20,8 @@ pub(crate) struct Rel<'c> {
     pub nullable: bool,
     /// Terms of the columns asked for so far, by position.
     pub terms: HashMap<usize, Term>,
-    /// Which conditions of its block's WHERE, counted from 0, are about this relation alone.
-    pub filters: Filters,
-}
-
-/// Conditions joined by AND.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Filters {
-    /// Positions of the ones meant.
-    pub chosen: Vec<usize>,
-    /// How many there are.
-    pub of: usize,
+    /// How it stands in the text, if it is a table.
+    pub written: Option<Written>,
 }
 
 #[derive(Debug)]

@@ -63,7 +63,8 @@ fn exprs<'a>(list: impl IntoIterator<Item = &'a Expr>, visit: &mut dyn FnMut(Vis
     list.into_iter().for_each(|found| expr(found, visit));
 }
 
-fn expr<'a>(found: &'a Expr, visit: &mut dyn FnMut(Visited<'a>)) {
+/// Shows `visit` an expression and everything in it.
+pub(crate) fn expr<'a>(found: &'a Expr, visit: &mut dyn FnMut(Visited<'a>)) {
     visit(Visited::Expr(found));
     match found {
         Expr::Cast(cast) => expr(&cast.arg, visit),
