@@ -10,6 +10,7 @@ use crate::protocol::frontend::{self, Kind};
 use crate::session::settings::quote_literal;
 use crate::session::statements::{FinalRead, ManyPortal, ManyRead, Portal};
 
+use super::extended::no_portal;
 use super::final_query::Collected;
 use super::gather::{Arguments, Attempt, ManyRequest};
 use super::links::{Link, Sent};
@@ -17,6 +18,41 @@ use super::prepared::ASIDE;
 use super::{Conversation, Failure};
 
 impl Conversation {
+    /// Runs a portal over several shards to its end.
+    pub(super) async fn execute_many(&mut self, portal: &ManyPortal) -> Result<(), Failure> {
+        let arguments = Arguments::of_portal(portal);
+        let access = portal.statement.script.statements.first().map_or(Access::Read, |first| first.access);
+        let request = ManyRequest { arguments: &arguments, access, describe: false };
+        match portal.statement.script.statements.first() {
+            Some(first) if declares(portal) => {
+                self.declare_over_shards(first, &portal.statement.text, &portal.read, request).await
+            }
+            _ => self.read_many(&portal.read, request).await,
+        }
+    }
+
+    /// The first Execute with a row limit: from then on the portal is that of the server which finishes the read.
+    pub(super) async fn execute_in_portions(
+        &mut self,
+        total: usize,
+        name: &str,
+        portal: &ManyPortal,
+        max_rows: i32,
+    ) -> Result<(), Failure> {
+        self.cannot_run_again();
+        let server = match self.open_bound(name, portal).await {
+            Ok(server) => server,
+            Err(failure) => {
+                self.portal_ended(true);
+                return Err(failure);
+            }
+        };
+        self.portal_passes();
+        let i = self.portal_link(server, name)?;
+        self.execute_portal(i, total, &portal.statement, Due::Execute(Audience::Client), max_rows);
+        Ok(())
+    }
+
     /// Makes a read over several shards a portal of one server, whose id this gives; nothing of it has run yet.
     async fn open_portal(&mut self, name: &str, read: &ManyRead, request: ManyRequest<'_>) -> Result<u64, Failure> {
         let last = match read {
@@ -104,7 +140,7 @@ impl Conversation {
     }
 
     /// Makes a portal over several shards one of the server that finishes its read; the id of that server.
-    pub(super) async fn open_bound(&mut self, name: &str, portal: &ManyPortal) -> Result<u64, Failure> {
+    async fn open_bound(&mut self, name: &str, portal: &ManyPortal) -> Result<u64, Failure> {
         let arguments = Arguments::of_portal(portal);
         let access = portal.statement.script.statements.first().map_or(Access::Read, |first| first.access);
         let request = ManyRequest { arguments: &arguments, access, describe: false };
@@ -142,10 +178,27 @@ impl Conversation {
         Ok(())
     }
 
+    /// The server that may hold a portal the session has not bound: DECLARE makes a portal too. Of one that code
+    /// has declared it cannot be known which of several servers has it.
+    pub(super) fn cursor_link(&self, name: &str) -> Result<usize, Failure> {
+        let known = self.session.cursor(name).and_then(|shard| self.links.find(shard, true));
+        match known {
+            Some(i) => Ok(i),
+            None if self.links.len() == 1 => Ok(0),
+            None => Err(no_portal(name)),
+        }
+    }
+
     /// The portal for what the router runs on a server: not the unnamed one while that is the client's.
     pub(super) fn portal_of_router(&self, server: u64) -> &'static [u8] {
         if self.session.statements.unnamed_portal_is_on(server) { ASIDE.as_bytes() } else { b"" }
     }
+}
+
+/// Whether a portal is that of a DECLARE.
+pub(super) fn declares(portal: &ManyPortal) -> bool {
+    let first = portal.statement.script.statements.first();
+    matches!(first.map(|first| &first.command), Some(Command::DeclareCursor { .. }))
 }
 
 /// The unnamed portal gives way by itself.

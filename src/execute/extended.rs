@@ -18,9 +18,9 @@ use crate::protocol::frame::Header;
 use crate::protocol::frontend::{self, Bind, Close, Describe, Execute, Kind, Parse};
 use crate::session::statements::{ManyPortal, NotTaken, Portal, PreparedStatement};
 
+use super::cursors::declares;
 use super::decide::{Decision, decide, is_transaction_control, uses_literals};
 use super::encoding::not_utf8;
-use super::gather::{Arguments, ManyRequest};
 use super::links::{Effect, Expected, Link, Sent};
 use super::prepared::runs;
 use super::simple::effect_of;
@@ -588,42 +588,15 @@ impl Conversation {
         }
     }
 
-    async fn execute_many(&mut self, portal: &ManyPortal) -> Result<(), Failure> {
-        let arguments = Arguments::of_portal(portal);
-        let access = portal.statement.script.statements.first().map_or(Access::Read, |first| first.access);
-        let request = ManyRequest { arguments: &arguments, access, describe: false };
-        match portal.statement.script.statements.first() {
-            Some(first) if declares(portal) => {
-                self.declare_over_shards(first, &portal.statement.text, &portal.read, request).await
-            }
-            _ => self.read_many(&portal.read, request).await,
-        }
-    }
-
-    /// The first Execute with a row limit: from then on the portal is that of the server which finishes the read.
-    async fn execute_in_portions(
-        &mut self,
-        total: usize,
-        name: &str,
-        portal: &ManyPortal,
-        max_rows: i32,
-    ) -> Result<(), Failure> {
-        self.cannot_run_again();
-        let server = match self.open_bound(name, portal).await {
-            Ok(server) => server,
-            Err(failure) => {
-                self.portal_ended(true);
-                return Err(failure);
-            }
-        };
-        self.portal_passes();
-        let i = self.portal_link(server, name)?;
-        self.execute_portal(i, total, &portal.statement, Due::Execute(Audience::Client), max_rows);
-        Ok(())
-    }
-
     /// Passes the Execute message of `total` bytes on to the server that holds its portal.
-    fn execute_portal(&mut self, i: usize, total: usize, statement: &PreparedStatement, due: Due, max_rows: i32) {
+    pub(super) fn execute_portal(
+        &mut self,
+        i: usize,
+        total: usize,
+        statement: &PreparedStatement,
+        due: Due,
+        max_rows: i32,
+    ) {
         self.served.stats.routed.add(1);
         let query = Some(self.begins(&statement.script));
         let effect = match statement.script.statements.is_empty() {
@@ -869,19 +842,8 @@ impl Conversation {
         settled
     }
 
-    /// The server that may hold a portal the session has not bound: DECLARE makes a portal too. Of one that code
-    /// has declared it cannot be known which of several servers has it.
-    fn cursor_link(&self, name: &str) -> Result<usize, Failure> {
-        let known = self.session.cursor(name).and_then(|shard| self.links.find(shard, true));
-        match known {
-            Some(i) => Ok(i),
-            None if self.links.len() == 1 => Ok(0),
-            None => Err(no_portal(name)),
-        }
-    }
-
     /// The server that holds a portal.
-    fn portal_link(&self, server: u64, name: &str) -> Result<usize, Failure> {
+    pub(super) fn portal_link(&self, server: u64, name: &str) -> Result<usize, Failure> {
         self.links.by_server(server).ok_or_else(|| no_portal(name))
     }
 }
@@ -934,12 +896,6 @@ pub(super) fn not_taken(why: NotTaken, name: &str) -> ErrorFields {
     }
 }
 
-fn no_portal(name: &str) -> Failure {
+pub(super) fn no_portal(name: &str) -> Failure {
     ErrorFields::error("34000", format!("portal \"{name}\" does not exist")).into()
-}
-
-/// Whether a portal is that of a DECLARE.
-fn declares(portal: &ManyPortal) -> bool {
-    let first = portal.statement.script.statements.first();
-    matches!(first.map(|first| &first.command), Some(Command::DeclareCursor { .. }))
 }

@@ -117,97 +117,94 @@ fn show(tag: u8, body: &[u8], seen: &mut String) {
 
 const ALL: &str = "P all SELECT user_id, w FROM notes ORDER BY user_id";
 
+const PORTALS: &[&[Turn<'_>]] = &[
+    // As JDBC does it.
+    &[
+        &[ALL, "S"],
+        &["Q BEGIN"],
+        &["B C_1 all", "D C_1", "E C_1 5", "S"],
+        &["E C_1 5", "S"],
+        &["D C_1", "E C_1 5", "S"],
+        &["E C_1 5", "S"],
+        &["C C_1", "S"],
+        &["E C_1 5", "S"],
+        &["Q ROLLBACK"],
+    ],
+    // Outside of a block a portal ends with Sync.
+    &[
+        &[ALL, "B p all", "E p 5", "H", "E p 4", "E p 10", "S"],
+        &["E p 5", "S"],
+        &["B _ all", "E _ 5", "S"],
+        &["E _ 5", "S"],
+        &["B _ all", "E _ 0", "S"],
+    ],
+    // The portion is all there is, or more; the rest without a limit.
+    &[
+        &["Q BEGIN"],
+        &[ALL, "B p all", "E p 12", "E p 12", "S"],
+        &["B q all", "E q 100", "S"],
+        &["B r all", "E r 3", "E r 0", "S"],
+        &["B r all", "S"],
+        &["Q ROLLBACK"],
+    ],
+    // Parameters, types, expressions; two portals at once; others in between.
+    &[
+        &["Q BEGIN"],
+        &["P a SELECT w, v + $1, $2::text, count(*) OVER () FROM notes WHERE v < $3 ORDER BY user_id", "S"],
+        &["B a a 7 x 3", "D a", "E a 2", "S"],
+        &["P b SELECT n.w, p.name FROM notes n JOIN plans p ON p.id = n.v ORDER BY n.user_id", "B b b", "E b 2", "S"],
+        &["E a 2", "E b 2", "E a 2", "S"],
+        &["Q SELECT count(*) FROM notes"],
+        &["Q SELECT w FROM notes WHERE user_id = 3"],
+        &["P c SELECT sum(v) FROM notes", "B c c", "E c 0", "E a 2", "S"],
+        &["E b 0", "S"],
+        &["Q SELECT string_agg(w, ',' ORDER BY w) FROM notes"],
+        &["E a 0", "S"],
+        &["Q COMMIT"],
+        &["E a 1", "S"],
+    ],
+    // SQL moves in them too.
+    &[
+        &["Q BEGIN"],
+        &[ALL, "B p all", "S"],
+        &["Q MOVE 2 IN p"],
+        &["E p 2", "S"],
+        &["Q SELECT w FROM notes WHERE user_id = 1"],
+        &["Q SELECT w FROM notes WHERE user_id = 2"],
+        &["P one SELECT w FROM notes WHERE user_id = 3", "B q one", "S"],
+        &["P two SELECT generate_series(user_id, 9) FROM notes WHERE user_id = 4", "B r two", "E r 2", "S"],
+        &["Q FETCH 3 FROM p; FETCH q; FETCH 2 FROM r"],
+        &["P m MOVE 1 IN p", "B _ m", "E _ 0", "E p 1", "S"],
+        &["Q CLOSE p"],
+        &["E p 1", "S"],
+        &["Q ROLLBACK"],
+    ],
+    // What is fetched is what was there when the portal was first executed.
+    &[
+        &["Q BEGIN"],
+        &[ALL, "B p all", "E p 2", "S"],
+        &["Q UPDATE notes SET w = 'new' WHERE user_id = 3"],
+        &["E p 2", "S"],
+        &["Q SELECT w FROM notes ORDER BY user_id LIMIT 3"],
+        &["Q ROLLBACK"],
+    ],
+    // Errors while rows come; savepoints.
+    &[
+        &["P f SELECT 1 / (user_id - 4) FROM notes ORDER BY user_id", "S"],
+        &["B p f", "E p 2", "E p 5", "E p 1", "S"],
+        &["Q BEGIN"],
+        &["Q SAVEPOINT s"],
+        &[ALL, "B p all", "E p 2", "S"],
+        &["Q ROLLBACK TO s"],
+        &["E p 2", "S"],
+        &["Q ROLLBACK"],
+    ],
+];
+
 #[test]
 #[expect(clippy::too_many_lines, reason = "one conversation after another")]
 fn portals_over_several_shards_are_fetched_in_portions() {
-    compare(&[
-        // As JDBC does it.
-        &[
-            &[ALL, "S"],
-            &["Q BEGIN"],
-            &["B C_1 all", "D C_1", "E C_1 5", "S"],
-            &["E C_1 5", "S"],
-            &["D C_1", "E C_1 5", "S"],
-            &["E C_1 5", "S"],
-            &["C C_1", "S"],
-            &["E C_1 5", "S"],
-            &["Q ROLLBACK"],
-        ],
-        // Outside of a block a portal ends with Sync.
-        &[
-            &[ALL, "B p all", "E p 5", "H", "E p 4", "E p 10", "S"],
-            &["E p 5", "S"],
-            &["B _ all", "E _ 5", "S"],
-            &["E _ 5", "S"],
-            &["B _ all", "E _ 0", "S"],
-        ],
-        // The portion is all there is, or more; the rest without a limit.
-        &[
-            &["Q BEGIN"][..],
-            &[ALL, "B p all", "E p 12", "E p 12", "S"],
-            &["B q all", "E q 100", "S"],
-            &["B r all", "E r 3", "E r 0", "S"],
-            &["B r all", "S"],
-            &["Q ROLLBACK"],
-        ],
-        // Parameters, types, expressions; two portals at once; others in between.
-        &[
-            &["Q BEGIN"],
-            &["P a SELECT w, v + $1, $2::text, count(*) OVER () FROM notes WHERE v < $3 ORDER BY user_id", "S"],
-            &["B a a 7 x 3", "D a", "E a 2", "S"],
-            &[
-                "P b SELECT n.w, p.name FROM notes n JOIN plans p ON p.id = n.v ORDER BY n.user_id",
-                "B b b",
-                "E b 2",
-                "S",
-            ],
-            &["E a 2", "E b 2", "E a 2", "S"],
-            &["Q SELECT count(*) FROM notes"],
-            &["Q SELECT w FROM notes WHERE user_id = 3"],
-            &["P c SELECT sum(v) FROM notes", "B c c", "E c 0", "E a 2", "S"],
-            &["E b 0", "S"],
-            &["Q SELECT string_agg(w, ',' ORDER BY w) FROM notes"],
-            &["E a 0", "S"],
-            &["Q COMMIT"],
-            &["E a 1", "S"],
-        ],
-        // SQL moves in them too.
-        &[
-            &["Q BEGIN"],
-            &[ALL, "B p all", "S"],
-            &["Q MOVE 2 IN p"],
-            &["E p 2", "S"],
-            &["Q SELECT w FROM notes WHERE user_id = 1"],
-            &["Q SELECT w FROM notes WHERE user_id = 2"],
-            &["P one SELECT w FROM notes WHERE user_id = 3", "B q one", "S"],
-            &["P two SELECT generate_series(user_id, 9) FROM notes WHERE user_id = 4", "B r two", "E r 2", "S"],
-            &["Q FETCH 3 FROM p; FETCH q; FETCH 2 FROM r"],
-            &["P m MOVE 1 IN p", "B _ m", "E _ 0", "E p 1", "S"],
-            &["Q CLOSE p"],
-            &["E p 1", "S"],
-            &["Q ROLLBACK"],
-        ],
-        // What is fetched is what was there when the portal was first executed.
-        &[
-            &["Q BEGIN"],
-            &[ALL, "B p all", "E p 2", "S"],
-            &["Q UPDATE notes SET w = 'new' WHERE user_id = 3"],
-            &["E p 2", "S"],
-            &["Q SELECT w FROM notes ORDER BY user_id LIMIT 3"],
-            &["Q ROLLBACK"],
-        ],
-        // Errors while rows come; savepoints.
-        &[
-            &["P f SELECT 1 / (user_id - 4) FROM notes ORDER BY user_id", "S"],
-            &["B p f", "E p 2", "E p 5", "E p 1", "S"],
-            &["Q BEGIN"],
-            &["Q SAVEPOINT s"],
-            &[ALL, "B p all", "E p 2", "S"],
-            &["Q ROLLBACK TO s"],
-            &["E p 2", "S"],
-            &["Q ROLLBACK"],
-        ],
-    ]);
+    compare(PORTALS);
 }
 
 #[test]
@@ -238,107 +235,110 @@ fn the_unnamed_portal_stays_the_clients() {
     ]);
 }
 
+const DECLARE: &str = "Q DECLARE c CURSOR FOR SELECT user_id, w FROM notes ORDER BY user_id";
+
+const CURSORS: &[&[Turn<'_>]] = &[
+    &[
+        &["Q BEGIN"],
+        &[DECLARE],
+        &["Q FETCH c"],
+        &["Q FETCH FORWARD 3 FROM c"],
+        &["Q MOVE 2 IN c"],
+        &["Q FETCH 2 FROM c; SELECT count(*) FROM notes"],
+        &["Q UPDATE notes SET w = 'new' WHERE user_id = 10"],
+        &["Q FETCH ALL FROM c"],
+        &["Q FETCH ALL FROM c"],
+        &["Q CLOSE c"],
+        &["Q FETCH c"],
+        &["Q ROLLBACK"],
+    ],
+    &[
+        &[DECLARE],
+        &["Q BEGIN; DECLARE c CURSOR FOR SELECT w FROM notes ORDER BY w; FETCH 2 FROM c; COMMIT"],
+        &["Q DECLARE c CURSOR FOR SELECT w FROM notes ORDER BY w; FETCH 2 FROM c"],
+        &["Q FETCH c"],
+        &["Q BEGIN"],
+        &[
+            "Q DECLARE \"For\" SCROLL CURSOR WITHOUT HOLD FOR -- for\n WITH x AS (SELECT v, w FROM notes) SELECT * FROM x ORDER BY w",
+        ],
+        &["Q FETCH LAST FROM \"For\""],
+        &["Q FETCH PRIOR FROM \"For\""],
+        &["Q FETCH ABSOLUTE 2 FROM \"For\""],
+        &["Q FETCH BACKWARD ALL FROM \"For\""],
+        &["Q DECLARE n NO SCROLL CURSOR FOR (SELECT w FROM notes UNION ALL SELECT name FROM plans) ORDER BY 1"],
+        &["Q FETCH 13 FROM n"],
+        &["Q FETCH BACKWARD 1 FROM n"],
+        &["Q ROLLBACK"],
+    ],
+    // Names are the session's.
+    &[
+        &["Q BEGIN"],
+        &["Q DECLARE c CURSOR FOR SELECT w FROM notes WHERE user_id = 1"],
+        &["Q DECLARE d CURSOR FOR SELECT w FROM notes WHERE user_id = 2"],
+        &["Q DECLARE e CURSOR FOR SELECT w FROM notes WHERE user_id = 3"],
+        &["Q DECLARE f CURSOR FOR SELECT w FROM notes ORDER BY w"],
+        &["Q FETCH c"],
+        &["Q FETCH d"],
+        &["Q FETCH e"],
+        &["Q FETCH f"],
+        &["Q CLOSE ALL"],
+        &["Q DECLARE d CURSOR FOR SELECT w FROM notes ORDER BY w DESC"],
+        &["Q DECLARE c CURSOR FOR SELECT w FROM notes ORDER BY w"],
+        &["Q FETCH d"],
+        &["Q FETCH 2 FROM c"],
+        &["Q SAVEPOINT s"],
+        &["Q DECLARE c CURSOR FOR SELECT w FROM notes WHERE user_id = 1"],
+        &["Q ROLLBACK TO s"],
+        &["Q DECLARE c CURSOR FOR SELECT w FROM notes WHERE user_id = 2"],
+        &["Q ROLLBACK TO s"],
+        &["Q DECLARE c CURSOR FOR SELECT w FROM notes WHERE user_id = 3"],
+        &["Q ROLLBACK TO s"],
+        &["Q DECLARE c CURSOR FOR SELECT w FROM notes"],
+        &["Q ROLLBACK TO s"],
+        &["Q DECLARE g CURSOR FOR SELECT w FROM notes ORDER BY w"],
+        &["Q ROLLBACK TO s"],
+        &["Q DECLARE g CURSOR FOR SELECT w FROM notes WHERE user_id = 1"],
+        &["Q ROLLBACK TO s"],
+        &["Q DECLARE g CURSOR FOR SELECT w FROM notes WHERE user_id = 2"],
+        &["Q FETCH g"],
+        &["Q COMMIT"],
+        &["Q FETCH g"],
+    ],
+    // By the protocol, with parameters.
+    &[
+        &["Q BEGIN"],
+        &["P d DECLARE c CURSOR FOR SELECT w, $2::int FROM notes WHERE v > $1 ORDER BY user_id", "S"],
+        &["B _ d 2 5", "D _", "E _ 1", "S"],
+        &["P f FETCH 2 FROM c", "B _ f", "D _", "E _ 0", "S"],
+        &["B _ f", "E _ 1", "E _ 1", "S"],
+        &["D c", "E c 1", "S"],
+        &["P m MOVE BACKWARD ALL IN c", "B _ m", "E _ 0", "S"],
+        &["P x CLOSE ALL", "B _ x", "E _ 0", "S"],
+        &["B _ f", "E _ 0", "S"],
+        &["Q ROLLBACK"],
+    ],
+    // WITH HOLD outlives its transaction.
+    &[
+        &["Q DECLARE h CURSOR WITH HOLD FOR SELECT w FROM notes ORDER BY user_id"],
+        &["Q FETCH 2 FROM h"],
+        &["Q BEGIN"],
+        &["Q DECLARE i SCROLL CURSOR WITH HOLD FOR SELECT v, count(*) FROM notes GROUP BY v ORDER BY v"],
+        &["Q COMMIT"],
+        &["Q FETCH 2 FROM i"],
+        &["Q SELECT count(*) FROM notes"],
+        &["Q FETCH 2 FROM h"],
+        &["Q CLOSE h"],
+        &["Q FETCH LAST FROM i"],
+        &["Q CLOSE ALL"],
+        &["Q FETCH h"],
+        &["Q FETCH i"],
+    ],
+];
+
 #[test]
 #[expect(clippy::too_many_lines, reason = "one conversation after another")]
 fn cursors_over_several_shards_are_postgres_own() {
-    const DECLARE: &str = "Q DECLARE c CURSOR FOR SELECT user_id, w FROM notes ORDER BY user_id";
-    compare(&[
-        &[
-            &["Q BEGIN"],
-            &[DECLARE],
-            &["Q FETCH c"],
-            &["Q FETCH FORWARD 3 FROM c"],
-            &["Q MOVE 2 IN c"],
-            &["Q FETCH 2 FROM c; SELECT count(*) FROM notes"],
-            &["Q UPDATE notes SET w = 'new' WHERE user_id = 10"],
-            &["Q FETCH ALL FROM c"],
-            &["Q FETCH ALL FROM c"],
-            &["Q CLOSE c"],
-            &["Q FETCH c"],
-            &["Q ROLLBACK"],
-        ],
-        &[
-            &[DECLARE],
-            &["Q BEGIN; DECLARE c CURSOR FOR SELECT w FROM notes ORDER BY w; FETCH 2 FROM c; COMMIT"],
-            &["Q DECLARE c CURSOR FOR SELECT w FROM notes ORDER BY w; FETCH 2 FROM c"],
-            &["Q FETCH c"],
-            &["Q BEGIN"],
-            &[
-                "Q DECLARE \"For\" SCROLL CURSOR WITHOUT HOLD FOR -- for\n WITH x AS (SELECT v, w FROM notes) SELECT * FROM x ORDER BY w",
-            ],
-            &["Q FETCH LAST FROM \"For\""],
-            &["Q FETCH PRIOR FROM \"For\""],
-            &["Q FETCH ABSOLUTE 2 FROM \"For\""],
-            &["Q FETCH BACKWARD ALL FROM \"For\""],
-            &["Q DECLARE n NO SCROLL CURSOR FOR (SELECT w FROM notes UNION ALL SELECT name FROM plans) ORDER BY 1"],
-            &["Q FETCH 13 FROM n"],
-            &["Q FETCH BACKWARD 1 FROM n"],
-            &["Q ROLLBACK"],
-        ],
-        // Names are the session's.
-        &[
-            &["Q BEGIN"],
-            &["Q DECLARE c CURSOR FOR SELECT w FROM notes WHERE user_id = 1"],
-            &["Q DECLARE d CURSOR FOR SELECT w FROM notes WHERE user_id = 2"],
-            &["Q DECLARE e CURSOR FOR SELECT w FROM notes WHERE user_id = 3"],
-            &["Q DECLARE f CURSOR FOR SELECT w FROM notes ORDER BY w"],
-            &["Q FETCH c"],
-            &["Q FETCH d"],
-            &["Q FETCH e"],
-            &["Q FETCH f"],
-            &["Q CLOSE ALL"],
-            &["Q DECLARE d CURSOR FOR SELECT w FROM notes ORDER BY w DESC"],
-            &["Q DECLARE c CURSOR FOR SELECT w FROM notes ORDER BY w"],
-            &["Q FETCH d"],
-            &["Q FETCH 2 FROM c"],
-            &["Q SAVEPOINT s"],
-            &["Q DECLARE c CURSOR FOR SELECT w FROM notes WHERE user_id = 1"],
-            &["Q ROLLBACK TO s"],
-            &["Q DECLARE c CURSOR FOR SELECT w FROM notes WHERE user_id = 2"],
-            &["Q ROLLBACK TO s"],
-            &["Q DECLARE c CURSOR FOR SELECT w FROM notes WHERE user_id = 3"],
-            &["Q ROLLBACK TO s"],
-            &["Q DECLARE c CURSOR FOR SELECT w FROM notes"],
-            &["Q ROLLBACK TO s"],
-            &["Q DECLARE g CURSOR FOR SELECT w FROM notes ORDER BY w"],
-            &["Q ROLLBACK TO s"],
-            &["Q DECLARE g CURSOR FOR SELECT w FROM notes WHERE user_id = 1"],
-            &["Q ROLLBACK TO s"],
-            &["Q DECLARE g CURSOR FOR SELECT w FROM notes WHERE user_id = 2"],
-            &["Q FETCH g"],
-            &["Q COMMIT"],
-            &["Q FETCH g"],
-        ],
-        // By the protocol, with parameters.
-        &[
-            &["Q BEGIN"],
-            &["P d DECLARE c CURSOR FOR SELECT w, $2::int FROM notes WHERE v > $1 ORDER BY user_id", "S"],
-            &["B _ d 2 5", "D _", "E _ 1", "S"],
-            &["P f FETCH 2 FROM c", "B _ f", "D _", "E _ 0", "S"],
-            &["B _ f", "E _ 1", "E _ 1", "S"],
-            &["D c", "E c 1", "S"],
-            &["P m MOVE BACKWARD ALL IN c", "B _ m", "E _ 0", "S"],
-            &["P x CLOSE ALL", "B _ x", "E _ 0", "S"],
-            &["B _ f", "E _ 0", "S"],
-            &["Q ROLLBACK"],
-        ],
-        // WITH HOLD outlives its transaction.
-        &[
-            &["Q DECLARE h CURSOR WITH HOLD FOR SELECT w FROM notes ORDER BY user_id"],
-            &["Q FETCH 2 FROM h"],
-            &["Q BEGIN"],
-            &["Q DECLARE i SCROLL CURSOR WITH HOLD FOR SELECT v, count(*) FROM notes GROUP BY v ORDER BY v"],
-            &["Q COMMIT"],
-            &["Q FETCH 2 FROM i"],
-            &["Q SELECT count(*) FROM notes"],
-            &["Q FETCH 2 FROM h"],
-            &["Q CLOSE h"],
-            &["Q FETCH LAST FROM i"],
-            &["Q CLOSE ALL"],
-            &["Q FETCH h"],
-            &["Q FETCH i"],
-        ],
-    ]);
+    compare(CURSORS);
 }
 
 #[test]
