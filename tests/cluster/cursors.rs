@@ -202,7 +202,6 @@ const PORTALS: &[&[Turn<'_>]] = &[
 ];
 
 #[test]
-#[expect(clippy::too_many_lines, reason = "one conversation after another")]
 fn portals_over_several_shards_are_fetched_in_portions() {
     compare(PORTALS);
 }
@@ -336,7 +335,6 @@ const CURSORS: &[&[Turn<'_>]] = &[
 ];
 
 #[test]
-#[expect(clippy::too_many_lines, reason = "one conversation after another")]
 fn cursors_over_several_shards_are_postgres_own() {
     compare(CURSORS);
 }
