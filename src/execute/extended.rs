@@ -96,19 +96,27 @@ impl Conversation {
         if self.unsent_parses.len() <= UNSENT_PARSES_MAX && !self.links.iter().any(full) {
             return Ok(());
         }
+        self.settle_pipeline().await.map(drop)
+    }
+
+    /// Brings what has come of a pipeline to its end, short of a Sync; false when its messages are to be
+    /// read again.
+    async fn settle_pipeline(&mut self) -> Result<bool, End> {
         let result = match self.answer_parses().await {
             Ok(()) => self.settle_all().await,
             Err(failure) => Err(failure),
         };
         if self.is_to_run_again() {
-            return self.put_request_back().await;
+            self.put_request_back().await?;
+            return Ok(false);
         }
         match result {
-            Ok(()) => Ok(()),
-            Err(Failure::Error(fields)) => self.fail_pipeline(Some(&fields)).await,
-            Err(Failure::Told) => self.fail_pipeline(None).await,
-            Err(Failure::End(end)) => Err(end),
+            Ok(()) => {}
+            Err(Failure::Error(fields)) => self.fail_pipeline(Some(&fields)).await?,
+            Err(Failure::Told) => self.fail_pipeline(None).await?,
+            Err(Failure::End(end)) => return Err(end),
         }
+        Ok(true)
     }
 
     /// An error of the router in the middle of a pipeline: what came before is answered first, what
@@ -262,7 +270,7 @@ impl Conversation {
         }
         frontend::parse(&mut link.out, statement.id.name().as_bytes(), &text, &statement.param_types);
         link.server.state.expect(Due::Parse(statement.id, audience));
-        link.sent = Sent::Unsynced;
+        link.sends();
         self.presence.prepared_on(link.server.id.0, link.server.state.prepared_count());
         self.served.stats.server_parses.add(1);
         true
@@ -329,7 +337,7 @@ impl Conversation {
         let link = &mut self.links[i];
         frontend::describe(&mut link.out, Kind::Statement, statement.id.name().as_bytes());
         link.server.state.expect(Due::DescribeStatement(statement.id, audience));
-        link.sent = Sent::Unsynced;
+        link.sends();
     }
 
     async fn bind(&mut self, total: usize) -> Result<(), Failure> {
@@ -372,7 +380,7 @@ impl Conversation {
                 frontend::bind_renamed(&mut link.out, body, None, Some(statement.id.name().as_bytes()))
                     .map_err(ErrorFields::from)?;
                 link.server.state.expect(Due::Bind(Audience::Client));
-                link.sent = Sent::Unsynced;
+                link.sends();
                 let server = link.server.id.0;
                 self.session.statements.bind(portal, Portal::OnServer { server, statement });
             }
@@ -480,7 +488,7 @@ impl Conversation {
                 let link = &mut self.links[i];
                 frontend::describe(&mut link.out, Kind::Portal, name.as_bytes());
                 link.server.state.expect(Due::DescribePortal(Audience::Client));
-                link.sent = Sent::Unsynced;
+                link.sends();
                 Ok(())
             }
             Some(Portal::Many(portal)) => {
@@ -497,7 +505,7 @@ impl Conversation {
                 let link = &mut self.links[i];
                 frontend::describe(&mut link.out, Kind::Portal, name.as_bytes());
                 link.server.state.expect(Due::DescribePortal(Audience::Client));
-                link.sent = Sent::Unsynced;
+                link.sends();
                 Ok(())
             }
         }
@@ -581,7 +589,7 @@ impl Conversation {
                 link.out.extend_from_slice(&client.inbox.filled()[..total]);
                 link.server.state.expect(Due::Execute(Audience::Client));
                 link.effects.push_back(Expected::of_query(Effect::None));
-                link.sent = Sent::Unsynced;
+                link.sent = Sent::Executed;
                 Ok(())
             }
         }
@@ -601,7 +609,7 @@ impl Conversation {
         link.out.extend_from_slice(&client.inbox.filled()[..total]);
         link.server.state.expect(due);
         link.effects.push_back(Expected { effect, query, rows_max: u32::try_from(max_rows).unwrap_or(0) });
-        link.sent = Sent::Unsynced;
+        link.sent = Sent::Executed;
     }
 
     fn note_catalog_change(&mut self, statement: &PreparedStatement) {
@@ -677,7 +685,7 @@ impl Conversation {
                 let link = &mut self.links[i];
                 frontend::close(&mut link.out, Kind::Portal, name.as_bytes());
                 link.server.state.expect(Due::Close(Audience::Client));
-                link.sent = Sent::Unsynced;
+                link.sends();
                 return Ok(());
             }
         } else {
@@ -812,26 +820,54 @@ impl Conversation {
         link.sent = Sent::Synced;
     }
 
-    /// A Query after extended messages without Sync: PostgreSQL ends their transaction with it.
-    pub(super) async fn sync_before_query(&mut self) -> Result<(), Failure> {
-        let settled = match self.settle_before_sync().await {
-            Err(Failure::End(end)) => return Err(end.into()),
-            settled => settled,
-        };
-        if settled.is_err() {
-            self.break_implicit_transactions();
+    /// A Query has come. Messages of the extended protocol before it that no Sync has ended are answered
+    /// first; false when it is not its turn, because they are to be read again, or is passed over up to the
+    /// Sync, because one of them has failed.
+    pub(super) async fn settle_before_query(&mut self) -> Result<bool, End> {
+        if self.unsent_parses.is_empty() && !self.links.iter().any(Link::is_unsynced) {
+            if self.measure.has_begun() {
+                self.pipeline_ended();
+            }
+            return Ok(true);
         }
+        let is_next = Box::pin(self.settle_pipeline()).await? && self.pipeline == Pipeline::Running;
+        if is_next {
+            self.pipeline_ended();
+        }
+        Ok(is_next)
+    }
+
+    /// Whether a Query belongs to a transaction with what a pipeline has executed before it.
+    pub(super) fn goes_on_with_pipeline(&self) -> bool {
+        self.session.transaction.is_idle() && self.links.iter().any(|link| link.sent == Sent::Executed)
+    }
+
+    /// A Query after extended messages without Sync that have executed nothing, or are in a block.
+    pub(super) async fn sync_before_query(&mut self) -> Result<(), Failure> {
         for i in 0..self.links.len() {
             if self.links[i].is_unsynced() {
                 self.sync_link(i, Audience::Router);
                 self.pump(i).await?;
             }
         }
-        self.pipeline = Pipeline::Running;
-        if self.measure.has_begun() {
-            self.pipeline_ended();
+        Ok(())
+    }
+
+    /// What an unfinished pipeline has done on any server becomes a part of the transaction that the
+    /// statements of a text are.
+    pub(super) fn pipeline_becomes_text(&mut self) {
+        self.session.transaction.begin_text(self.session.settings().clone());
+        for link in self.links.iter_mut().filter(|link| link.is_unsynced()) {
+            link.hidden_query("BEGIN");
+            link.joined = true;
+            link.sent = Sent::Synced;
         }
-        settled
+    }
+
+    /// A Query has failed before any server had it: what the pipeline before it has done is undone.
+    pub(super) async fn roll_back_pipeline(&mut self) -> Result<(), Failure> {
+        self.break_implicit_transactions();
+        self.sync_before_query().await
     }
 
     /// The server that may hold a portal the session has not bound: DECLARE makes a portal too. Which
