@@ -96,24 +96,32 @@ impl Conversation {
         if self.unsent_parses.len() <= UNSENT_PARSES_MAX && !self.links.iter().any(full) {
             return Ok(());
         }
+        self.settle_pipeline().await.map(drop)
+    }
+
+    /// Brings what has come of a pipeline to its end, short of a Sync; false when its messages are to be
+    /// read again.
+    pub(super) async fn settle_pipeline(&mut self) -> Result<bool, End> {
         let result = match self.answer_parses().await {
             Ok(()) => self.settle_all().await,
             Err(failure) => Err(failure),
         };
         if self.is_to_run_again() {
-            return self.put_request_back().await;
+            self.put_request_back().await?;
+            return Ok(false);
         }
         match result {
-            Ok(()) => Ok(()),
-            Err(Failure::Error(fields)) => self.fail_pipeline(Some(&fields)).await,
-            Err(Failure::Told) => self.fail_pipeline(None).await,
-            Err(Failure::End(end)) => Err(end),
+            Ok(()) => {}
+            Err(Failure::Error(fields)) => self.fail_pipeline(Some(&fields)).await?,
+            Err(Failure::Told) => self.fail_pipeline(None).await?,
+            Err(Failure::End(end)) => return Err(end),
         }
+        Ok(true)
     }
 
     /// An error of the router in the middle of a pipeline: what came before is answered first, what
     /// comes after is passed over up to Sync.
-    async fn fail_pipeline(&mut self, fields: Option<&ErrorFields>) -> Result<(), End> {
+    pub(super) async fn fail_pipeline(&mut self, fields: Option<&ErrorFields>) -> Result<(), End> {
         self.cannot_run_again();
         match self.settle_all().await {
             Ok(()) | Err(Failure::Told) => {}
@@ -139,7 +147,7 @@ impl Conversation {
 
     /// A pipeline outside of a block is one transaction: servers that have run a part of it must not
     /// commit that part at the Sync.
-    fn break_implicit_transactions(&mut self) {
+    pub(super) fn break_implicit_transactions(&mut self) {
         if !self.session.transaction.is_idle() {
             return;
         }
@@ -148,7 +156,7 @@ impl Conversation {
 
     /// Whether the pipeline's transaction may end: what one server has done is committed only when
     /// it is known that no other has failed.
-    async fn settle_before_sync(&mut self) -> Result<(), Failure> {
+    pub(super) async fn settle_before_sync(&mut self) -> Result<(), Failure> {
         self.answer_parses().await?;
         if self.several_unsynced() {
             self.settle_all().await?;
@@ -156,7 +164,7 @@ impl Conversation {
         Ok(())
     }
 
-    fn several_unsynced(&self) -> bool {
+    pub(super) fn several_unsynced(&self) -> bool {
         self.links.len() > 1 && self.links.iter().filter(|link| link.is_unsynced()).count() > 1
     }
 
@@ -262,7 +270,7 @@ impl Conversation {
         }
         frontend::parse(&mut link.out, statement.id.name().as_bytes(), &text, &statement.param_types);
         link.server.state.expect(Due::Parse(statement.id, audience));
-        link.sent = Sent::Unsynced;
+        link.sends();
         self.presence.prepared_on(link.server.id.0, link.server.state.prepared_count());
         self.served.stats.server_parses.add(1);
         true
@@ -329,7 +337,7 @@ impl Conversation {
         let link = &mut self.links[i];
         frontend::describe(&mut link.out, Kind::Statement, statement.id.name().as_bytes());
         link.server.state.expect(Due::DescribeStatement(statement.id, audience));
-        link.sent = Sent::Unsynced;
+        link.sends();
     }
 
     async fn bind(&mut self, total: usize) -> Result<(), Failure> {
@@ -372,7 +380,7 @@ impl Conversation {
                 frontend::bind_renamed(&mut link.out, body, None, Some(statement.id.name().as_bytes()))
                     .map_err(ErrorFields::from)?;
                 link.server.state.expect(Due::Bind(Audience::Client));
-                link.sent = Sent::Unsynced;
+                link.sends();
                 let server = link.server.id.0;
                 self.session.statements.bind(portal, Portal::OnServer { server, statement });
             }
@@ -480,7 +488,7 @@ impl Conversation {
                 let link = &mut self.links[i];
                 frontend::describe(&mut link.out, Kind::Portal, name.as_bytes());
                 link.server.state.expect(Due::DescribePortal(Audience::Client));
-                link.sent = Sent::Unsynced;
+                link.sends();
                 Ok(())
             }
             Some(Portal::Many(portal)) if declares(&portal) => {
@@ -501,7 +509,7 @@ impl Conversation {
                 let link = &mut self.links[i];
                 frontend::describe(&mut link.out, Kind::Portal, name.as_bytes());
                 link.server.state.expect(Due::DescribePortal(Audience::Client));
-                link.sent = Sent::Unsynced;
+                link.sends();
                 Ok(())
             }
         }
@@ -582,7 +590,7 @@ impl Conversation {
                 link.out.extend_from_slice(&client.inbox.filled()[..total]);
                 link.server.state.expect(Due::Execute(Audience::Client));
                 link.effects.push_back(Expected::of_query(Effect::None));
-                link.sent = Sent::Unsynced;
+                link.sent = Sent::Executed;
                 Ok(())
             }
         }
@@ -609,7 +617,7 @@ impl Conversation {
         link.out.extend_from_slice(&client.inbox.filled()[..total]);
         link.server.state.expect(due);
         link.effects.push_back(Expected { effect, query, rows_max: u32::try_from(max_rows).unwrap_or(0) });
-        link.sent = Sent::Unsynced;
+        link.sent = Sent::Executed;
     }
 
     fn note_catalog_change(&mut self, statement: &PreparedStatement) {
@@ -685,7 +693,7 @@ impl Conversation {
                 let link = &mut self.links[i];
                 frontend::close(&mut link.out, Kind::Portal, name.as_bytes());
                 link.server.state.expect(Due::Close(Audience::Client));
-                link.sent = Sent::Unsynced;
+                link.sends();
                 return Ok(());
             }
         } else {
@@ -707,139 +715,6 @@ impl Conversation {
         link.server.state.expect(Due::Query(Audience::Client));
         self.take_request();
         self.pump(i).await
-    }
-
-    /// Flush: all answers so far.
-    async fn flush(&mut self) -> Result<(), Failure> {
-        self.take_request();
-        self.answer_parses().await?;
-        self.settle_all().await?;
-        self.client.flush().await?;
-        self.pipeline_rests();
-        Ok(())
-    }
-
-    /// Sync: the pipeline's transaction ends, errors are forgotten, ReadyForQuery follows.
-    async fn sync(&mut self) -> Result<(), End> {
-        self.take_request();
-        let is_settled = self.unsent_parses.is_empty() && !self.several_unsynced();
-        if self.pipeline == Pipeline::Running && !is_settled {
-            Box::pin(self.settle_or_fail()).await?;
-            if self.is_to_run_again() {
-                return Box::pin(self.put_request_back()).await;
-            }
-        }
-        self.unsent_parses.clear();
-        if self.pipeline == Pipeline::Skipping {
-            self.break_implicit_transactions();
-        }
-        self.pipeline = Pipeline::Running;
-        let result = self.sync_links().await;
-        if self.is_to_run_again() {
-            return match result {
-                Err(Failure::End(end)) => Err(end),
-                _ => Box::pin(self.put_request_back()).await,
-            };
-        }
-        self.forget_request();
-        if std::mem::take(&mut self.sync_passed_over) {
-            // Its turn comes with the Sync after the copy.
-            return match result {
-                Err(Failure::End(end)) => Err(end),
-                Err(Failure::Error(fields)) => self.fail_pipeline(Some(&fields)).await,
-                Ok(_) | Err(Failure::Told) => Ok(()),
-            };
-        }
-        self.pipeline = Pipeline::Running;
-        self.pipeline_ended();
-        let result = match result {
-            Ok(false) => Box::pin(self.after_sync()).await.map(|()| false),
-            other => other,
-        };
-        match result {
-            Ok(true) => {}
-            Ok(false) | Err(Failure::Told) => self.ready(),
-            Err(Failure::Error(fields)) => {
-                self.report(&fields);
-                self.ready();
-            }
-            Err(Failure::End(end)) => return Err(end),
-        }
-        if self.session.transaction.is_idle() {
-            self.session.statements.close_portals();
-        }
-        Ok(())
-    }
-
-    async fn after_sync(&mut self) -> Result<(), Failure> {
-        self.refresh_catalog().await?;
-        self.catch_up_when_idle().await
-    }
-
-    async fn settle_or_fail(&mut self) -> Result<(), End> {
-        match self.settle_before_sync().await {
-            Err(Failure::End(end)) => Err(end),
-            _ if self.is_to_run_again() => Ok(()),
-            Ok(()) => Ok(()),
-            Err(Failure::Error(fields)) => self.fail_pipeline(Some(&fields)).await,
-            Err(Failure::Told) => self.fail_pipeline(None).await,
-        }
-    }
-
-    /// Syncs every server that has run a part of the pipeline; true when the one server's
-    /// ReadyForQuery has gone to the client.
-    async fn sync_links(&mut self) -> Result<bool, Failure> {
-        for i in 0..self.links.len() {
-            if !self.links[i].is_unsynced() && !self.links[i].server.state.is_settled() {
-                Box::pin(self.pump(i)).await?;
-            }
-        }
-        // Nothing is to come between the server's ReadyForQuery and the client.
-        let passes =
-            !self.session.transaction.is_failed() && self.catalog_change == CatalogChange::None && !self.is_listening();
-        if self.links.len() == 1 && self.links[0].is_unsynced() && passes {
-            self.sync_link(0, Audience::Client);
-            self.pump(0).await?;
-            return Ok(true);
-        }
-        let unsynced = self.links.iter().filter(|link| link.is_unsynced()).map(|link| link.server.id.0);
-        let unsynced: Vec<u64> = unsynced.collect();
-        for id in unsynced {
-            if let Some(i) = self.links.by_server(id) {
-                self.sync_link(i, Audience::Router);
-                Box::pin(self.pump(i)).await?;
-            }
-        }
-        Ok(false)
-    }
-
-    pub(super) fn sync_link(&mut self, i: usize, audience: Audience) {
-        let link = &mut self.links[i];
-        frontend::sync(&mut link.out);
-        link.server.state.expect(Due::Sync(audience));
-        link.sent = Sent::Synced;
-    }
-
-    /// A Query after extended messages without Sync: PostgreSQL ends their transaction with it.
-    pub(super) async fn sync_before_query(&mut self) -> Result<(), Failure> {
-        let settled = match self.settle_before_sync().await {
-            Err(Failure::End(end)) => return Err(end.into()),
-            settled => settled,
-        };
-        if settled.is_err() {
-            self.break_implicit_transactions();
-        }
-        for i in 0..self.links.len() {
-            if self.links[i].is_unsynced() {
-                self.sync_link(i, Audience::Router);
-                self.pump(i).await?;
-            }
-        }
-        self.pipeline = Pipeline::Running;
-        if self.measure.has_begun() {
-            self.pipeline_ended();
-        }
-        settled
     }
 
     /// The server that holds a portal.

@@ -246,7 +246,7 @@ impl Conversation {
                 let link = &mut self.links[i];
                 link.copy = Copying::In;
                 if link.server.state.begin_copy_in() {
-                    link.sent = Sent::Unsynced;
+                    link.sends();
                     self.sync_passed_over = true;
                 }
                 break Walked::CopyIn;

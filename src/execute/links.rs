@@ -74,6 +74,8 @@ impl Place {
 pub(super) enum Sent {
     Synced,
     Unsynced,
+    /// And a statement has been executed by one of them.
+    Executed,
     /// And one of them has failed: the server passes over everything up to the next Sync.
     Failed,
 }
@@ -247,6 +249,13 @@ impl Link {
 
     pub(super) fn is_unsynced(&self) -> bool {
         self.sent != Sent::Synced
+    }
+
+    /// A message of the extended protocol is on its way that executes nothing.
+    pub(super) fn sends(&mut self) {
+        if self.sent == Sent::Synced {
+            self.sent = Sent::Unsynced;
+        }
     }
 
     pub(super) fn copies_in(&self) -> bool {

@@ -14,6 +14,7 @@
 //! - [`copy_out`]: COPY TO STDOUT of several shards
 //! - [`block`]: BEGIN, COMMIT, savepoints, SET over the servers held
 //! - [`listen`]: LISTEN and what it brings
+//! - [`sync`]: Flush and Sync, where pipelines are settled
 //! - [`sequences`]: whose server knows currval
 //! - [`prepared`]: PREPARE and EXECUTE of SQL
 //! - [`queries`], [`measure`]: what is counted by statement
@@ -44,6 +45,7 @@ pub mod presence;
 pub mod queries;
 mod sequences;
 mod simple;
+mod sync;
 mod tables;
 pub mod worker;
 

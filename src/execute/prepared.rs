@@ -256,7 +256,7 @@ impl Conversation {
         link.server.state.expect(Due::Parse(StatementId::UNNAMED, Audience::Router));
         frontend::describe(&mut link.out, Kind::Statement, b"");
         link.server.state.expect(Due::DescribeStatement(StatementId::UNNAMED, Audience::Client));
-        link.sent = Sent::Unsynced;
+        link.sends();
         Ok(())
     }
 
@@ -428,7 +428,7 @@ impl Conversation {
         link.server.state.expect(Due::Parse(StatementId::UNNAMED, Audience::Router));
         frontend::bind_renamed(&mut link.out, bind, None, Some(b"")).map_err(ErrorFields::from)?;
         link.server.state.expect(Due::Bind(audience));
-        link.sent = Sent::Unsynced;
+        link.sends();
         Ok(())
     }
 

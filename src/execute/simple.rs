@@ -14,12 +14,15 @@ use crate::session::transaction::Transaction;
 
 use super::decide::{Decision, decide, leaves_nothing};
 use super::gather::{Arguments, ManyRequest};
-use super::links::{Effect, Expected};
-use super::{Conversation, End, Failure, listen};
+use super::links::{Effect, Expected, Sent};
+use super::{CatalogChange, Conversation, End, Failure, listen};
 
 impl Conversation {
     /// Answers the Query message of `total` bytes at the front of the inbox.
     pub(super) async fn query(&mut self, total: usize) -> Result<(), End> {
+        if !self.settle_before_query().await? {
+            return Ok(());
+        }
         self.served.stats.queries.add(1);
         self.served.stats.received.add(total as u64);
         self.client.request_bytes = total;
@@ -60,6 +63,9 @@ impl Conversation {
     }
 
     async fn run_query(&mut self, total: usize) -> Result<(), Failure> {
+        if self.goes_on_with_pipeline() {
+            return Box::pin(self.go_on_with_pipeline(total)).await;
+        }
         self.sync_before_query().await?;
         self.refresh_catalog().await?;
         let (script, decision) = match self.plan_query(total) {
@@ -96,10 +102,13 @@ impl Conversation {
         Ok(decision)
     }
 
-    /// In a failed block only its end is heard.
+    /// In a failed block only its end is heard, and nothing is nothing.
     pub(super) fn refuse_if_failed(&self, command: &Command) -> Result<(), Failure> {
-        let ends = matches!(command, Command::Commit { .. } | Command::Rollback { .. } | Command::RollbackTo(_));
-        if matches!(self.session.transaction, Transaction::Failed(_)) && !ends {
+        let passes = matches!(
+            command,
+            Command::Commit { .. } | Command::Rollback { .. } | Command::RollbackTo(_) | Command::Empty
+        );
+        if matches!(self.session.transaction, Transaction::Failed(_)) && !passes {
             return Err(ErrorFields::error(
                 "25P02",
                 "current transaction is aborted, commands ignored until end of transaction block",
@@ -113,11 +122,7 @@ impl Conversation {
         match decision {
             // Whoever is told that DDL has passed must find it passed for everybody; who listens has
             // heard itself by then.
-            Decision::Forward { access, .. }
-                if script.statements[0].effects.changes_catalog
-                    || (access == Access::Write && self.is_listening())
-                    || (script.statements[0].command == Command::Notify && self.served.listening.is_used()) =>
-            {
+            Decision::Forward { access, .. } if self.is_followed_up(&script.statements[0], access) => {
                 let text: Rc<str> = self.query_text(total)?.into();
                 self.take_request();
                 Box::pin(self.run_in_router(&script, 0, &text, decision, true)).await?;
@@ -146,6 +151,8 @@ impl Conversation {
                 link.effects.push_back(Expected::of_query(effect));
                 link.out.extend_from_slice(&client.inbox.filled()[..total]);
                 link.server.state.expect(Due::Query(Audience::Client));
+                // A Query ends a pipeline as Sync does.
+                link.sent = Sent::Synced;
                 self.take_request();
                 self.pump(i).await
             }
@@ -162,6 +169,63 @@ impl Conversation {
                 Ok(())
             }
         }
+    }
+
+    /// Whether something remains to be done when a server has run the statement, before its client hears.
+    fn is_followed_up(&self, statement: &Statement, access: Access) -> bool {
+        statement.effects.changes_catalog
+            || (access == Access::Write && self.is_listening())
+            || (statement.command == Command::Notify && self.served.listening.is_used())
+    }
+
+    /// A Query behind statements of a pipeline that no Sync has ended: all are one transaction, which ends
+    /// with the Query.
+    async fn go_on_with_pipeline(&mut self, total: usize) -> Result<(), Failure> {
+        if self.catalog_change == CatalogChange::None
+            && let Ok((script, Some(decision))) = self.plan_query(total)
+            && self.pipeline_server_runs(&script.statements[0], &decision)
+        {
+            let result = self.run_single(script, decision, total).await;
+            if matches!(result, Err(Failure::Error(_) | Failure::Told)) {
+                self.roll_back_pipeline().await?;
+            }
+            return result;
+        }
+        let text: Rc<str> = match self.query_text(total) {
+            Ok(text) => text.into(),
+            Err(failure) => return self.roll_back_pipeline().await.and(Err(failure)),
+        };
+        self.pipeline_becomes_text();
+        let result = self.run_parts_of_pipeline(&text, total).await;
+        self.end_of_text(result).await
+    }
+
+    async fn run_parts_of_pipeline(&mut self, text: &Rc<str>, total: usize) -> Result<(), Failure> {
+        self.refresh_catalog().await?;
+        let (script, _) = match self.plan_query(total) {
+            Err(failure) if self.learned_of_table(&failure).await => self.plan_query(total)?,
+            planned => planned?,
+        };
+        self.take_request();
+        self.run_parts(text, script.statements.len()).await
+    }
+
+    /// Whether the one server of an unfinished pipeline gets the Query as the client wrote it.
+    fn pipeline_server_runs(&self, statement: &Statement, decision: &Decision) -> bool {
+        let Decision::Forward { shard, access } = decision else { return false };
+        if self.links.len() != 1 {
+            return false;
+        }
+        let link = &self.links[0];
+        let cursor = match &statement.command {
+            Command::Cursor(name) | Command::Close(Some(name)) => self.session.cursor(name),
+            _ => None,
+        };
+        let is_there = cursor.or(*shard).is_none_or(|shard| shard == link.shard);
+        let may_there = *access == Access::Read || !link.is_replica();
+        let router_acts =
+            self.is_followed_up(statement, *access) || matches!(statement.command, Command::SetConfig { .. });
+        is_there && may_there && !router_acts
     }
 
     /// A statement that the router answers or spreads; its ReadyForQuery is the caller's.
@@ -256,6 +320,10 @@ impl Conversation {
         }
         self.take_request();
         let result = self.run_parts(&text, script.statements.len()).await;
+        self.end_of_text(result).await
+    }
+
+    async fn end_of_text(&mut self, result: Result<(), Failure>) -> Result<(), Failure> {
         self.measure.touches(self.links.len());
         self.end_text(result).await?;
         self.refresh_catalog().await?;

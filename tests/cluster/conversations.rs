@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::ops::RangeInclusive;
 
 use crate::support::running::{RULES, Running, database_config, databases, shared, superuser};
-use crate::support::wire::{Answer, Wire, bind, execute, message, parse, query, sync};
+use crate::support::wire::{Answer, Result, Wire, bind, execute, message, parse, query, sync};
 
 /// What a client sends before it waits for ReadyForQuery.
 enum Step<'a> {
@@ -13,13 +13,15 @@ enum Step<'a> {
     Text(&'a str),
     /// Statements through the extended protocol, then Sync.
     Pipeline(&'a [&'a str]),
+    /// Statements through the extended protocol and a Query message behind them, then Sync.
+    Behind(&'a [&'a str], &'a str),
     /// Parse and Describe of a named statement, then Sync.
     Prepare(&'a str, &'a str),
     /// Bind and Execute of a named statement with these parameters, then Sync.
     Run(&'a str, &'a [Option<&'a str>]),
 }
 
-use Step::{Pipeline, Prepare, Run, Text};
+use Step::{Behind, Pipeline, Prepare, Run, Text};
 
 /// Rows of one user are on one shard; the other users' are elsewhere, as it comes.
 const SCHEMA: &str = "CREATE TABLE notes (user_id bigint NOT NULL, v int, \
@@ -80,9 +82,20 @@ fn hold(wire: &mut Wire, conversation: &[Step<'_>]) -> String {
             }
             Pipeline(statements) => {
                 writeln!(seen, "> {}", statements.join(" | ")).unwrap();
-                let messages =
-                    statements.iter().flat_map(|sql| [parse("", sql), bind("", "", &[], false), execute("")]);
-                wire.send(&messages.chain([sync()]).collect::<Vec<_>>().concat());
+                wire.send(&[pipeline(statements), sync()].concat());
+            }
+            Behind(statements, text) => {
+                writeln!(seen, "> {} , {text}", statements.join(" | ")).unwrap();
+                wire.send(&[pipeline(statements), query(text), sync(), query("")].concat());
+                // A Query that is passed over has no answer; that to an empty one ends the loop.
+                let mut ends = 1 + usize::from(text.is_empty());
+                while ends > 0 {
+                    let answer = wire.answer(b"");
+                    show(&answer, &mut seen);
+                    let is_empty = |result: &Result| result.columns.is_none() && result.tag.is_empty();
+                    ends -= answer.results.iter().filter(|result| is_empty(result)).count();
+                }
+                continue;
             }
             Prepare(name, sql) => {
                 writeln!(seen, "> {name}: {sql}").unwrap();
@@ -104,6 +117,12 @@ fn hold(wire: &mut Wire, conversation: &[Step<'_>]) -> String {
         }
     }
     seen
+}
+
+/// Parse, Bind and Execute of each.
+fn pipeline(statements: &[&str]) -> Vec<u8> {
+    let messages = statements.iter().flat_map(|sql| [parse("", sql), bind("", "", &[], false), execute("")]);
+    messages.collect::<Vec<_>>().concat()
 }
 
 fn show(answer: &Answer, seen: &mut String) {
@@ -209,6 +228,78 @@ fn pipelines_are_transactions_as_postgres_makes_them() {
         &[Pipeline(&[COUNT, "ROLLBACK", INSERT]), Text(COUNT)],
         &[Pipeline(&["SELEC"]), Pipeline(&["SELECT * FROM more"]), Text(COUNT)],
     ]);
+}
+
+#[test]
+fn a_query_behind_a_pipeline_belongs_to_its_transaction() {
+    const INSERT: &str = "INSERT INTO notes VALUES (1, 10)";
+    const MORE: &str = "INSERT INTO notes VALUES (1, 11)";
+    compare(&[
+        &[Behind(&[INSERT], "SELECT 1 / 0"), Text(COUNT)],
+        &[Behind(&[INSERT], "SELEC"), Text(COUNT)],
+        &[Behind(&[INSERT], MORE), Text(COUNT)],
+        &[Behind(&[INSERT], INSERT), Text(COUNT)],
+        &[Behind(&[INSERT], ""), Text(COUNT)],
+        &[Behind(&[INSERT], "SELECT v FROM notes WHERE user_id = 1"), Text(COUNT)],
+        &[Behind(&[INSERT], COUNT), Text(COUNT)],
+        &[Behind(&[INSERT, "SELECT 1 / 0"], MORE), Text(COUNT)],
+        &[Behind(&["SELEC"], MORE), Text(COUNT)],
+        &[Behind(&[INSERT], "INSERT INTO notes VALUES (1, 11); SELECT 1 / 0"), Text(COUNT)],
+        &[Behind(&[INSERT], "INSERT INTO notes VALUES (1, 11); COMMIT; SELECT 1 / 0"), Text(COUNT)],
+        &[Behind(&[INSERT], "BEGIN"), Text(MORE), Text("ROLLBACK"), Text(COUNT)],
+        &[Behind(&[INSERT], "BEGIN"), Text("COMMIT"), Text(COUNT)],
+        &[Behind(&[INSERT], "BEGIN ISOLATION LEVEL SERIALIZABLE"), Text(COUNT)],
+        &[Behind(&[INSERT], "COMMIT"), Text(COUNT)],
+        &[Behind(&[INSERT], "ROLLBACK"), Text(COUNT)],
+        &[Behind(&[INSERT], "SAVEPOINT a"), Text(COUNT)],
+        &[Behind(&[INSERT], "SET statement_timeout = '7s'"), Text("SHOW statement_timeout"), Text(COUNT)],
+        &[Behind(&[INSERT], "SET statement_timeout = 'x'"), Text("SHOW statement_timeout"), Text(COUNT)],
+        &[Behind(&[INSERT], "CREATE TABLE more (user_id bigint)"), Text("SELECT * FROM more"), Text("DROP TABLE more")],
+        &[Behind(&["SELECT v FROM notes WHERE user_id = 1"], "SELECT 1 / 0"), Text(MORE), Text(COUNT)],
+        &[Behind(&["BEGIN", INSERT], "SELECT 1 / 0"), Text("COMMIT"), Text(COUNT)],
+        &[Behind(&["BEGIN", INSERT], MORE), Text("COMMIT"), Text(COUNT)],
+        &[Text("BEGIN"), Behind(&[INSERT], MORE), Text("COMMIT"), Text(COUNT)],
+        &[Text("BEGIN"), Behind(&["SELECT 1 / 0"], MORE), Text("COMMIT"), Text(COUNT)],
+        &[Text("BEGIN"), Behind(&[INSERT], "COMMIT"), Text(COUNT)],
+    ]);
+    compare_over(
+        1..=1,
+        "",
+        &[
+            &[Behind(&["CREATE TABLE more (user_id bigint)"], "SELECT 1 / 0"), Text("DROP TABLE IF EXISTS more")],
+            &[Behind(&[INSERT], "VACUUM notes"), Text(COUNT)],
+            &[Behind(&[INSERT], "LOCK TABLE notes"), Text(COUNT)],
+            &[Behind(&[INSERT], "DECLARE c CURSOR FOR SELECT 1"), Text(COUNT)],
+            &[Text("PREPARE p AS INSERT INTO notes VALUES (2, $1)"), Behind(&[INSERT], "EXECUTE p(7)"), Text(COUNT)],
+            &[
+                Text("PREPARE p AS INSERT INTO notes VALUES (2, $1)"),
+                Behind(&[INSERT], "EXECUTE p(1 / 0)"),
+                Text(COUNT),
+            ],
+            &[Behind(&[INSERT], "PREPARE p AS SELECT * FROM nothing"), Text(COUNT)],
+            &[Behind(&[INSERT], "SELECT set_config('statement_timeout', '9s', false)"), Text("SHOW statement_timeout")],
+            &[Behind(&[INSERT], "INSERT INTO notes VALUES (2, 20)"), Text(COUNT)],
+        ],
+    );
+}
+
+/// What a server has in its transaction when a Query goes to others is committed with it or not at all.
+#[test]
+fn a_query_over_all_shards_ends_a_pipeline_with_it() {
+    const INSERT: &str = "INSERT INTO notes VALUES (1, 10)";
+    const SUM: &str = "SELECT sum(v) FROM notes";
+    let elsewhere: Vec<String> = (2..6).map(|user| format!("INSERT INTO notes VALUES ({user}, 1)")).collect();
+    let read: Vec<[Step<'_>; 2]> = elsewhere
+        .iter()
+        .map(|insert| [Behind(&["SELECT v FROM notes WHERE user_id = 1"], insert), Text(SUM)])
+        .collect();
+    let mut conversations: Vec<&[Step<'_>]> = read.iter().map(|steps| &steps[..]).collect();
+    conversations.extend([
+        &[Behind(&[INSERT], SUM), Text(SUM)][..],
+        &[Behind(&[INSERT], "SELECT 1 / sum(v - v) FROM notes"), Text(SUM)],
+        &[Behind(&[INSERT], "SELECT sum(v) FROM notes; SELECT 1 / sum(v - v) FROM notes"), Text(SUM)],
+    ]);
+    compare_over(2..=3, "", &conversations);
 }
 
 #[test]
