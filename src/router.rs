@@ -24,7 +24,7 @@ mod worker;
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -104,6 +104,8 @@ struct Shared {
     reloading: tokio::sync::Mutex<()>,
     context: RwLock<Arc<startup::Context>>,
     databases: RwLock<HashMap<String, Arc<Database>>>,
+    /// Clients' messages wait.
+    suspended: AtomicBool,
     /// Those that take no new clients, by name.
     disabled: Mutex<HashSet<String>>,
     directory: Arc<Directory>,
@@ -192,6 +194,7 @@ impl Router {
         let (directory, mailboxes) = Directory::new(config.clone(), workers.len());
         let shared = Arc::new(Shared {
             databases: RwLock::default(),
+            suspended: AtomicBool::new(false),
             disabled: Mutex::default(),
             context: RwLock::new(Arc::new(context)),
             reread,
@@ -405,6 +408,23 @@ impl Shared {
         let mut total = 0;
         for killed in asked {
             total += killed.await.unwrap_or_default();
+        }
+        total
+    }
+
+    /// Has messages of clients wait, or no longer; how many clients are being answered.
+    async fn suspend(&self, suspended: bool) -> usize {
+        self.suspended.store(suspended, Relaxed);
+        let asked: Vec<_> = (0..self.workers.len())
+            .map(|worker| {
+                let (busy, answer) = oneshot::channel();
+                self.tell(worker, Message::Suspend { suspended, busy });
+                answer
+            })
+            .collect();
+        let mut total = 0;
+        for answer in asked {
+            total += answer.await.unwrap_or_default();
         }
         total
     }

@@ -36,10 +36,18 @@ pub struct View {
     /// Clients that have not ended their login.
     pub login_clients: u64,
     pub clients_max: u64,
-    /// All databases are paused.
-    pub paused: bool,
+    pub halted: Halted,
     /// Takes no new clients and ends when the old ones have gone.
     pub draining: bool,
+}
+
+/// What an operator has brought to a stop.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Halted {
+    /// All databases.
+    pub paused: bool,
+    /// Clients' messages wait.
+    pub suspended: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -335,9 +335,8 @@ async fn simple_queries_are_answered_in_order() {
     let all = "DISABLE app; ENABLE app; KILL app; KILL_CLIENT 7; WAIT_CLOSE";
     let done = "C[DISABLE]C[ENABLE]C[KILL]C[KILL_CLIENT]C[WAIT_CLOSE]Z";
     assert_eq!(converse(Role::Admin, ask(all)).await, done);
-    for sql in ["SUSPEND", "SHOW FDS"] {
-        assert!(converse(Role::Admin, ask(sql)).await.contains("0A000"), "{sql}");
-    }
+    assert_eq!(converse(Role::Admin, ask("SUSPEND")).await, "C[SUSPEND]Z");
+    assert!(converse(Role::Admin, ask("SHOW FDS")).await.contains("0A000"));
 }
 
 #[tokio::test]

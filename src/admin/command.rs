@@ -40,6 +40,8 @@ pub enum Command {
 pub enum Control {
     /// Lets transactions end and then gives no servers; of one database or of all.
     Pause(Option<String>),
+    /// Messages of clients wait until RESUME.
+    Suspend,
     Resume(Option<String>),
     /// Closes every server when it is next idle.
     Reconnect(Option<String>),
@@ -73,6 +75,7 @@ impl Control {
     pub fn tag(&self) -> &'static str {
         match self {
             Self::Pause(_) => "PAUSE",
+            Self::Suspend => "SUSPEND",
             Self::Resume(_) => "RESUME",
             Self::Reconnect(_) => "RECONNECT",
             Self::WaitClose(_) => "WAIT_CLOSE",
@@ -121,9 +124,10 @@ impl Role {
 }
 
 /// The commands that are not SHOW, with the text of SHOW HELP.
-const OTHERS: [(&str, &str); 12] = [
+const OTHERS: [(&str, &str); 13] = [
     ("EXPLAIN ROUTE", "EXPLAIN ROUTE [FOR database] statement"),
     ("PAUSE", "PAUSE [database]"),
+    ("SUSPEND", "SUSPEND"),
     ("RESUME", "RESUME [database]"),
     ("RECONNECT", "RECONNECT [database]"),
     ("WAIT_CLOSE", "WAIT_CLOSE [database]"),
@@ -256,7 +260,6 @@ fn command(first: &Word<'_>, rest: &[Word<'_>], sql: &str) -> Result<Command, Er
         _ if first.is("SET") => set(rest, sql),
         _ if first.is("SELECT") => select(rest),
         _ if first.is("EXPLAIN") => explain(rest, sql),
-        _ if first.is("SUSPEND") => Err(suspend()),
         _ => match change(first, rest)? {
             Some(control) => Ok(Command::Control(control)),
             None => {
@@ -274,6 +277,7 @@ fn change(first: &Word<'_>, rest: &[Word<'_>]) -> Result<Option<Control>, ErrorF
         _ if first.is("PAUSE") => control(Control::Pause(database("PAUSE", rest)?)),
         _ if first.is("RESUME") => control(Control::Resume(database("RESUME", rest)?)),
         _ if first.is("RECONNECT") => control(Control::Reconnect(database("RECONNECT", rest)?)),
+        _ if first.is("SUSPEND") && rest.is_empty() => control(Control::Suspend),
         _ if first.is("RELOAD") && rest.is_empty() => control(Control::Reload),
         _ if first.is("SHUTDOWN") => control(Control::Shutdown(shutdown(rest)?)),
         _ if first.is("WAIT_CLOSE") => control(Control::WaitClose(database("WAIT_CLOSE", rest)?)),
@@ -416,13 +420,6 @@ fn client(words: &[Word<'_>]) -> Result<u64, ErrorFields> {
     id.ok_or_else(|| usage("KILL_CLIENT", "takes the number of a client, column id of SHOW CLIENTS"))
 }
 
-/// What belongs to PgBouncer's way of handing its sockets to a new process.
-fn suspend() -> ErrorFields {
-    ErrorFields::error("0A000", "SUSPEND is not supported: sockets are not handed over to another process").with_hint(
-        "PAUSE ends transactions and closes servers; SHUTDOWN WAIT_FOR_CLIENTS frees the address for another router.",
-    )
-}
-
 fn shutdown(words: &[Word<'_>]) -> Result<Shutdown, ErrorFields> {
     match words {
         [] => Ok(Shutdown::Now),
@@ -558,7 +555,7 @@ mod tests {
         for sql in ["KILL_CLIENT", "KILL_CLIENT app", "KILL_CLIENT -1", "KILL_CLIENT 1 2"] {
             assert!(refused(sql).0.contains("takes the number of a client"), "{sql}");
         }
-        assert!(refused("SUSPEND").1.contains("PAUSE"));
+        assert_eq!(one("suspend"), Command::Control(Control::Suspend));
         assert!(refused("SHOW FDS").1.contains("SHOW SOCKETS"));
         assert_eq!(refused("frobnicate everything").1, "SHOW HELP lists the commands.");
         assert!(refused("SELECT * FROM users").1.contains("SHOW HELP"));

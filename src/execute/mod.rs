@@ -256,6 +256,11 @@ impl Conversation {
     async fn turn(&mut self) -> Result<(), End> {
         let bytes_max = self.worker.limits().message_bytes_max;
         while let Some(header) = self.client.next_message(bytes_max)? {
+            if self.worker.is_suspended() {
+                self.client.flush().await?;
+                self.presence.rests(&self.session);
+                self.worker.admission().await;
+            }
             self.asked_at = clock::now();
             self.presence.asks(self.asked_at);
             self.follow_configuration();

@@ -11,6 +11,7 @@ use pgsluice_sharding::catalog::Catalog;
 use pgsluice_sharding::merge::ColumnType;
 use pgsluice_sharding::sql::{Limits as PlannerLimits, Planner};
 use pgsluice_sharding::{Refusal, ShardId, ShardMap};
+use tokio::sync::Notify;
 use xxhash_rust::xxh3;
 
 use super::greeting::{Greeting, Greetings};
@@ -30,6 +31,13 @@ use crate::session::statements::{PreparedStatement, Texts};
 use crate::stats::PoolStats;
 use crate::transport::buffer::Buffers;
 
+/// Where clients wait between two messages.
+#[derive(Default)]
+struct Gate {
+    closed: Cell<bool>,
+    opened: Notify,
+}
+
 /// One worker's own things: planner, buffers, known statements.
 pub struct Worker {
     pub index: usize,
@@ -44,6 +52,8 @@ pub struct Worker {
     pub queries: RefCell<Queries>,
     /// The clients of this worker, by the number of the cancel key.
     pub clients: RefCell<HashMap<i32, Weak<Presence>>>,
+    /// Closed by SUSPEND: no message is looked at.
+    gate: Gate,
     /// Some client has asked for what a sequence gave it.
     sequences_watched: Cell<bool>,
     /// Raised for whatever needs a number of its own: transaction names, turns.
@@ -65,9 +75,29 @@ impl Worker {
             texts: Rc::default(),
             settings: RefCell::default(),
             clients: RefCell::default(),
+            gate: Gate::default(),
             sequences_watched: Cell::new(false),
             counter: Cell::new(0),
             seed,
+        }
+    }
+
+    /// From now on messages of clients wait, or no longer.
+    pub fn suspend(&self, suspended: bool) {
+        self.gate.closed.set(suspended);
+        if !suspended {
+            self.gate.opened.notify_waiters();
+        }
+    }
+
+    pub fn is_suspended(&self) -> bool {
+        self.gate.closed.get()
+    }
+
+    /// Returns when messages may be looked at.
+    pub(super) async fn admission(&self) {
+        while self.gate.closed.get() {
+            self.gate.opened.notified().await;
         }
     }
 

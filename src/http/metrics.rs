@@ -152,7 +152,7 @@ impl Snapshot {
             ("clients_limit", "How many clients there may be", view.clients_max),
             ("clients_in_login", "Clients that have not ended their login", view.login_clients),
             ("problems", "Things that SHOW PROBLEMS lists", u64::try_from(view.problems.len()).unwrap_or(u64::MAX)),
-            ("paused", "Whether all databases are paused", u64::from(view.paused)),
+            ("paused", "Whether all databases are paused", u64::from(view.halted.paused)),
             ("draining", "Whether the router waits for its clients to leave", u64::from(view.draining)),
         ];
         for (name, help, value) in gauges {

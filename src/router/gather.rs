@@ -26,8 +26,8 @@ use crate::pool::connect::CancelKey;
 use crate::pool::driver::{IdleServer, PoolKey, Pools};
 use crate::pool::health::State;
 use crate::view::{
-    ClientRow, ClientState, DatabaseRow, InstanceRole, InstanceRow, PeerRow, PoolRow, ProblemRow, QueryRow, ServerRow,
-    ServerState, ShardRow, UserRow, View, WaitsFor, table_rows,
+    ClientRow, ClientState, DatabaseRow, Halted, InstanceRole, InstanceRow, PeerRow, PoolRow, ProblemRow, QueryRow,
+    ServerRow, ServerState, ShardRow, UserRow, View, WaitsFor, table_rows,
 };
 
 use super::Stage;
@@ -337,7 +337,7 @@ impl Shared {
             user_stats: self.stats.users(),
             login_clients: u64::from(self.logins.get()),
             clients_max: u64::from(config.listen.clients_max),
-            paused,
+            halted: Halted { paused, suspended: self.suspended.load(std::sync::atomic::Ordering::Relaxed) },
             draining: self.stage() != Stage::Running,
             ..View::default()
         };

@@ -34,7 +34,13 @@ impl Operator for Operate {
     async fn control(&self, control: Control) -> Result<Vec<String>, ErrorFields> {
         match control {
             Control::Pause(database) => self.pause(database.as_deref()).await?,
-            Control::Resume(database) => self.pools(database.as_deref(), PoolControl::Resume)?,
+            Control::Suspend => self.suspend().await?,
+            Control::Resume(database) => {
+                if database.is_none() {
+                    self.0.suspend(false).await;
+                }
+                self.pools(database.as_deref(), PoolControl::Resume)?;
+            }
             Control::Reconnect(database) => self.pools(database.as_deref(), PoolControl::Reconnect)?,
             Control::WaitClose(database) => self.wait_close(database.as_deref()).await?,
             Control::Disable(database) => {
@@ -100,6 +106,19 @@ impl Operate {
             }
             sleep(PAUSE_CHECK).await;
         }
+    }
+
+    /// Returns when every client has its answer, or has not been heard since.
+    async fn suspend(&self) -> Result<(), ErrorFields> {
+        let mut busy = self.0.suspend(true).await;
+        while busy > 0 {
+            sleep(PAUSE_CHECK).await;
+            if !self.0.suspended.load(std::sync::atomic::Ordering::Relaxed) {
+                return Err(ErrorFields::error("57014", "RESUME came before all clients had their answers"));
+            }
+            busy = self.0.suspend(true).await;
+        }
+        Ok(())
     }
 
     /// Returns when no client and no server is left; new clients wait for RESUME.

@@ -17,7 +17,7 @@ use super::{Shared, Stage, runtime};
 use crate::admin::{List, Needs};
 use crate::catalog::CatalogReader;
 use crate::config;
-use crate::execute::presence::Presence;
+use crate::execute::presence::{Activity, Presence};
 use crate::execute::queries;
 use crate::execute::worker::{Served, ShardPools, Worker};
 use crate::net::listener::Socket;
@@ -58,6 +58,11 @@ pub(super) enum Message {
     },
     /// The configuration has changed.
     Reload,
+    /// Messages of clients wait, or no longer; answers how many clients are being answered.
+    Suspend {
+        suspended: bool,
+        busy: oneshot::Sender<usize>,
+    },
     /// Clients are to leave when they hold no server.
     Dismiss,
 }
@@ -138,7 +143,18 @@ impl Host {
                 Some(Message::Kill { victims, done }) => drop(done.send(self.kill(&victims))),
                 Some(Message::Report { needs, reply }) => drop(reply.send(self.report(needs))),
                 Some(Message::Reload) => self.reload(),
-                Some(Message::Dismiss) => self.clients().iter().for_each(|client| client.dismiss()),
+                Some(Message::Suspend { suspended, busy }) => {
+                    self.worker.suspend(suspended);
+                    let answered =
+                        |client: &Presence| matches!(client.activity(), Activity::Active | Activity::Waiting);
+                    let answered = self.clients().iter().filter(|client| answered(client)).count();
+                    // An operator who has left does not wait any more.
+                    let _ = busy.send(answered);
+                }
+                Some(Message::Dismiss) => {
+                    self.worker.suspend(false);
+                    self.clients().iter().for_each(|client| client.dismiss());
+                }
             }
         }
     }

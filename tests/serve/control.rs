@@ -185,8 +185,6 @@ async fn the_console_shows_its_own_clients_and_can_close_them() {
     let port = sluice.port();
     let clients = show(port, "CLIENTS", &["user", "database", "state", "application_name", "link"]);
     assert_eq!(clients, ["watcher pgbouncer active psql "]);
-    let refused = psql(port, "admin", "sluice", "SUSPEND").unwrap_err();
-    assert!(refused.contains("not handed over"), "{refused}");
     // One that waits for ever: a transaction stays open.
     let client = connect(port).await;
     client.batch_execute("BEGIN; SELECT 1").await.unwrap();
@@ -212,4 +210,36 @@ async fn shutdown_wait_for_servers_lets_transactions_end_and_dismisses_the_idle(
     open.batch_execute("SELECT 2; COMMIT").await.unwrap();
     assert!(sluice.wait().success());
     is_gone(&open).await;
+}
+
+/// Nothing of a client is looked at until RESUME, not even in its transaction; what runs gets its answer first.
+#[tokio::test]
+async fn suspend_lets_clients_wait_between_two_messages() {
+    let cluster = cluster(1, 0);
+    let sluice = Sluice::start(&config(&cluster));
+    let port = sluice.port();
+    let (idle, open, busy) = (connect(port).await, connect(port).await, connect(port).await);
+    open.batch_execute("BEGIN; CREATE TABLE t (id int)").await.unwrap();
+    let work = tokio::spawn(async move { busy.batch_execute("SELECT pg_sleep(1)").await });
+    let runs = "SELECT count(*) FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(1)' AND state = 'active'";
+    eventually("a query", || (cluster.primary(0).psql(runs).unwrap().trim() == "1").then_some(())).await;
+    admin(port, "SUSPEND");
+    assert_eq!(cluster.primary(0).psql(runs).unwrap().trim(), "0", "SUSPEND waits for it");
+    work.await.unwrap().unwrap();
+    assert!(show(port, "STATE", &["key", "value"]).contains(&"suspended yes".to_owned()));
+
+    let patience = Duration::from_millis(200);
+    assert!(tokio::time::timeout(patience, idle.batch_execute("INSERT INTO t VALUES (1)")).await.is_err());
+    let commit = tokio::spawn(async move { open.batch_execute("COMMIT").await });
+    assert_eq!(cluster.primary(0).psql("SELECT to_regclass('t')").unwrap().trim(), "", "nobody has committed");
+    admin(port, "RESUME");
+    commit.await.unwrap().unwrap();
+    idle.batch_execute("SELECT 1").await.unwrap();
+    assert!(show(port, "STATE", &["key", "value"]).contains(&"suspended no".to_owned()));
+
+    // A router that is suspended can be shut down.
+    admin(port, "SUSPEND");
+    drop(idle);
+    sluice.signal("TERM");
+    sluice.wait_for_log("shutting down");
 }

@@ -325,9 +325,9 @@ pub(super) fn memory(view: &View) -> Table {
 pub(super) fn state(view: &View) -> Table {
     let yes = |set: bool| cell(if set { "yes" } else { "no" });
     let rows = [
-        ("active", !view.paused && !view.draining),
-        ("paused", view.paused),
-        ("suspended", false),
+        ("active", !view.halted.paused && !view.halted.suspended && !view.draining),
+        ("paused", view.halted.paused),
+        ("suspended", view.halted.suspended),
         ("draining", view.draining),
     ];
     Table::new(&[("key", Type::Text), ("value", Type::Text)])
