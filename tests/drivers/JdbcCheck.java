@@ -8,6 +8,8 @@ import java.util.*;
 import org.postgresql.PGConnection;
 import org.postgresql.PGNotification;
 import org.postgresql.copy.CopyManager;
+import org.postgresql.largeobject.LargeObject;
+import org.postgresql.largeobject.LargeObjectManager;
 import org.postgresql.util.PSQLException;
 
 /** What the JDBC driver sees of a server: `java -cp postgresql.jar JdbcCheck.java URL whole|keyed` prints it. */
@@ -251,6 +253,32 @@ public class JdbcCheck {
         query(c, "DROP TABLE jdbc_copy");
     }
 
+    static void largeObjects(Connection c) throws Exception {
+        c.setAutoCommit(false);
+        LargeObjectManager objects = c.unwrap(PGConnection.class).getLargeObjectAPI();
+        long oid = objects.createLO(LargeObjectManager.READWRITE);
+        LargeObject object = objects.open(oid, LargeObjectManager.READWRITE);
+        byte[] data = "large ".repeat(50000).getBytes(StandardCharsets.UTF_8);
+        object.write(data);
+        show("size", object.size(), object.tell());
+        object.seek(6);
+        show("read", new String(object.read(12), StandardCharsets.UTF_8));
+        object.truncate(100);
+        show("truncated", object.size());
+        object.close();
+        c.commit();
+        objects.delete(oid);
+        c.commit();
+        try {
+            objects.open(oid, LargeObjectManager.READ);
+            show("still there");
+        } catch (SQLException e) {
+            show("gone", e.getSQLState());
+        }
+        c.rollback();
+        c.setAutoCommit(true);
+    }
+
     static void cancelling(Connection c) throws Exception {
         try (Statement s = c.createStatement()) {
             s.setQueryTimeout(1);
@@ -384,6 +412,7 @@ public class JdbcCheck {
         section("prepared", JdbcCheck::prepared);
         section("transactions", JdbcCheck::transactions);
         section("copy", JdbcCheck::copy);
+        section("large objects", JdbcCheck::largeObjects);
         section("cancelling", JdbcCheck::cancelling);
         section("simple mode", JdbcCheck::simpleMode);
     }

@@ -2,6 +2,10 @@
 'use strict'
 
 const { Client, Pool, types } = require('pg')
+const Cursor = require('pg-cursor')
+const { from: copyFrom, to: copyTo } = require('pg-copy-streams')
+const { Readable } = require('stream')
+const { pipeline } = require('stream/promises')
 
 const [url, part] = process.argv.slice(2)
 const checks = { whole: [], keyed: [] }
@@ -117,6 +121,63 @@ check('whole', async function transactions(c) {
   const queued = [c.query('BEGIN'), c.query('INSERT INTO node_t VALUES (9)'), c.query('ROLLBACK'), c.query('SELECT count(*) FROM node_t')]
   show('queued', (await Promise.all(queued)).map((r) => [r.command, r.rows]))
   await c.query('DROP TABLE node_t')
+})
+
+check('whole', async function copy(c) {
+  await c.query('CREATE TABLE node_copy (a int, b text)')
+  const lines = Array.from({ length: 20000 }, (_, n) => `${n}\tline ${n}\n`)
+  const into = c.query(copyFrom('COPY node_copy FROM STDIN'))
+  await pipeline(Readable.from(lines), into)
+  show('in', into.rowCount)
+  await failure('bad', pipeline(Readable.from(['1\tx\n', 'y\tz\n']), c.query(copyFrom('COPY node_copy FROM STDIN'))))
+  const given = c.query(copyFrom('COPY node_copy FROM STDIN'))
+  async function* halted() {
+    yield '7\tx\n'
+    throw new Error('given up')
+  }
+  await failure('given up', pipeline(Readable.from(halted()), given))
+  let bytes = 0
+  for await (const chunk of c.query(copyTo('COPY (SELECT * FROM node_copy ORDER BY a) TO STDOUT (FORMAT csv)'))) bytes += chunk.length
+  show('out', bytes, (await c.query('SELECT count(*), sum(a) FROM node_copy')).rows)
+  await c.query('DROP TABLE node_copy')
+})
+
+check('whole', async function cursors(c) {
+  await c.query('BEGIN')
+  const cursor = c.query(new Cursor('SELECT n, n * $1::int AS m FROM generate_series(1, 20) n', [3]))
+  show('read', await cursor.read(3), (await cursor.read(5)).length, (await cursor.read(100)).length, await cursor.read(1))
+  const left = c.query(new Cursor('SELECT generate_series(1, 1000) AS n'))
+  show('first', await left.read(1))
+  await left.close()
+  await failure('bad', c.query(new Cursor('SELECT 1 / $1::int', [0])).read(1))
+  await c.query('ROLLBACK')
+  show('after', (await c.query('SELECT 1 AS a')).rows)
+})
+
+check('whole', async function cancelling(c) {
+  for (let round = 0; round < 3; round++) {
+    const slow = c.query('SELECT pg_sleep(60)')
+    const other = await connect()
+    const running = "SELECT 1 FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(60)' AND state = 'active'"
+    while ((await other.query(running)).rowCount === 0);
+    new Client({ connectionString: url }).cancel(c, c.activeQuery ?? c._activeQuery ?? slow)
+    await failure('cancelled', slow)
+    await other.end()
+  }
+  show('after', (await c.query('SELECT 2 AS a')).rows)
+})
+
+check('whole', async function largeObjects(c) {
+  await c.query('BEGIN')
+  const oid = (await c.query('SELECT lo_creat(-1) AS oid')).rows[0].oid
+  const fd = (await c.query('SELECT lo_open($1, x\'60000\'::int) AS fd', [oid])).rows[0].fd
+  const data = Buffer.from('large '.repeat(5000))
+  show('written', (await c.query('SELECT lowrite($1, $2) AS n', [fd, data])).rows)
+  await c.query('SELECT lo_lseek($1, 6, 0)', [fd])
+  show('read', (await c.query('SELECT loread($1, 12) AS d', [fd])).rows[0].d.toString())
+  await c.query('COMMIT')
+  show('length', (await c.query('SELECT length(lo_get($1)) AS n', [oid])).rows)
+  show('gone', (await c.query('SELECT lo_unlink($1)', [oid])).rows)
 })
 
 check('whole', async function pool() {
