@@ -306,7 +306,7 @@ impl Conversation {
                 self.learn_row(&anew).await?;
             }
             if anew.row.get() != Some(told) {
-                return Err(ErrorFields::error("0A000", "cached plan must not change result type").into());
+                return Err(ErrorFields::outdated_plan().into());
             }
         }
         self.session.statements.replace(name, anew.clone());

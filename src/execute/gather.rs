@@ -74,7 +74,7 @@ impl Arguments {
         if attempt == Attempt::First || told {
             return Ok(());
         }
-        Err(ErrorFields::error("0A000", "cached plan must not change result type").into())
+        Err(ErrorFields::outdated_plan().into())
     }
 
     pub(super) fn bind(&self) -> Result<Bind<'_>, Failure> {

@@ -81,6 +81,14 @@ impl ErrorFields {
         }
     }
 
+    /// What PostgreSQL says of a prepared statement that would give other rows than it was described with. Drivers know it by the name of the
+    /// function (`R`) and prepare again.
+    pub fn outdated_plan() -> Self {
+        let mut fields = Self::error("0A000", "cached plan must not change result type");
+        fields.other.push((b'R', "RevalidateCachedQuery".to_owned()));
+        fields
+    }
+
     /// Reads the body of an ErrorResponse or NoticeResponse.
     ///
     /// A peer may leave out or garble any field (the SQLSTATE too): what is missing is replaced, nothing is refused.

@@ -172,7 +172,10 @@ fn who_was_told_of_the_rows_hears_that_they_have_changed() {
         for _ in 0..2 {
             let answer = run(&mut client, "a");
             assert_eq!(answer.sqlstate(), "0A000", "{sql}");
-            assert_eq!(answer.error.unwrap().message(), "cached plan must not change result type");
+            let error = answer.error.unwrap();
+            assert_eq!(error.message(), "cached plan must not change result type");
+            // Drivers look at this.
+            assert_eq!(error.field(b'R'), "RevalidateCachedQuery");
         }
         assert_eq!(ask(&mut client, &[close("a"), parse("a", sql), describe("a"), sync()]).sqlstate(), "");
         assert_eq!(run(&mut client, "a").text(), expected(sql, "t"));
