@@ -63,7 +63,7 @@ impl Conversation {
             }
         };
         let collected = self.collected(last, request).await?;
-        let i = self.bind_collected(&collected, &last.query.sql, name.as_bytes(), request.arguments)?;
+        let i = self.bind_collected(&collected, &last.query.sql, name.as_bytes())?;
         self.links[i].sent = Sent::Unsynced;
         Ok(collected.home())
     }
@@ -84,7 +84,7 @@ impl Conversation {
         let i = self.position(collected.home())?;
         self.refuse_second_cursor(&statement.command, Some(self.links[i].shard)).await?;
         let sql = format!("{}{}", &text[statement.span.start..query.start], last.query.sql);
-        self.run_final(&collected, &sql, &arguments).await?;
+        self.run_final(&collected, &sql).await?;
         let i = self.position(collected.home())?;
         self.take_effect(i, &statement.command, text, statement.effects);
         Ok(())

@@ -20,13 +20,11 @@ use crate::session::statements::FinalRead;
 
 use super::ask::Answer;
 use super::cursors::close_portal_of_router;
-use super::gather::{Arguments, Attempt, Described, Gathered, ManyRequest, Sink, columns};
+use super::gather::{Arguments, Attempt, BINARY, Described, Gathered, ManyRequest, Sink, columns, sql_for_shards};
 use super::links::Sent;
+use super::timed::TIME_TYPE;
 use super::worker::Description;
 use super::{Conversation, Failure};
-
-/// Results in binary, whatever the client asked for.
-const BINARY: i16 = 1;
 
 /// The rows of one input, turned into one array for each column.
 pub(super) struct InputRows {
@@ -103,6 +101,8 @@ pub(super) struct Collected {
     held: Held,
     rows: Vec<InputRows>,
     pub(super) description: Rc<Description>,
+    /// The client's, and the time if the query is told it.
+    arguments: Arguments,
 }
 
 impl Collected {
@@ -137,7 +137,7 @@ impl Conversation {
         if request.describe {
             self.send_row_description(&collected.description, request.arguments)?;
         }
-        self.run_final(&collected, &read.query.sql, request.arguments).await?;
+        self.run_final(&collected, &read.query.sql).await?;
         Ok(Gathered::Done)
     }
 
@@ -149,22 +149,21 @@ impl Conversation {
         attempt: Attempt,
     ) -> Result<Option<Collected>, Failure> {
         let (query, arguments) = (&*read.query, request.arguments);
-        let given = arguments.bind()?.values.count();
-        if given != usize::from(query.params) {
-            let message = format!("the statement names {} parameters, but {given} are given", query.params);
-            let refusal = ErrorFields::error("0A000", message);
-            return Err(refusal.with_hint("Declare only the parameters that the statement uses.").into());
-        }
+        arguments.check_count(query.params)?;
         let held = self.hold_for_final(read, request.access).await?;
         self.measure.touches(held.servers.len());
         let description = self.final_description(held.home, query, arguments).await?;
         arguments.check_told(&description, attempt)?;
+        let arguments = match query.timed {
+            true => self.timed(arguments, query.params, held.home).await?,
+            false => arguments.clone(),
+        };
         let said = self.client.out.len();
         let mut rows: Vec<InputRows> = Vec::with_capacity(query.inputs.len());
         for ((input, types), shards) in query.inputs.iter().zip(&description.inputs).zip(&read.inputs) {
             let before = rows.iter().map(|rows| rows.bytes).sum();
             let ids = held.on(shards);
-            let found = self.read_input(input, types, &ids, &description.parameter_types, arguments, before).await;
+            let found = self.read_input(input, types, &ids, &description.parameter_types, &arguments, before).await;
             match found {
                 Ok(found) => rows.push(found),
                 Err(failure) => {
@@ -178,7 +177,7 @@ impl Conversation {
             }
         }
         self.check_size(rows.iter().map(|rows| rows.bytes).sum())?;
-        Ok(Some(Collected { held, rows, description }))
+        Ok(Some(Collected { held, rows, description, arguments }))
     }
 
     /// Servers in the order of the shards, so that clients who do the same wait in the same place. Where any shard will do, the query ends
@@ -218,11 +217,12 @@ impl Conversation {
         }
         let i = self.position(home)?;
         let original = self.describe_text(i, &arguments.text, &arguments.param_types).await?;
-        let types = reply::parameter_description(&original.parameters).map_err(ErrorFields::from)?;
+        let mut types = reply::parameter_description(&original.parameters).map_err(ErrorFields::from)?;
+        types.extend(query.timed.then_some(TIME_TYPE));
         let mut inputs = Vec::with_capacity(query.inputs.len());
         for input in &query.inputs {
             let i = self.position(home)?;
-            let shard = self.describe_text(i, &input.gather.sql, &types).await?;
+            let shard = self.describe_text(i, sql_for_shards(&input.gather), &types).await?;
             inputs.push(columns(&shard.row)?);
         }
         let i = self.position(home)?;
@@ -307,15 +307,10 @@ impl Conversation {
     }
 
     /// Runs a text over the inputs of a final query; its rows pass undecoded.
-    pub(super) async fn run_final(
-        &mut self,
-        collected: &Collected,
-        sql: &str,
-        arguments: &Arguments,
-    ) -> Result<(), Failure> {
+    pub(super) async fn run_final(&mut self, collected: &Collected, sql: &str) -> Result<(), Failure> {
         let home = collected.home();
         let portal = self.portal_of_router(home);
-        let i = self.bind_collected(collected, sql, portal, arguments)?;
+        let i = self.bind_collected(collected, sql, portal)?;
         let link = &mut self.links[i];
         frontend::execute(&mut link.out, portal, 0);
         link.server.state.expect(Due::Execute(Audience::Client));
@@ -330,32 +325,21 @@ impl Conversation {
     }
 
     /// Has the server of a final query parse a text and bind it, with the inputs, as `portal`; its position.
-    pub(super) fn bind_collected(
-        &mut self,
-        collected: &Collected,
-        sql: &str,
-        portal: &[u8],
-        arguments: &Arguments,
-    ) -> Result<usize, Failure> {
+    pub(super) fn bind_collected(&mut self, collected: &Collected, sql: &str, portal: &[u8]) -> Result<usize, Failure> {
         let description = &collected.description;
         let i = self.position(collected.home())?;
         let link = &mut self.links[i];
         frontend::parse(&mut link.out, b"", sql.as_bytes(), &description.parameter_types);
         link.server.state.expect(Due::Parse(StatementId::UNNAMED, Audience::Router));
-        bind_arrays(&mut link.out, portal, &collected.rows, description, arguments)?;
+        bind_arrays(&mut link.out, portal, collected)?;
         link.server.state.expect(Due::Bind(Audience::Router));
         Ok(i)
     }
 }
 
 /// The client's parameters, then the arrays; results as the client wants them.
-fn bind_arrays(
-    out: &mut BytesMut,
-    portal: &[u8],
-    rows: &[InputRows],
-    description: &Description,
-    arguments: &Arguments,
-) -> Result<(), Failure> {
+fn bind_arrays(out: &mut BytesMut, portal: &[u8], collected: &Collected) -> Result<(), Failure> {
+    let Collected { rows, description, arguments, .. } = collected;
     let bind = arguments.bind()?;
     let arrays: usize = rows.iter().map(|rows| rows.columns.len()).sum();
     put_message(out, b'B', |out| {

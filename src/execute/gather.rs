@@ -24,6 +24,7 @@ use super::ask::Answer;
 use super::client::write_all;
 use super::cursors::close_portal_of_router;
 use super::final_query::InputRows;
+use super::timed::{TIME_TYPE, bind_with};
 use super::worker::{Description, shape_of_row};
 use super::{CatalogChange, Conversation, End, Failure};
 
@@ -33,10 +34,14 @@ const OUT_BYTES: usize = 64 << 10;
 /// What is read at once of rows that are all kept.
 const TAKEN_IN_BYTES: usize = 16 << 10;
 
+/// Results in binary, whatever the client asked for.
+pub(super) const BINARY: i16 = 1;
+
 /// The Bind of a statement without parameters whose results are text.
 const NO_ARGUMENTS: &[u8] = b"\0\0\0\0\0\0\0\0";
 
 /// A statement over several shards with what its Bind brought.
+#[derive(Clone)]
 pub(super) struct Arguments {
     /// As the client wrote it.
     pub(super) text: Rc<str>,
@@ -75,6 +80,23 @@ impl Arguments {
             return Ok(());
         }
         Err(ErrorFields::outdated_plan().into())
+    }
+
+    /// The same with one more value behind the others, in binary.
+    pub(super) fn with(&self, value: &[u8]) -> Result<Self, Failure> {
+        let bind = bind_with(&self.bind()?, value);
+        Ok(Self { text: self.text.clone(), param_types: self.param_types.clone(), bind, row: self.row })
+    }
+
+    /// What follows the client's parameters has its place by how many the statement names.
+    pub(super) fn check_count(&self, params: u16) -> Result<(), Failure> {
+        let given = self.bind()?.values.count();
+        if given == usize::from(params) {
+            return Ok(());
+        }
+        let message = format!("the statement names {params} parameters, but {given} are given");
+        let refusal = ErrorFields::error("0A000", message);
+        Err(refusal.with_hint("Declare only the parameters that the statement uses.").into())
     }
 
     pub(super) fn bind(&self) -> Result<Bind<'_>, Failure> {
@@ -146,12 +168,21 @@ impl Conversation {
         };
         self.measure.touches(shards.len());
         let ids = self.link_all(shards, request.access).await?;
-        let description = self.description(ids[0], gather, request.arguments).await?;
-        request.arguments.check_told(&description, attempt)?;
+        let arguments = request.arguments;
+        let description = self.description(ids[0], gather, arguments).await?;
+        arguments.check_told(&description, attempt)?;
+        let told;
+        let request = match &gather.timed_sql {
+            Some(_) => {
+                told = self.timed(request.arguments, gather.params, ids[0]).await?;
+                ManyRequest { arguments: &told, ..request }
+            }
+            None => request,
+        };
         match (self.merge(gather, ids.len(), &description, request.arguments), or_else) {
             (Ok(merge), _) => self.gather(gather, &ids, &description, merge, request, attempt).await,
             (Err(Failure::Error(fields)), Some(last)) if fields.sqlstate == "0A000" => {
-                self.final_query(last, request, attempt).await
+                self.final_query(last, ManyRequest { arguments, ..request }, attempt).await
             }
             (Err(failure), _) => Err(failure),
         }
@@ -302,9 +333,10 @@ impl Conversation {
         }
         let i = self.position(id)?;
         let original = self.describe_text(i, &arguments.text, &arguments.param_types).await?;
-        let types = reply::parameter_description(&original.parameters).map_err(ErrorFields::from)?;
+        let mut types = reply::parameter_description(&original.parameters).map_err(ErrorFields::from)?;
+        types.extend(gather.timed_sql.as_ref().map(|_| TIME_TYPE));
         let i = self.position(id)?;
-        let shard = self.describe_text(i, &gather.sql, &types).await?;
+        let shard = self.describe_text(i, sql_for_shards(gather), &types).await?;
         let description = Rc::new(Description {
             client_columns: columns(&original.row)?,
             shard_columns: columns(&shard.row)?,
@@ -348,7 +380,8 @@ impl Conversation {
     ) -> Result<(), Failure> {
         let bind = arguments.bind()?;
         let reading = self.session.reading();
-        let statement = self.worker.statement_id(&self.served, &*self.catalog()?, &reading, &gather.sql, types);
+        let sql = sql_for_shards(gather);
+        let statement = self.worker.statement_id(&self.served, &*self.catalog()?, &reading, sql, types);
         let name = statement.name();
         for id in ids {
             let i = self.position(*id)?;
@@ -359,7 +392,7 @@ impl Conversation {
                     frontend::close(&mut link.out, Kind::Statement, old.name().as_bytes());
                     link.server.state.expect(Due::Evict(old));
                 }
-                frontend::parse(&mut link.out, name.as_bytes(), gather.sql.as_bytes(), types);
+                frontend::parse(&mut link.out, name.as_bytes(), sql.as_bytes(), types);
                 link.server.state.expect(Due::Parse(statement, Audience::Router));
                 self.presence.prepared_on(link.server.id.0, link.server.state.prepared_count());
             }
@@ -599,6 +632,11 @@ impl Conversation {
     }
 }
 
+/// What shards run, whether or not they are told the time.
+pub(super) fn sql_for_shards(gather: &Gather) -> &str {
+    gather.timed_sql.as_ref().unwrap_or(&gather.sql)
+}
+
 /// What Describe of a statement gave.
 pub(super) struct Described {
     pub(super) parameters: Bytes,
@@ -639,7 +677,7 @@ fn shard_formats(bind: &Bind<'_>, description: &Description) -> Vec<i16> {
 }
 
 /// The client's Bind with the shards' statement and result formats.
-fn bind_for_shard(out: &mut BytesMut, portal: &[u8], statement: &str, bind: &Bind<'_>, formats: &[i16]) {
+pub(super) fn bind_for_shard(out: &mut BytesMut, portal: &[u8], statement: &str, bind: &Bind<'_>, formats: &[i16]) {
     put_message(out, b'B', |out| {
         put_cstr(out, portal);
         put_cstr(out, statement.as_bytes());

@@ -47,6 +47,7 @@ mod sequences;
 mod simple;
 mod sync;
 mod tables;
+mod timed;
 pub mod worker;
 
 use std::io;

@@ -36,6 +36,7 @@ macro_rules! files {
 
 files! {
     aggregates,
+    clocks,
     collations,
     empty,
     errors,

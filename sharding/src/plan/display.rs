@@ -76,7 +76,8 @@ impl Display for Gather {
             depth += 1;
         }
         writeln!(f, "Route: {}", self.shards)?;
-        for (number, line) in self.sql.lines().enumerate() {
+        let sql = self.timed_sql.as_ref().unwrap_or(&self.sql);
+        for (number, line) in sql.lines().enumerate() {
             let end = if number == 0 { "" } else { "\n" };
             write!(f, "{end}{:width$}{line}", "", width = depth * 3)?;
         }

@@ -118,6 +118,9 @@ pub struct Gather {
     pub shards: Shards,
     /// What every shard runs.
     pub sql: String,
+    /// The same, if the statement asks for the time: a parameter behind the client's, a `timestamptz`, says when the transaction began,
+    /// and no shard looks at its own clock.
+    pub timed_sql: Option<String>,
     /// How many helper columns `sql` has at its end.
     pub helpers: u16,
     /// What happens in the router; the leaf is [`Node::Route`].
@@ -137,6 +140,8 @@ pub struct Gather {
 /// parameters that follow the client's, one for each column of each input, in their order.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FinalQuery {
+    /// A parameter behind the client's and before the arrays, a `timestamptz`, says when the transaction began.
+    pub timed: bool,
     /// Where the rows are; one shard answers alone.
     pub shards: Shards,
     /// The shard that has what no other has: local tables, sequences. Else any will do.
