@@ -3,13 +3,14 @@
 //! Every shard runs the gather's SQL as a prepared statement; its rows stay in the link's buffer
 //! until the merge takes them, so a shard that is ahead waits and memory stays bounded.
 
+use std::cell::Cell;
 use std::rc::Rc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use pgsluice_sharding::ShardId;
 use pgsluice_sharding::key::{Format, Input};
 use pgsluice_sharding::merge::{ColumnType, Merge, MergeLimits, Progress, ShardInput};
-use pgsluice_sharding::plan::Gather;
+use pgsluice_sharding::plan::{Gather, Node};
 use pgsluice_sharding::sql::Access;
 
 use crate::pool::server::{Audience, Due, Preparation, StatementId, is_outdated_plan};
@@ -24,6 +25,7 @@ use super::ask::Answer;
 use super::client::write_all;
 use super::cursors::close_portal_of_router;
 use super::final_query::InputRows;
+use super::final_tables::InputTable;
 use super::timed::{TIME_TYPE, bind_with};
 use super::worker::{Description, shape_of_row};
 use super::{CatalogChange, Conversation, End, Failure};
@@ -33,6 +35,9 @@ const OUT_BYTES: usize = 64 << 10;
 
 /// What is read at once of rows that are all kept.
 const TAKEN_IN_BYTES: usize = 16 << 10;
+
+/// What a merge says that would need more memory than it may have.
+const OUT_OF_MEMORY: &str = "53200";
 
 /// Results in binary, whatever the client asked for.
 pub(super) const BINARY: i16 = 1;
@@ -106,9 +111,40 @@ impl Arguments {
 
 /// Where merged rows go.
 pub(super) enum Sink<'a> {
-    Client,
+    Client(&'a mut Outflow),
     /// Into the input of a final query.
     Rows(&'a mut InputRows),
+    /// Into a temporary table.
+    Table(&'a mut InputTable),
+}
+
+/// What of the rows has left for the client.
+#[derive(Default)]
+pub(super) struct Outflow {
+    /// Some has, so that the statement cannot be answered in another way any more.
+    began: bool,
+    /// Rows that wait because it may have to be.
+    held: Option<Vec<u8>>,
+}
+
+impl Outflow {
+    /// Rows that are given out while others are still remembered wait until it is sure that the memory suffices.
+    fn of(gather: &Gather) -> Self {
+        let mut node = Some(&gather.tree);
+        let mut remembers = false;
+        while let Some(found) = node {
+            remembers |= matches!(found, Node::Distinct { sorted: false, .. });
+            node = found.input();
+        }
+        Self { began: false, held: (remembers && gather.or_else.is_some()).then(Vec::new) }
+    }
+}
+
+impl Sink<'_> {
+    /// Whether it is known already that the rows will not be used.
+    pub(super) fn has_enough(&self) -> bool {
+        matches!(self, Self::Rows(rows) if rows.is_full())
+    }
 }
 
 /// How a read over several shards is asked for.
@@ -128,11 +164,13 @@ pub(super) enum Attempt {
 }
 
 /// What has become of an attempt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) enum Gathered {
     Done,
     /// A shard had an outdated plan; the client has seen nothing.
     Outdated,
+    /// The rows take more memory than a merge may have; the client has seen nothing.
+    TooLarge(Box<ErrorFields>),
 }
 
 /// What lies in a link's buffer for the merge.
@@ -148,7 +186,7 @@ impl Conversation {
     /// Reads on several shards and sends the rows and the command tag.
     pub(super) async fn read_many(&mut self, read: &ManyRead, request: ManyRequest<'_>) -> Result<(), Failure> {
         let first = self.read_once(read, request, Attempt::First).await?;
-        if first == Gathered::Outdated {
+        if matches!(first, Gathered::Outdated) {
             // Plans are made and shards are asked anew. Of the first attempt the client has seen nothing.
             self.refresh_catalog().await?;
             self.read_once(read, request, Attempt::Second).await?;
@@ -180,7 +218,16 @@ impl Conversation {
             None => request,
         };
         match (self.merge(gather, ids.len(), &description, request.arguments), or_else) {
-            (Ok(merge), _) => self.gather(gather, &ids, &description, merge, request, attempt).await,
+            (Ok(merge), or_else) => {
+                let gathered = self.gather(gather, &ids, &description, merge, request, attempt).await?;
+                match (gathered, or_else) {
+                    (Gathered::TooLarge(_), Some(last)) => {
+                        self.final_query(last, ManyRequest { arguments, ..request }, attempt).await
+                    }
+                    (Gathered::TooLarge(error), None) => Err(Failure::Error(*error)),
+                    (gathered, _) => Ok(gathered),
+                }
+            }
             (Err(Failure::Error(fields)), Some(last)) if fields.sqlstate == "0A000" => {
                 self.final_query(last, ManyRequest { arguments, ..request }, attempt).await
             }
@@ -208,8 +255,9 @@ impl Conversation {
             true => self.start_one_by_one(ids, gather, types, &formats, arguments).await,
             false => self.start_on_all(ids, gather, types, &formats, arguments),
         };
+        let mut outflow = Outflow::of(gather);
         let result = match started {
-            Ok(()) => self.run_merge(ids, &mut merge, &mut Sink::Client).await,
+            Ok(()) => self.run_merge(ids, &mut merge, &mut Sink::Client(&mut outflow)).await,
             Err(failure) => Err(failure),
         };
         self.finish_all(ids, result.is_err()).await?;
@@ -217,7 +265,13 @@ impl Conversation {
             self.client.out.truncate(said);
             return Ok(Gathered::Outdated);
         }
-        result?;
+        match result {
+            Err(Failure::Error(fields)) if !outflow.began && fields.sqlstate == OUT_OF_MEMORY => {
+                self.client.out.truncate(said);
+                return Ok(Gathered::TooLarge(Box::new(fields)));
+            }
+            result => result?,
+        }
         self.measure.add_rows(merge.rows());
         backend::command_complete(&mut self.client.out, &format!("SELECT {}", merge.rows()));
         Ok(Gathered::Done)
@@ -341,6 +395,7 @@ impl Conversation {
             client_columns: columns(&original.row)?,
             shard_columns: columns(&shard.row)?,
             inputs: Vec::new(),
+            large: Cell::new(false),
             parameters: original.parameters,
             parameter_types: types,
             client_row: original.row,
@@ -468,17 +523,28 @@ impl Conversation {
         loop {
             match self.step(ids, &mut heads, merge, &mut out)? {
                 Progress::Done => break,
-                Progress::Full => self.write_rows(&mut out, sink).await?,
+                Progress::Full => {
+                    self.write_rows(&mut out, sink).await?;
+                    if sink.has_enough() {
+                        return Ok(());
+                    }
+                }
                 Progress::Needs(n) => {
                     let i = self.position(ids[n])?;
                     self.fill(i, &mut heads[n]).await?;
                 }
             }
         }
-        if matches!(sink, Sink::Client) && self.client.out.len() + out.len() < OUT_BYTES {
-            self.client.out.extend_from_slice(&out);
-            self.served.stats.sent.add(out.len() as u64);
-            return Ok(());
+        if let Sink::Client(outflow) = sink {
+            if let Some(mut held) = outflow.held.take() {
+                held.append(&mut out);
+                out = held;
+            }
+            if self.client.out.len() + out.len() < OUT_BYTES {
+                self.client.out.extend_from_slice(&out);
+                self.served.stats.sent.add(out.len() as u64);
+                return Ok(());
+            }
         }
         self.write_rows(&mut out, sink).await
     }
@@ -507,14 +573,17 @@ impl Conversation {
     }
 
     async fn write_rows(&mut self, out: &mut Vec<u8>, sink: &mut Sink<'_>) -> Result<(), Failure> {
-        if let Sink::Rows(rows) = sink {
-            rows.take(out);
-            out.clear();
-            return Ok(());
+        match sink {
+            Sink::Client(Outflow { held: Some(held), .. }) => held.append(out),
+            Sink::Client(outflow) => {
+                outflow.began = true;
+                self.client.flush().await?;
+                write_all(&mut self.client.stream, out).await.map_err(End::ClientGone)?;
+                self.served.stats.sent.add(out.len() as u64);
+            }
+            Sink::Rows(rows) => rows.take(out),
+            Sink::Table(table) => self.put_into_table(table, out).await?,
         }
-        self.client.flush().await?;
-        write_all(&mut self.client.stream, out).await.map_err(End::ClientGone)?;
-        self.served.stats.sent.add(out.len() as u64);
         out.clear();
         Ok(())
     }

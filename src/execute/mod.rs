@@ -34,6 +34,7 @@ mod encoding;
 mod explain;
 mod extended;
 mod final_query;
+mod final_tables;
 mod forward;
 mod gather;
 pub mod greeting;

@@ -2,13 +2,11 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use crate::pool::server::{Audience, Due, StatementId};
 use crate::protocol::error::ErrorFields;
 use crate::protocol::frame::{put_count, put_cstr, put_value};
-use crate::protocol::frontend::{self, Bind};
+use crate::protocol::frontend::Bind;
 use crate::protocol::reply;
 
-use super::cursors::close_portal_of_router;
 use super::gather::{Arguments, BINARY, bind_for_shard};
 use super::{Conversation, Failure};
 
@@ -33,19 +31,13 @@ impl Conversation {
 
     /// When the transaction of server `i` began, in PostgreSQL's binary form.
     async fn transaction_time(&mut self, i: usize) -> Result<Bytes, Failure> {
-        let portal = self.portal_of_router(self.links[i].server.id.0);
         let nothing = Arguments::none(QUESTION);
-        let link = &mut self.links[i];
-        frontend::parse(&mut link.out, b"", QUESTION.as_bytes(), &[]);
-        link.server.state.expect(Due::Parse(StatementId::UNNAMED, Audience::Router));
-        bind_for_shard(&mut link.out, portal, "", &nothing.bind()?, &[BINARY]);
-        link.server.state.expect(Due::Bind(Audience::Router));
-        frontend::execute(&mut link.out, portal, 0);
-        link.server.state.expect(Due::Execute(Audience::Router));
-        close_portal_of_router(link, portal);
-        frontend::sync(&mut link.out);
-        link.server.state.expect(Due::Sync(Audience::Router));
-        let answer = self.read_answer(i).await?;
+        let bind = nothing.bind()?;
+        let put = |out: &mut BytesMut, portal: &[u8]| {
+            bind_for_shard(out, portal, "", &bind, &[BINARY]);
+            Ok(())
+        };
+        let answer = self.ask_bound(i, QUESTION, &[], put).await?;
         let cell = answer.rows().find_map(|row| reply::data_row(row).ok()?.next()?.ok()?);
         let time = cell.map(Bytes::copy_from_slice);
         answer.into_result(self)?;

@@ -14,6 +14,7 @@ mod demo;
 mod faults;
 mod generated;
 mod hostile;
+mod large;
 mod listening;
 mod loading;
 mod peers;

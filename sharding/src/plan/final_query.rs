@@ -190,10 +190,11 @@ impl<'a> Draft<'a, '_> {
         let timed_sql = binder.facts.tells_time.then(|| spans::with_clock(&sql, usize::from(params) + 1));
         let gather = Gather { shards, sql, timed_sql, helpers: 0, tree, params, or_else: None, locks: false };
         let alias = if occurrence.written.aliased { String::new() } else { format!(" AS {}", quoted(&rel.name)) };
-        let place = format!("({}){alias}", self.arrays_as_rows(&chosen));
+        let (shown, source, types) = self.arrays_as_rows(&chosen);
+        let place = format!("(SELECT {shown} FROM {source}){alias}");
         self.edits.push((occurrence.written.at..end, place));
         self.group_by_key(occurrence, &chosen);
-        self.inputs.push(Input { table: occurrence.table.clone(), gather });
+        self.inputs.push(Input { table: occurrence.table.clone(), gather, source, types });
         self.columns += chosen.len();
         Ok(())
     }
@@ -282,9 +283,9 @@ impl<'a> Draft<'a, '_> {
         Some(format!("{}{alias}", &self.context.text[written.at..end]))
     }
 
-    /// The rows again, out of one array for each column.
-    fn arrays_as_rows(&self, chosen: &[&Column]) -> String {
-        let (mut shown, mut arrays, mut names) = (Vec::new(), Vec::new(), Vec::new());
+    /// The rows again, out of one array for each column: the columns as the table has them, the arrays, and what types their elements have.
+    fn arrays_as_rows(&self, chosen: &[&Column]) -> (String, String, Vec<String>) {
+        let (mut shown, mut arrays, mut names, mut types) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for (position, column) in chosen.iter().enumerate() {
             let name = format!("c{}", position + 1);
             let crossing = &column.crossing;
@@ -298,9 +299,10 @@ impl<'a> Draft<'a, '_> {
             let number = before + position + 1;
             arrays.push(format!("pg_catalog.unnest(${number}::{element}[])"));
             names.push(name);
+            types.push(element.to_owned());
         }
         let (shown, arrays, names) = (shown.join(", "), arrays.join(", "), names.join(", "));
-        format!("SELECT {shown} FROM ROWS FROM({arrays}) AS sluice_input({names})")
+        (shown, format!("ROWS FROM({arrays}) AS sluice_input({names})"), types)
     }
 
     /// A row of a subquery is no row of the table's type.

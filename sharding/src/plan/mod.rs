@@ -159,6 +159,18 @@ pub struct Input {
     pub table: String,
     /// Its columns are all visible, and read in binary.
     pub gather: Gather,
+    /// What stands for its rows in the final query's text: the arrays, with columns `c1`, `c2` and so on.
+    pub source: String,
+    /// The types of its columns in SQL, as they cross.
+    pub types: Vec<String>,
+}
+
+impl FinalQuery {
+    /// The text when the rows of the inputs are not in arrays but in these tables, with columns `c1`, `c2` and so on.
+    pub fn over_tables(&self, tables: &[String]) -> String {
+        let pairs = self.inputs.iter().zip(tables);
+        pairs.fold(self.sql.clone(), |sql, (input, table)| sql.replace(&input.source, &format!("pg_temp.{table}")))
+    }
 }
 
 /// A column of a shard's row. Helpers are counted from the first helper, because a star hides how
