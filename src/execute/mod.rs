@@ -46,6 +46,7 @@ pub mod presence;
 pub mod queries;
 mod sequences;
 mod simple;
+mod snapshots;
 mod sync;
 mod tables;
 mod timed;

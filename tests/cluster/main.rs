@@ -24,5 +24,6 @@ mod regressions;
 mod routing;
 mod sequences;
 mod slt;
+mod snapshots;
 mod tagged;
 mod tpch;
