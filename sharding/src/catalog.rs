@@ -20,6 +20,9 @@ pub struct Catalog {
     /// Schema -> table name -> table. Tables, partitioned tables, views, materialised and foreign
     /// tables; nothing of `pg_catalog` or `information_schema`, which are on every shard.
     pub tables: HashMap<String, HashMap<String, Table>>,
+    /// Schema -> view -> the query it stands for, of those views in whose place it may be written: all names in it have their schema, and
+    /// whoever may read its tables may read the view.
+    pub views: HashMap<String, HashMap<String, String>>,
     /// User-defined functions and aggregates by name, all schemas and overloads together; what
     /// PostgreSQL itself brings is known without asking.
     pub functions: HashMap<String, Function>,

@@ -10,7 +10,7 @@ use pgsluice_sharding::catalog::{
     Volatility,
 };
 use pgsluice_sharding::map::ShardId;
-use pgsluice_sharding::plan::view_kind;
+use pgsluice_sharding::plan::{can_stand_for_view, view_kind};
 use pgsluice_sharding::sql::code::pin_of_code;
 
 use crate::catalog::queries::Subject;
@@ -59,8 +59,7 @@ pub struct Builder {
     domains: HashMap<u32, (u32, i32)>,
     relations: Vec<RelationRows>,
     functions: HashMap<String, Function>,
-    /// Schema, name and definition.
-    views: Vec<(String, String, String)>,
+    views: Vec<ViewRow>,
 }
 
 #[derive(Debug)]
@@ -69,6 +68,15 @@ struct RelationRows {
     name: String,
     relation: Relation,
     columns: Vec<Column>,
+}
+
+#[derive(Debug)]
+struct ViewRow {
+    schema: String,
+    name: String,
+    definition: String,
+    /// Whoever reads its tables by its definition sees what the view shows, and nobody else does.
+    open: bool,
 }
 
 impl Builder {
@@ -194,7 +202,9 @@ impl Builder {
     }
 
     fn view(&mut self, row: Row<'_>) -> Result<(), BadRow> {
-        self.views.push((row.text(0)?.to_owned(), row.text(1)?.to_owned(), row.text(2)?.to_owned()));
+        let (schema, name) = (row.text(0)?.to_owned(), row.text(1)?.to_owned());
+        let definition = row.text(2)?.trim_end().trim_end_matches(';').to_owned();
+        self.views.push(ViewRow { schema, name, definition, open: row.boolean(3)? });
         Ok(())
     }
 
@@ -261,6 +271,7 @@ impl Builder {
             version,
             shards: self.shards,
             tables,
+            views: HashMap::new(),
             functions: self.functions,
             default_collation: self.default_collation,
             search_path: self.search_path,
@@ -273,23 +284,30 @@ impl Builder {
     }
 }
 
-/// Finds out where the rows of views are, those of views over views last. What the operator has said of a view counts more.
-fn look_through(catalog: &mut Catalog, mut views: Vec<(String, String, String)>) {
+/// Finds out where the rows of views are, those of views over views last; of the others, which can be read as the query they stand for.
+/// What the operator has said of a view counts more.
+fn look_through(catalog: &mut Catalog, mut views: Vec<ViewRow>) {
     let rules = &catalog.rules.tables;
-    views.retain(|(schema, name, _)| !rules.contains_key(name) && !rules.contains_key(&format!("{schema}.{name}")));
+    views.retain(|view| {
+        !rules.contains_key(&view.name) && !rules.contains_key(&format!("{}.{}", view.schema, view.name))
+    });
     loop {
         let before = views.len();
-        views.retain(|(schema, name, definition)| {
-            let Some(kind) = view_kind(catalog, definition) else { return true };
-            if let Some(table) = catalog.tables.get_mut(schema).and_then(|tables| tables.get_mut(name)) {
+        views.retain(|view| {
+            let Some(kind) = view_kind(catalog, &view.definition) else { return true };
+            if let Some(table) = catalog.tables.get_mut(&view.schema).and_then(|tables| tables.get_mut(&view.name)) {
                 table.kind = kind;
                 table.relation = Relation::KnownView;
             }
             false
         });
         if views.len() == before {
-            return;
+            break;
         }
+    }
+    views.retain(|view| view.open && can_stand_for_view(catalog, &view.definition));
+    for ViewRow { schema, name, definition, .. } in views {
+        catalog.views.entry(schema).or_default().insert(name, definition);
     }
 }
 

@@ -105,12 +105,41 @@ JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace \
 WHERE p.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid \
   AND n.nspname OPERATOR(pg_catalog.<>) 'sluice'";
 
-/// schema, name, definition with all names qualified.
+/// schema, name, definition with all names qualified and constants that read the same under all settings, whether it may be written in the
+/// place of the view.
+///
+/// It may not where that could show other rows, or to others: a materialized view, row security below it, a `security_barrier`, a view that
+/// somebody may not read who may read all its tables (of one table suffices, since all must be readable), and operators or amounts
+/// of money that mean something else under another search path or locale.
 const VIEWS: &str = "\
-WITH path AS MATERIALIZED (SELECT pg_catalog.set_config('search_path', '', true) AS path) \
-SELECT n.nspname, c.relname, pg_catalog.pg_get_viewdef(c.oid) \
-FROM path CROSS JOIN pg_catalog.pg_class c \
+WITH settings AS MATERIALIZED (SELECT pg_catalog.set_config(s.name, s.value, true) \
+  FROM (VALUES ('search_path', ''), ('datestyle', 'ISO'), ('intervalstyle', 'iso_8601'), ('extra_float_digits', '1'), \
+    ('bytea_output', 'hex')) s(name, value)), \
+ready AS MATERIALIZED (SELECT pg_catalog.count(*) FROM settings), \
+below AS MATERIALIZED (SELECT DISTINCT w.ev_class AS view, t.oid, t.relrowsecurity FROM pg_catalog.pg_rewrite w \
+  JOIN pg_catalog.pg_depend d ON d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_rewrite'::pg_catalog.regclass \
+    AND d.objid OPERATOR(pg_catalog.=) w.oid AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass \
+    AND d.refobjid OPERATOR(pg_catalog.<>) w.ev_class \
+  JOIN pg_catalog.pg_class t ON t.oid OPERATOR(pg_catalog.=) d.refobjid), \
+readers AS MATERIALIZED (SELECT t.oid AS relation, x.grantee, true AS whole FROM pg_catalog.pg_class t \
+  CROSS JOIN LATERAL pg_catalog.aclexplode(COALESCE(t.relacl, pg_catalog.acldefault('r', t.relowner))) x \
+  WHERE x.privilege_type OPERATOR(pg_catalog.=) 'SELECT' AND t.relkind OPERATOR(pg_catalog.=) ANY ('{r,p,v,m,f}'::pg_catalog.\"char\"[]) \
+  UNION ALL SELECT a.attrelid, x.grantee, false FROM pg_catalog.pg_attribute a CROSS JOIN LATERAL pg_catalog.aclexplode(a.attacl) x \
+  WHERE x.privilege_type OPERATOR(pg_catalog.=) 'SELECT') \
+SELECT n.nspname, c.relname, d.definition, c.relkind OPERATOR(pg_catalog.=) 'v' \
+  AND NOT EXISTS (SELECT FROM pg_catalog.unnest(c.reloptions) o(option) \
+    WHERE o.option OPERATOR(pg_catalog.~~) 'security_barrier=%' AND o.option OPERATOR(pg_catalog.<>) 'security_barrier=false') \
+  AND NOT EXISTS (SELECT FROM pg_catalog.pg_operator o WHERE o.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid \
+    AND pg_catalog.strpos(d.definition, o.oprname::pg_catalog.text) OPERATOR(pg_catalog.>) 0) \
+  AND pg_catalog.strpos(d.definition, '::money') OPERATOR(pg_catalog.=) 0 \
+  AND NOT EXISTS (SELECT FROM below b WHERE b.view OPERATOR(pg_catalog.=) c.oid AND b.relrowsecurity) \
+  AND EXISTS (SELECT FROM below b WHERE b.view OPERATOR(pg_catalog.=) c.oid AND NOT EXISTS ( \
+    SELECT FROM readers r WHERE r.relation OPERATOR(pg_catalog.=) b.oid AND NOT EXISTS ( \
+      SELECT FROM readers v WHERE v.relation OPERATOR(pg_catalog.=) c.oid AND v.whole \
+        AND (v.grantee OPERATOR(pg_catalog.=) r.grantee OR v.grantee OPERATOR(pg_catalog.=) 0::pg_catalog.oid)))) \
+FROM ready CROSS JOIN pg_catalog.pg_class c \
 JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace \
+CROSS JOIN LATERAL (SELECT pg_catalog.pg_get_viewdef(c.oid)) d(definition) \
 WHERE c.relkind OPERATOR(pg_catalog.=) ANY ('{v,m}'::pg_catalog.\"char\"[]) \
   AND c.relpersistence OPERATOR(pg_catalog.<>) 't' \
   AND n.nspname OPERATOR(pg_catalog.<>) ALL ('{pg_catalog,information_schema,pg_toast,sluice}'::pg_catalog.name[])";
@@ -123,11 +152,12 @@ pub const FINGERPRINT: &str = "\
 SELECT pg_catalog.concat_ws('/', \
  (SELECT pg_catalog.concat_ws('.', pg_catalog.count(*), pg_catalog.sum(pg_catalog.hashtextextended(\
    pg_catalog.concat_ws(',', a.attrelid, a.attnum, a.attname, a.atttypid, a.atttypmod, a.attnotnull, \
-   a.attisdropped, a.attcollation), 0)::pg_catalog.numeric)) \
+   a.attisdropped, a.attcollation, a.attacl), 0)::pg_catalog.numeric)) \
   FROM pg_catalog.pg_attribute a WHERE a.attrelid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid \
    AND a.attnum OPERATOR(pg_catalog.>) 0), \
  (SELECT pg_catalog.concat_ws('.', pg_catalog.count(*), pg_catalog.sum(pg_catalog.hashtextextended(\
-   pg_catalog.concat_ws(',', c.oid, c.relname, c.relnamespace, c.relkind), 0)::pg_catalog.numeric)) \
+   pg_catalog.concat_ws(',', c.oid, c.relname, c.relnamespace, c.relkind, c.relowner, c.relacl, \
+   c.reloptions, c.relrowsecurity), 0)::pg_catalog.numeric)) \
   FROM pg_catalog.pg_class c WHERE c.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid \
    AND c.relpersistence OPERATOR(pg_catalog.<>) 't' \
    AND c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p,v,m,f}'::pg_catalog.\"char\"[])), \
@@ -140,6 +170,8 @@ SELECT pg_catalog.concat_ws('/', \
    AND p.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid), \
  (SELECT pg_catalog.sum(pg_catalog.hashtextextended(r.ev_action::pg_catalog.text, 0)::pg_catalog.numeric) \
    FROM pg_catalog.pg_rewrite r WHERE r.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid), \
+ (SELECT pg_catalog.concat_ws('.', pg_catalog.count(*), pg_catalog.max(o.oid)) FROM pg_catalog.pg_operator o \
+   WHERE o.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid), \
  (SELECT pg_catalog.sum(pg_catalog.hashtextextended(pg_catalog.concat_ws(',', n.oid, n.nspname), 0)\
    ::pg_catalog.numeric) FROM pg_catalog.pg_namespace n \
    WHERE n.nspname OPERATOR(pg_catalog.!~~) 'pg\\_%'), \

@@ -44,6 +44,14 @@ impl Written {
     }
 }
 
+/// A view whose rows the router cannot place.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ViewUse<'c> {
+    pub rel: usize,
+    /// What may be written in its place.
+    pub definition: Option<&'c str>,
+}
+
 /// A sharded table whose rows may cut a query into parts by key: what must hold on the way out.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Root {
@@ -186,6 +194,7 @@ pub(crate) struct Binder<'c> {
     pub ctes: Vec<CteScope>,
     pub cte_uses: Vec<usize>,
     pub occurrences: Vec<Occurrence>,
+    pub views: Vec<ViewUse<'c>>,
     /// Homes of the local tables.
     pub homes: Vec<(ShardId, String)>,
     pub reference_writes: Vec<String>,
@@ -213,6 +222,7 @@ impl<'c> Binder<'c> {
             ctes: Vec::new(),
             cte_uses: Vec::new(),
             occurrences: Vec::new(),
+            views: Vec::new(),
             homes: Vec::new(),
             reference_writes: Vec::new(),
             cte_edges: Vec::new(),
@@ -291,6 +301,7 @@ impl<'c> Binder<'c> {
         if is_view(found) {
             self.facts.user_view = true;
             if !self.names.has_rule(table.schema.as_deref(), name) {
+                self.views.push(ViewUse { rel, definition: self.names.definition_of(table) });
                 self.refuse(super::reasons::view(name));
             }
         }

@@ -7,7 +7,7 @@ use super::bind::Binder;
 use super::phases::Phase;
 use super::route::Place;
 use super::scope::Names;
-use super::{Plan, Shards, build, ddl, final_query, reasons};
+use super::{Plan, Shards, build, ddl, final_query, reasons, view};
 use crate::catalog::Catalog;
 use crate::map::ShardId;
 use crate::refusal::Refusal;
@@ -158,6 +158,14 @@ fn rows(context: Context<'_>, dml: &Dml, parsed: &Parsed) -> Decided {
         }
     };
     binder.finish();
+    if context.catalog.shards > 1
+        && !binder.views.is_empty()
+        && let Some((text, through)) = view::without_views(context, &parsed.span)
+        && let Stmt::Dml(dml) = &through.stmt
+    {
+        // Nothing of the plan stands where it does in the client's text.
+        return Decided { any_values: false, ..rows(Context { text: &text, ..context }, dml, &through) };
+    }
     let into = into_of(dml);
     let mut access = access_of(&binder);
     if into.is_some() {

@@ -75,7 +75,7 @@ fn check(binder: &Binder<'_>) -> Result<(), Refusal> {
 
 /// The names that stand anywhere in a statement: whatever is not among them need not cross.
 #[derive(Default)]
-struct Mentioned<'a> {
+pub(super) struct Mentioned<'a> {
     /// Last parts of column names, and columns of USING.
     columns: Vec<&'a str>,
     /// What stands before a star: `t.*`.
@@ -88,7 +88,7 @@ struct Mentioned<'a> {
 }
 
 impl<'a> Mentioned<'a> {
-    fn of(query: &'a Query) -> Self {
+    pub(super) fn of(query: &'a Query) -> Self {
         let mut found = Self::default();
         walk::query(query, &mut |visited| match visited {
             Visited::Expr(expr) => found.expr(expr),
@@ -143,7 +143,7 @@ impl<'a> Mentioned<'a> {
     }
 
     /// How often a bare name is used where it must be a row of the table.
-    fn is_used_freely(&self, name: &str) -> bool {
+    pub(super) fn is_used_freely(&self, name: &str) -> bool {
         let count = |list: &[&str]| list.iter().filter(|found| **found == name).count();
         count(&self.bare) > count(&self.given)
     }
@@ -299,21 +299,12 @@ impl<'a> Draft<'a, '_> {
         }
     }
 
-    fn finish(mut self, shards: Shards, home: Option<ShardId>) -> FinalQuery {
-        let (text, span) = (self.context.text, &self.parsed.span);
-        let mut sql = String::with_capacity(2 * span.len());
-        let mut at = span.start;
-        self.edits.sort_by_key(|(place, _)| place.start);
-        for (place, new) in self.edits {
-            sql.push_str(&text[at..place.start]);
-            sql.push_str(&new);
-            at = place.end;
-        }
-        sql.push_str(&text[at..span.end]);
+    fn finish(self, shards: Shards, home: Option<ShardId>) -> FinalQuery {
+        let sql = spans::spliced(self.context.text, self.parsed.span.clone(), self.edits);
         FinalQuery { shards, home, inputs: self.inputs, sql, params: self.parsed.params }
     }
 }
 
-fn quoted(name: &str) -> String {
+pub(super) fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }

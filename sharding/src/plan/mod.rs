@@ -40,7 +40,7 @@ use crate::refusal::Refusal;
 
 pub(crate) use decide::{Context, plan_statement};
 pub use phases::{Phase, build_with};
-pub use view::view_kind;
+pub use view::{can_stand_for_view, view_kind};
 
 /// How one statement is answered. Immutable once made.
 #[derive(Clone, Debug, PartialEq)]

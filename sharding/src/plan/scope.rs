@@ -109,6 +109,20 @@ impl<'c> Names<'c> {
         Some(Found::Table { table, name })
     }
 
+    /// What may be written in the place of a view.
+    pub(crate) fn definition_of(&self, view: &TableRef) -> Option<&'c str> {
+        let has_it = |schema: &&String| self.find_in(schema, &view.name).is_some();
+        let schema = match &view.schema {
+            Some(schema) => schema,
+            None => self.path.iter().find(has_it)?.as_str(),
+        };
+        // Where PostgreSQL's own names are looked up last, a user's can hide them.
+        if self.path.iter().skip(1).any(|schema| schema == "pg_catalog") {
+            return None;
+        }
+        self.catalog.views.get(schema)?.get(&*view.name).map(String::as_str)
+    }
+
     /// The schema in which a table without one would be created.
     pub(crate) fn creation_schema<'a>(&'a self, table: &'a TableRef) -> &'a str {
         match &table.schema {

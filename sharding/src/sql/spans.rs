@@ -60,6 +60,66 @@ pub(crate) fn table_name_end(text: &str, span: &Range<usize>, at: usize) -> Opti
     Some(tokens.next_if(|token| is(token, "*")).map_or(end, |star| star.end))
 }
 
+/// A table as it is written in FROM, with schema, with ONLY and its brackets, with the `*` that stands for its descendants.
+pub(crate) fn table(text: &str, span: &Range<usize>, at: usize, only: bool) -> Option<Range<usize>> {
+    let end = table_name_end(text, span, at)?;
+    if !only {
+        return Some(at..end);
+    }
+    let before: Vec<Token> = Lexer::starting_at(&text[..at], span.start).collect();
+    let is = |token: &Token, word: &str| text[token.start..token.end].eq_ignore_ascii_case(word);
+    match before.as_slice() {
+        [.., word] if is(word, "only") => Some(word.start..end),
+        [.., word, open] if is(word, "only") && is(open, "(") => {
+            let close = Lexer::starting_at(&text[..span.end], end).next().filter(|token| is(token, ")"))?;
+            Some(word.start..close.end)
+        }
+        _ => None,
+    }
+}
+
+/// Where `schema.` stands before `name.column` and `name.*`.
+pub(crate) fn schemas_of_columns(
+    text: &str,
+    span: &Range<usize>,
+    schema: &str,
+    name: &str,
+) -> impl Iterator<Item = Range<usize>> {
+    let tokens: Vec<Token> = Lexer::starting_at(&text[..span.end], span.start).collect();
+    let word = |index: usize| tokens.get(index).map_or("", |token| &text[token.start..token.end]);
+    let is = |index: usize, name: &str| identifier(word(index)).is_some_and(|found| found == name);
+    let stands_at = |index: usize| {
+        let dots = [1, 3].iter().all(|ahead| word(index + ahead) == ".");
+        let first = index == 0 || word(index - 1) != ".";
+        first && dots && is(index, schema) && is(index + 2, name)
+    };
+    let found: Vec<_> =
+        (0..tokens.len()).filter(|index| stands_at(*index)).map(|at| tokens[at].start..tokens[at + 2].start).collect();
+    found.into_iter()
+}
+
+/// What a name stands for: folded to lower case, or as it is between quotes; none for those with escapes.
+fn identifier(word: &str) -> Option<String> {
+    match word.strip_prefix('"') {
+        Some(quoted) => quoted.strip_suffix('"').map(|name| name.replace("\"\"", "\"")),
+        None => Some(word.to_ascii_lowercase()),
+    }
+}
+
+/// A part of a text with other pieces in the place of some, which do not overlap.
+pub(crate) fn spliced(text: &str, part: Range<usize>, mut edits: Vec<(Range<usize>, String)>) -> String {
+    edits.sort_by_key(|(place, _)| place.start);
+    let mut new = String::with_capacity(part.len() + edits.iter().map(|(_, piece)| piece.len()).sum::<usize>());
+    let mut at = part.start;
+    for (place, piece) in edits {
+        new.push_str(&text[at..place.start]);
+        new.push_str(&piece);
+        at = place.end;
+    }
+    new.push_str(&text[at..part.end]);
+    new
+}
+
 /// The conditions that AND joins in the WHERE of the SELECT whose FROM has something at `at`; `None` when it has no plain form.
 pub(crate) fn conditions(text: &str, span: &Range<usize>, at: usize) -> Option<Vec<Range<usize>>> {
     let word = |token: &Token| text[token.start..token.end].to_ascii_lowercase();
