@@ -148,6 +148,7 @@ pub(crate) enum Usage {
 
 /// One level of names: a SELECT, an UPDATE ...
 #[derive(Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, seen or not")]
 pub(crate) struct Block {
     pub rels: Vec<usize>,
     /// Columns merged by USING, which stand for the preserved side's.
@@ -163,6 +164,8 @@ pub(crate) struct Block {
     /// PARTITION BY of every window, as columns.
     pub windows: Vec<Vec<Term>>,
     pub set_returning: bool,
+    /// A bare star or a NATURAL join asks for every column of its relations.
+    pub all_columns: bool,
     /// The conditions of WHERE that are true wherever they are asked, of so many.
     pub conditions: Vec<Condition>,
     pub conjuncts: usize,

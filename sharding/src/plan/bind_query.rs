@@ -57,6 +57,9 @@ impl Binder<'_> {
 
     /// Everything of a SELECT but FROM and WHERE.
     fn select_parts(&mut self, query: &Query, select: &Select) {
+        let block = self.block();
+        let is_bare_star = |target: &Target| matches!(&target.expr, Expr::Star(names) if names.is_empty());
+        self.blocks[block].all_columns |= select.targets.iter().any(is_bare_star);
         for target in &select.targets {
             self.expr(&target.expr);
         }
@@ -193,6 +196,7 @@ impl Binder<'_> {
     fn using(&mut self, join: &Join, left: &[usize], right: &[usize], reach: &Reach) -> Vec<(Term, Term)> {
         let names = if join.natural { self.common_names(left, right) } else { Some(join.using.clone()) };
         let block = self.block();
+        self.blocks[block].all_columns |= join.natural;
         let Some(names) = names else {
             self.blocks[block].merged.push(("".into(), None));
             return Vec::new();

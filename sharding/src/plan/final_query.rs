@@ -80,8 +80,6 @@ pub(super) struct Mentioned<'a> {
     columns: Vec<&'a str>,
     /// What stands before a star: `t.*`.
     stars: Vec<&'a str>,
-    /// A bare star or a NATURAL join.
-    all: bool,
     /// Bare names, and those of them that stand where a row of a subquery is as good.
     bare: Vec<&'a str>,
     given: Vec<&'a str>,
@@ -92,10 +90,7 @@ impl<'a> Mentioned<'a> {
         let mut found = Self::default();
         walk::query(query, &mut |visited| match visited {
             Visited::Expr(expr) => found.expr(expr),
-            Visited::Join(join) => {
-                found.all |= join.natural;
-                found.columns.extend(join.using.iter().map(|name| &**name));
-            }
+            Visited::Join(join) => found.columns.extend(join.using.iter().map(|name| &**name)),
         });
         found
     }
@@ -108,10 +103,7 @@ impl<'a> Mentioned<'a> {
                     self.bare.push(name);
                 }
             }
-            Expr::Star(names) => match names.last() {
-                Some(name) => self.stars.push(name),
-                None => self.all = true,
-            },
+            Expr::Star(names) => self.stars.extend(names.last().map(|name| &**name)),
             Expr::Func(call) => self.call(call),
             // Whether all columns are NULL is the same question for both.
             Expr::IsNull(tested, _) => {
@@ -139,7 +131,7 @@ impl<'a> Mentioned<'a> {
     }
 
     fn wants_all_of(&self, rel: &Rel<'_>) -> bool {
-        self.all || !rel.renamed.is_empty() || self.stars.contains(&&*rel.name) || self.bare.contains(&&*rel.name)
+        !rel.renamed.is_empty() || self.stars.contains(&&*rel.name) || self.bare.contains(&&*rel.name)
     }
 
     /// How often a bare name is used where it must be a row of the table.
@@ -170,7 +162,7 @@ impl<'a> Draft<'a, '_> {
         let Columns::Table(table) = rel.columns else { return Err(reasons::spread("this syntax")) };
         let end = spans::table_name_end(text, span, occurrence.written.at).filter(|_| !occurrence.written.only);
         let Some(end) = end else { return Err(reasons::spread("ONLY")) };
-        let all = self.mentioned.wants_all_of(rel);
+        let all = self.mentioned.wants_all_of(rel) || binder.blocks[rel.block].all_columns;
         let chosen: Vec<&Column> =
             table.columns.iter().filter(|column| all || self.mentioned.columns.contains(&&*column.name)).collect();
         let chosen = if chosen.is_empty() { table.columns.iter().take(1).collect() } else { chosen };

@@ -30,6 +30,15 @@ pub(crate) fn declared(text: &str, span: &Range<usize>) -> usize {
     tokens.next().map_or(span.end, |token| token.start)
 }
 
+/// The query of a CREATE VIEW; `None` when the columns get names of their own, or it has a check option.
+pub(crate) fn view_query(text: &str, span: &Range<usize>) -> Option<Range<usize>> {
+    let tokens: Vec<Token> = Lexer::starting_at(&text[..span.end], span.start).collect();
+    let is = |token: &Token, word: &str| text[token.start..token.end].eq_ignore_ascii_case(word);
+    let at = tokens.iter().position(|token| is(token, "as"))?;
+    let plain = !tokens[..at].iter().any(|token| is(token, "(")) && !tokens.last().is_some_and(|last| is(last, "option"));
+    range(&tokens[at + 1..]).filter(|_| plain)
+}
+
 /// The query of `COPY (query) TO`.
 pub(crate) fn copied(text: &str, span: &Range<usize>) -> Option<Range<usize>> {
     let tokens: Vec<Token> = Lexer::starting_at(&text[..span.end], span.start).collect();
