@@ -5,6 +5,9 @@ use std::ops::Range;
 use super::lex::{Lexer, Token, TokenKind};
 use super::{Execute, Prepare};
 
+/// Brackets around conditions are looked into this deep.
+const CONDITION_DEPTH_MAX: usize = 8;
+
 /// Where the statement begins that an EXPLAIN explains.
 pub(crate) fn explained(text: &str, span: &Range<usize>) -> usize {
     let mut tokens = Lexer::starting_at(&text[..span.end], span.start).skip(1).peekable();
@@ -132,7 +135,7 @@ pub(crate) fn spliced(text: &str, part: Range<usize>, mut edits: Vec<(Range<usiz
 /// The conditions that AND joins in the WHERE of the SELECT whose FROM has something at `at`; `None` when it has no plain form.
 pub(crate) fn conditions(text: &str, span: &Range<usize>, at: usize) -> Option<Vec<Range<usize>>> {
     let word = |token: &Token| text[token.start..token.end].to_ascii_lowercase();
-    let mut depth = 0i32;
+    let mut depth = brackets_since_from(text, span, at);
     let mut tokens = Lexer::starting_at(&text[..span.end], at);
     loop {
         let token = tokens.next()?;
@@ -146,41 +149,116 @@ pub(crate) fn conditions(text: &str, span: &Range<usize>, at: usize) -> Option<V
             return None;
         }
     }
-    let mut found = Vec::new();
-    let mut open: Option<Range<usize>> = None;
-    // Of CASE and of brackets, where AND joins something else, as it does after BETWEEN.
-    let (mut depth, mut betweens) = (0i32, 0);
+    let mut clause = Vec::new();
     let mut before = String::new();
     for token in tokens {
         let is_name = before == ".";
-        let word = word(&token);
-        before.clone_from(&word);
-        match word.as_str() {
+        before = word(&token);
+        match before.as_str() {
             _ if is_name => {}
             "(" | "[" | "case" => depth += 1,
             ")" | "]" | "end" => depth -= 1,
-            "between" if depth == 0 => betweens += 1,
-            "and" if depth == 0 && betweens > 0 => betweens -= 1,
-            "and" if depth == 0 => {
-                found.push(open.take()?);
-                continue;
-            }
             other if depth == 0 && ends_condition(other) => break,
             _ => {}
         }
         if depth < 0 {
             break;
         }
-        open = Some(open.map_or(token.start, |open| open.start)..token.end);
+        clause.push(token);
     }
-    found.push(open?);
+    let mut found = Vec::new();
+    flatten(text, &clause, CONDITION_DEPTH_MAX, &mut found)?;
     Some(found)
+}
+
+/// The conditions that AND joins, also those that stand between brackets together.
+fn flatten(text: &str, tokens: &[Token], depth_max: usize, found: &mut Vec<Range<usize>>) -> Option<()> {
+    let parts = and_parts(text, tokens)?;
+    if let [single] = parts.as_slice() {
+        match inside_brackets(text, single).filter(|_| depth_max > 0) {
+            Some(inside) => return flatten(text, inside, depth_max - 1, found),
+            None => found.push(range(single)?),
+        }
+        return Some(());
+    }
+    for part in parts {
+        flatten(text, part, depth_max, found)?;
+    }
+    Some(())
+}
+
+/// What stands between the brackets around a condition, unless it is a query, a row, or joined by OR.
+fn inside_brackets<'t>(text: &str, tokens: &'t [Token]) -> Option<&'t [Token]> {
+    let word = |index: usize| tokens.get(index).map_or("", |token| &text[token.start..token.end]);
+    let closed = word(0) == "(" && closing(&word, 0, tokens.len())? + 1 == tokens.len();
+    let inside = tokens.get(1..tokens.len() - 1).filter(|inside| closed && !inside.is_empty())?;
+    let mut depth = 0;
+    let mut before = String::new();
+    for (index, token) in inside.iter().enumerate() {
+        let is_name = before == ".";
+        before = text[token.start..token.end].to_ascii_lowercase();
+        match before.as_str() {
+            _ if is_name => {}
+            "(" | "[" | "case" => depth += 1,
+            ")" | "]" | "end" => depth -= 1,
+            "or" | "," if depth == 0 => return None,
+            "select" | "values" | "with" | "table" if index == 0 => return None,
+            _ => {}
+        }
+    }
+    Some(inside)
+}
+
+/// Tokens cut at each AND that joins conditions, and not the ends of BETWEEN.
+fn and_parts<'t>(text: &str, tokens: &'t [Token]) -> Option<Vec<&'t [Token]>> {
+    let (mut parts, mut start) = (Vec::new(), 0);
+    // Of CASE and of brackets, where AND joins something else.
+    let (mut depth, mut betweens) = (0i32, 0);
+    let mut before = String::new();
+    for (index, token) in tokens.iter().enumerate() {
+        let is_name = before == ".";
+        before = text[token.start..token.end].to_ascii_lowercase();
+        match before.as_str() {
+            _ if is_name => {}
+            "(" | "[" | "case" => depth += 1,
+            ")" | "]" | "end" => depth -= 1,
+            "between" if depth == 0 => betweens += 1,
+            "and" if depth == 0 && betweens > 0 => betweens -= 1,
+            "and" if depth == 0 => {
+                parts.push(&tokens[start..index]);
+                start = index + 1;
+            }
+            _ => {}
+        }
+    }
+    parts.push(&tokens[start..]);
+    parts.iter().all(|part| !part.is_empty()).then_some(parts)
+}
+
+/// How many brackets of joins are open at `at`, an item of a FROM.
+fn brackets_since_from(text: &str, span: &Range<usize>, at: usize) -> i32 {
+    // Whether there was a FROM since each bracket that is open.
+    let mut from_seen = vec![false];
+    for token in Lexer::starting_at(&text[..at], span.start) {
+        match &text[token.start..token.end] {
+            "(" => from_seen.push(false),
+            ")" => {
+                from_seen.pop();
+            }
+            word if word.eq_ignore_ascii_case("from") => {
+                from_seen.last_mut().into_iter().for_each(|seen| *seen = true);
+            }
+            _ => {}
+        }
+    }
+    let open = from_seen.iter().rev().position(|seen| *seen).unwrap_or(0);
+    i32::try_from(open).unwrap_or(0)
 }
 
 /// Where the GROUP BY ends of the SELECT whose FROM has something at `at`; `None` when it has none in plain form.
 pub(crate) fn group_end(text: &str, span: &Range<usize>, at: usize) -> Option<usize> {
     let word = |token: &Token| text[token.start..token.end].to_ascii_lowercase();
-    let (mut depth, mut end) = (0i32, None);
+    let (mut depth, mut end) = (brackets_since_from(text, span, at), None);
     for token in Lexer::starting_at(&text[..span.end], at) {
         let word = word(&token);
         match word.as_str() {
