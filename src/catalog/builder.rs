@@ -58,6 +58,8 @@ pub struct Builder {
     /// Domain -> (type below, typmod).
     domains: HashMap<u32, (u32, i32)>,
     relations: Vec<RelationRows>,
+    /// Of each child, schema and name first.
+    parents: Vec<[(String, String); 2]>,
     functions: HashMap<String, Function>,
     views: Vec<ViewRow>,
 }
@@ -91,6 +93,7 @@ impl Builder {
             types: HashMap::new(),
             domains: HashMap::new(),
             relations: Vec::new(),
+            parents: Vec::new(),
             functions: HashMap::new(),
             views: Vec::new(),
         }
@@ -108,6 +111,7 @@ impl Builder {
             Subject::Domains => self.domain(row),
             Subject::Types => self.type_of_columns(row),
             Subject::Columns => self.column(row),
+            Subject::Parents => self.parent(row),
             Subject::Functions => self.function(row),
             Subject::Views => self.view(row),
         }
@@ -201,6 +205,12 @@ impl Builder {
         Ok(())
     }
 
+    fn parent(&mut self, row: Row<'_>) -> Result<(), BadRow> {
+        let child = (row.text(0)?.to_owned(), row.text(1)?.to_owned());
+        self.parents.push([child, (row.text(2)?.to_owned(), row.text(3)?.to_owned())]);
+        Ok(())
+    }
+
     fn view(&mut self, row: Row<'_>) -> Result<(), BadRow> {
         let (schema, name) = (row.text(0)?.to_owned(), row.text(1)?.to_owned());
         let definition = row.text(2)?.trim_end().trim_end_matches(';').to_owned();
@@ -243,8 +253,9 @@ impl Builder {
     pub fn finish(self, version: u64) -> Loaded {
         let mut problems = Vec::new();
         let mut tables: HashMap<String, HashMap<String, Table>> = HashMap::new();
+        let rules = rules_of_children(&self.rules, &self.parents);
         for RelationRows { schema, name, relation, columns } in self.relations {
-            let kind = match self.rules.kind_of(&schema, &name, &columns) {
+            let kind = match rules.kind_of(&schema, &name, &columns) {
                 Ok(kind) => kind,
                 Err(refusal) => {
                     problems.push(describe(&schema, &name, &refusal));
@@ -267,6 +278,9 @@ impl Builder {
             }
             tables.entry(schema).or_default().insert(name, Table { kind, relation, columns });
         }
+        if self.shards > 1 {
+            leave_out_scattered(&mut tables, &self.parents, &mut problems);
+        }
         let mut catalog = Catalog {
             version,
             shards: self.shards,
@@ -281,6 +295,49 @@ impl Builder {
             look_through(&mut catalog, self.views);
         }
         Loaded { catalog, problems }
+    }
+}
+
+/// The rules with those of parents for children that have none of their own: a partition lies where its table does.
+fn rules_of_children(rules: &TableRules, parents: &[[(String, String); 2]]) -> TableRules {
+    let mut rules = rules.clone();
+    let rule_of = |rules: &TableRules, (schema, name): &(String, String)| {
+        rules.tables.get(&format!("{schema}.{name}")).or_else(|| rules.tables.get(name)).cloned()
+    };
+    loop {
+        let missing = parents.iter().find_map(|[child, parent]| {
+            let rule = rule_of(&rules, parent).filter(|_| rule_of(&rules, child).is_none())?;
+            Some((format!("{}.{}", child.0, child.1), rule))
+        });
+        let Some((child, rule)) = missing else { return rules };
+        rules.tables.insert(child, rule);
+    }
+}
+
+/// Takes out tables whose rows lie elsewhere than those of their children, which they include.
+fn leave_out_scattered(
+    tables: &mut HashMap<String, HashMap<String, Table>>,
+    parents: &[[(String, String); 2]],
+    problems: &mut Vec<String>,
+) {
+    let place = |tables: &HashMap<String, HashMap<String, Table>>, (schema, name): &(String, String)| {
+        let table = tables.get(schema)?.get(name)?;
+        Some(match table.kind {
+            TableKind::Sharded { column, .. } => Err(table.columns.get(column)?.name.clone()),
+            other => Ok(other),
+        })
+    };
+    loop {
+        let scattered = parents.iter().find_map(|[child, parent]| {
+            let found = place(tables, parent)?;
+            (place(tables, child).as_ref() != Some(&found)).then_some((child, parent))
+        });
+        let Some((child, (schema, name))) = scattered else { return };
+        problems.push(format!(
+            "table {schema}.{name}: its rows include those of {}.{}, which lie elsewhere; give both the same entry in the configuration",
+            child.0, child.1
+        ));
+        tables.get_mut(schema).and_then(|tables| tables.remove(name));
     }
 }
 

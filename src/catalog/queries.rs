@@ -14,6 +14,7 @@ pub enum Subject {
     Domains,
     Types,
     Columns,
+    Parents,
     Functions,
     Views,
 }
@@ -26,12 +27,13 @@ pub struct Query {
 }
 
 /// All questions, in the order in which the builder wants the answers.
-pub const QUERIES: [Query; 6] = [
+pub const QUERIES: [Query; 7] = [
     Query { subject: Subject::Database, sql: DATABASE },
     Query { subject: Subject::Collations, sql: COLLATIONS },
     Query { subject: Subject::Domains, sql: DOMAINS },
     Query { subject: Subject::Types, sql: TYPES },
     Query { subject: Subject::Columns, sql: COLUMNS },
+    Query { subject: Subject::Parents, sql: PARENTS },
     Query { subject: Subject::Functions, sql: FUNCTIONS },
 ];
 
@@ -94,6 +96,16 @@ WHERE c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p,v,m,f}'::pg_catalog.\"char\"[]
   AND c.relpersistence OPERATOR(pg_catalog.<>) 't' \
   AND n.nspname OPERATOR(pg_catalog.<>) ALL ('{pg_catalog,information_schema,pg_toast,sluice}'::pg_catalog.name[]) \
 ORDER BY n.nspname, c.relname, a.attnum";
+
+/// schema and name of a table or partition, schema and name of a table whose rows include its own.
+const PARENTS: &str = "\
+SELECT n.nspname, c.relname, m.nspname, p.relname \
+FROM pg_catalog.pg_inherits i \
+JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) i.inhrelid \
+JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace \
+JOIN pg_catalog.pg_class p ON p.oid OPERATOR(pg_catalog.=) i.inhparent \
+JOIN pg_catalog.pg_namespace m ON m.oid OPERATOR(pg_catalog.=) p.relnamespace \
+WHERE c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p,f}'::pg_catalog.\"char\"[])";
 
 /// name, kind, returns a set, volatility, body where it may change its session: each combination once. What an extension or a user has put
 /// into `pg_catalog` counts too; what PostgreSQL brings has an oid below 16384.
@@ -170,6 +182,8 @@ SELECT pg_catalog.concat_ws('/', \
    AND p.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid), \
  (SELECT pg_catalog.sum(pg_catalog.hashtextextended(r.ev_action::pg_catalog.text, 0)::pg_catalog.numeric) \
    FROM pg_catalog.pg_rewrite r WHERE r.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid), \
+ (SELECT pg_catalog.sum(pg_catalog.hashtextextended(pg_catalog.concat_ws(',', i.inhrelid, i.inhparent), 0)\
+   ::pg_catalog.numeric) FROM pg_catalog.pg_inherits i), \
  (SELECT pg_catalog.concat_ws('.', pg_catalog.count(*), pg_catalog.max(o.oid)) FROM pg_catalog.pg_operator o \
    WHERE o.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid), \
  (SELECT pg_catalog.sum(pg_catalog.hashtextextended(pg_catalog.concat_ws(',', n.oid, n.nspname), 0)\

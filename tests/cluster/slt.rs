@@ -44,6 +44,7 @@ files! {
     grouping,
     joins,
     keys,
+    names,
     ordering,
     parameters,
     point,

@@ -104,7 +104,8 @@ pub(crate) struct Facts {
 pub(crate) struct CteScope {
     pub name: Box<str>,
     pub id: usize,
-    pub columns: Vec<Option<Box<str>>>,
+    /// `None` when they cannot be told: a name may be one of theirs.
+    pub columns: Option<Vec<Option<Box<str>>>>,
     pub outputs: Vec<Output>,
     pub roots: Vec<Root>,
 }
@@ -362,7 +363,7 @@ impl<'c> Binder<'c> {
         let cte = &self.ctes[index];
         let (id, columns, outputs, roots) = (cte.id, cte.columns.clone(), cte.outputs.clone(), cte.roots.clone());
         self.cte_uses[id] += 1;
-        let rel = self.add_rel(table, Columns::Derived(columns), !preserved);
+        let rel = self.add_rel(table, columns.map_or(Columns::Unknown, Columns::Derived), !preserved);
         for (position, output) in outputs.iter().enumerate() {
             let outside = self.shown_term(rel, position, output);
             if let Some(inside) = output.term
@@ -518,13 +519,17 @@ impl<'c> Binder<'c> {
         for cte in &with.ctes {
             let id = self.cte_uses.len();
             self.cte_uses.push(0);
-            let scope =
-                CteScope { name: cte.name.clone(), id, columns: Vec::new(), outputs: Vec::new(), roots: Vec::new() };
+            let (name, columns) = (cte.name.clone(), None);
+            let scope = CteScope { name, id, columns, outputs: Vec::new(), roots: Vec::new() };
             if with.recursive {
-                self.recursive_cte(cte, scope);
+                self.ctes.push(scope);
             } else {
                 self.plain_cte(cte, scope);
             }
+        }
+        // Each of them may read itself and those behind it.
+        for (index, cte) in with.ctes.iter().enumerate().filter(|_| with.recursive) {
+            self.recursive_cte(before + index, cte);
         }
         before
     }

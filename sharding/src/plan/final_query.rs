@@ -160,8 +160,8 @@ impl<'a> Draft<'a, '_> {
         let occurrence = &binder.occurrences[index];
         let rel = &binder.rels[occurrence.rel];
         let Columns::Table(table) = rel.columns else { return Err(reasons::spread("this syntax")) };
-        let end = spans::table_name_end(text, span, occurrence.written.at).filter(|_| !occurrence.written.only);
-        let Some(end) = end else { return Err(reasons::spread("ONLY")) };
+        let place = spans::table(text, span, occurrence.written.at, occurrence.written.only);
+        let Some(place) = place else { return Err(reasons::spread("this syntax")) };
         let all = self.mentioned.wants_all_of(rel) || binder.blocks[rel.block].all_columns;
         let chosen: Vec<&Column> =
             table.columns.iter().filter(|column| all || self.mentioned.columns.contains(&&*column.name)).collect();
@@ -174,8 +174,8 @@ impl<'a> Draft<'a, '_> {
         let shards = binder.keys_of(occurrence).unwrap_or(Shards::All);
         let gather = Gather { shards, sql, helpers: 0, tree, params: self.parsed.params, or_else: None, locks: false };
         let alias = if occurrence.written.aliased { String::new() } else { format!(" AS {}", quoted(&rel.name)) };
-        let place = format!("({}){alias}", self.arrays_as_rows(&chosen));
-        self.edits.push((occurrence.written.at..end, place));
+        self.edits.push((place, format!("({}){alias}", self.arrays_as_rows(&chosen))));
+        self.edits.extend(binder.schemas_before(text, span, occurrence.rel));
         self.group_by_key(occurrence, &chosen);
         self.inputs.push(Input { table: occurrence.table.clone(), gather });
         self.columns += chosen.len();
@@ -257,7 +257,8 @@ impl<'a> Draft<'a, '_> {
         let names: Vec<String> = rel.renamed.iter().map(|name| quoted(name)).collect();
         let names = if names.is_empty() { String::new() } else { format!("({})", names.join(", ")) };
         let alias = if written.aliased { format!(" AS {}{names}", quoted(&rel.name)) } else { String::new() };
-        Some(format!("{}{alias}", &self.context.text[written.at..end]))
+        let only = if written.only { "ONLY " } else { "" };
+        Some(format!("{only}{}{alias}", &self.context.text[written.at..end]))
     }
 
     /// The rows again, out of one array for each column.

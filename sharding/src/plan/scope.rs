@@ -111,16 +111,20 @@ impl<'c> Names<'c> {
 
     /// What may be written in the place of a view.
     pub(crate) fn definition_of(&self, view: &TableRef) -> Option<&'c str> {
-        let has_it = |schema: &&String| self.find_in(schema, &view.name).is_some();
-        let schema = match &view.schema {
-            Some(schema) => schema,
-            None => self.path.iter().find(has_it)?.as_str(),
-        };
+        let schema = self.schema_of(view.schema.as_deref(), &view.name)?;
         // Where PostgreSQL's own names are looked up last, a user's can hide them.
         if self.path.iter().skip(1).any(|schema| schema == "pg_catalog") {
             return None;
         }
         self.catalog.views.get(schema)?.get(&*view.name).map(String::as_str)
+    }
+
+    /// The schema of a table with this name, which may stand in `schema`.
+    pub(crate) fn schema_of<'a>(&'a self, schema: Option<&'a str>, name: &str) -> Option<&'a str> {
+        schema.or_else(|| {
+            let mut path = self.path.iter().map(String::as_str);
+            path.find(|schema| self.find_in(schema, name).is_some())
+        })
     }
 
     /// The schema in which a table without one would be created.

@@ -93,6 +93,17 @@ pub(super) fn without_views(context: Context<'_>, span: &Range<usize>) -> Option
     None
 }
 
+impl Binder<'_> {
+    /// The edits that leave schemas out before a table's columns: a subquery in its place has none.
+    pub(super) fn schemas_before(&self, text: &str, span: &Range<usize>, rel: usize) -> Vec<(Range<usize>, String)> {
+        let rel = &self.rels[rel];
+        let is_table = rel.written.is_some_and(|written| !written.aliased);
+        let schema = self.names.schema_of(rel.schema.as_deref(), &rel.name).filter(|_| is_table);
+        let places = schema.map(|schema| spans::schemas_of_columns(text, span, schema, &rel.name));
+        places.into_iter().flatten().map(|place| (place, String::new())).collect()
+    }
+}
+
 /// The text with the definitions of the views that stand in it; those may have views again.
 fn look_through(binder: &Binder<'_>, query: &Query, text: &str, span: &Range<usize>) -> Option<String> {
     let mentioned = Mentioned::of(query);
@@ -108,12 +119,7 @@ fn look_through(binder: &Binder<'_>, query: &Query, text: &str, span: &Range<usi
         let place = spans::table(text, span, written.at, written.only)?;
         let alias = if written.aliased { String::new() } else { format!(" AS {}", quoted(&rel.name)) };
         edits.push((place, format!("({definition}){alias}")));
-        if let Some(schema) = &rel.schema {
-            edits.extend(spans::schemas_of_columns(text, span, schema, &rel.name).map(|place| (place, String::new())));
-        }
+        edits.extend(binder.schemas_before(text, span, view.rel));
     }
-    // A view may stand in several places.
-    edits.sort_by_key(|(place, _)| place.start);
-    edits.dedup();
     Some(spans::spliced(text, 0..text.len(), edits))
 }

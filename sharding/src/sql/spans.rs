@@ -118,9 +118,10 @@ fn identifier(word: &str) -> Option<String> {
     }
 }
 
-/// A part of a text with other pieces in the place of some, which do not overlap.
+/// A part of a text with other pieces in the place of some. Equal edits count once; others do not overlap.
 pub(crate) fn spliced(text: &str, part: Range<usize>, mut edits: Vec<(Range<usize>, String)>) -> String {
     edits.sort_by_key(|(place, _)| place.start);
+    edits.dedup();
     let mut new = String::with_capacity(part.len() + edits.iter().map(|(_, piece)| piece.len()).sum::<usize>());
     let mut at = part.start;
     for (place, piece) in edits {
