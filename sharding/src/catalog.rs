@@ -114,6 +114,8 @@ pub struct Crossing {
     pub type_name: String,
     /// The collation in SQL, when it is not the one that the type has by itself.
     pub collation: Option<String>,
+    /// The domain that the column is of, in SQL.
+    pub domain: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -122,7 +124,9 @@ pub enum CrossingForm {
     Binary,
     /// As text that means the same under all settings: arrays, which cannot be elements of arrays.
     Text,
-    /// Not at all: its text depends on settings, its binary form names types by numbers of one server.
+    /// Within a row of its table's type, in binary: other arrays, and composite types, which would become columns.
+    Row,
+    /// Not at all: it has no binary form, or means an object of one server by a number.
     #[default]
     Never,
 }
@@ -247,7 +251,7 @@ pub(crate) fn column_of(column: &ColumnDef, default_collation: Collation) -> Col
     };
     let crossing = match type_oid {
         0 => Crossing::default(),
-        _ => Crossing { form: CrossingForm::Binary, type_name: built_in_name(type_oid), collation: None },
+        _ => Crossing { form: CrossingForm::Binary, type_name: built_in_name(type_oid), ..Crossing::default() },
     };
     // The name of a collation in an open transaction is not looked up.
     let crossing = if column.collation.is_some() { Crossing::default() } else { crossing };

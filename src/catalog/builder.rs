@@ -142,9 +142,10 @@ impl Builder {
         let form = match row.text(2)? {
             "b" => CrossingForm::Binary,
             "t" => CrossingForm::Text,
+            "r" => CrossingForm::Row,
             _ => CrossingForm::Never,
         };
-        let crossing = Crossing { form, type_name: row.text(1)?.to_owned(), collation: None };
+        let crossing = Crossing { form, type_name: row.text(1)?.to_owned(), ..Crossing::default() };
         self.types.insert(row.number(0)?, (crossing, row.number(3)?));
         Ok(())
     }
@@ -166,7 +167,10 @@ impl Builder {
             });
         }
         let Some(column) = row.optional(3) else { return Ok(()) };
-        let (type_oid, typmod) = self.base_type(row.number(4)?, row.number(5)?);
+        let own_type = row.number(4)?;
+        let (type_oid, typmod) = self.base_type(own_type, row.number(5)?);
+        let domain = self.types.get(&own_type).filter(|_| own_type != type_oid);
+        let domain = domain.map(|(domain, _)| domain.type_name.clone());
         let column = Column {
             name: column.to_owned(),
             type_oid,
@@ -174,7 +178,7 @@ impl Builder {
             not_null: row.boolean(6)?,
             primary: row.boolean(8)?,
             collation: self.collation_of(row.number(7)?),
-            crossing: self.crossing_of(type_oid, row.number(7)?),
+            crossing: Crossing { domain, ..self.crossing_of(type_oid, row.number(7)?) },
         };
         if let Some(last) = self.relations.last_mut() {
             last.columns.push(column);

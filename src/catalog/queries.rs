@@ -62,16 +62,30 @@ JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) k.collnamespace";
 const DOMAINS: &str = "\
 SELECT t.oid, t.typbasetype, t.typtypmod FROM pg_catalog.pg_type t WHERE t.typtype OPERATOR(pg_catalog.=) 'd'";
 
-/// oid, name in SQL, whether its values cross in binary (b), as text (t) or not (n), its collation: the types that columns have.
+/// oid, name in SQL, whether its values cross in binary (b), as text (t), within a row (r) or not (n), its collation: the types that columns
+/// have.
 ///
-/// Of arrays only those whose elements print the same under all settings: boolean, "char", name, integers, text, oid, json, cidr, macaddr,
-/// inet, character types, numeric, uuid, jsonb, bytea (both of its forms are read), and enums.
+/// As text go those arrays whose elements print the same under all settings: boolean, "char", name, integers, text, oid, json, cidr, macaddr,
+/// inet, character types, numeric, uuid, jsonb, bytea (both of its forms are read), tsquery, and enums; and tsquery, whose binary form
+/// cannot be read when it is empty. What has no binary form, or means an object by a number (regclass and the like), does not cross, nor
+/// does what has such parts.
 const TYPES: &str = "\
+WITH RECURSIVE unsendable(oid) AS ( \
+  SELECT t.oid FROM pg_catalog.pg_type t WHERE t.typsend OPERATOR(pg_catalog.=) 0::pg_catalog.oid \
+    OR t.typreceive OPERATOR(pg_catalog.=) 0::pg_catalog.oid OR t.typtype OPERATOR(pg_catalog.=) 'p' \
+    OR t.oid OPERATOR(pg_catalog.=) ANY ('{24,2202,2203,2204,2205,2206,3615,3734,3769,4089,4096,4191}'::pg_catalog.oid[]) \
+  UNION SELECT w.oid FROM unsendable u CROSS JOIN LATERAL ( \
+    SELECT a.oid FROM pg_catalog.pg_type a WHERE a.typelem OPERATOR(pg_catalog.=) u.oid OR a.typbasetype OPERATOR(pg_catalog.=) u.oid \
+    UNION ALL SELECT c.reltype FROM pg_catalog.pg_attribute x JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) x.attrelid \
+      WHERE x.atttypid OPERATOR(pg_catalog.=) u.oid AND x.attnum OPERATOR(pg_catalog.>) 0 AND NOT x.attisdropped \
+        AND c.reltype OPERATOR(pg_catalog.<>) 0::pg_catalog.oid \
+    UNION ALL SELECT r.rngtypid FROM pg_catalog.pg_range r WHERE r.rngsubtype OPERATOR(pg_catalog.=) u.oid) w(oid)) \
 SELECT t.oid, pg_catalog.concat(pg_catalog.quote_ident(n.nspname), '.', pg_catalog.quote_ident(t.typname)), \
-  CASE WHEN t.typsend OPERATOR(pg_catalog.=) 0::pg_catalog.oid OR t.typreceive OPERATOR(pg_catalog.=) 0::pg_catalog.oid THEN 'n' \
+  CASE WHEN t.oid OPERATOR(pg_catalog.=) 3615::pg_catalog.oid THEN 't' \
     WHEN t.typcategory OPERATOR(pg_catalog.=) 'A' AND (e.typtype OPERATOR(pg_catalog.=) 'e' OR t.typelem OPERATOR(pg_catalog.=) \
-      ANY ('{16,17,18,19,20,21,23,25,26,114,650,829,869,1042,1043,1700,2950,3802}'::pg_catalog.oid[])) THEN 't' \
-    WHEN t.typcategory OPERATOR(pg_catalog.=) 'A' THEN 'n' \
+      ANY ('{16,17,18,19,20,21,23,25,26,114,650,829,869,1042,1043,1700,2950,3615,3802}'::pg_catalog.oid[])) THEN 't' \
+    WHEN EXISTS (SELECT FROM unsendable u WHERE u.oid OPERATOR(pg_catalog.=) t.oid) THEN 'n' \
+    WHEN t.typcategory OPERATOR(pg_catalog.=) 'A' OR t.typtype OPERATOR(pg_catalog.=) 'c' THEN 'r' \
     WHEN t.typtype OPERATOR(pg_catalog.=) ANY ('{b,e,r,m}'::pg_catalog.\"char\"[]) THEN 'b' ELSE 'n' END, \
   t.typcollation \
 FROM pg_catalog.pg_type t \

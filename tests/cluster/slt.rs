@@ -5,6 +5,7 @@
 //! - `query` must succeed; its rows are compared in order when the statement ends with its own
 //!   `ORDER BY`, and as a set otherwise or with `query T rowsort`.
 //! - `# refused` above a record: several shards must refuse it with 0A000; one shard must not.
+//! - `# text` above a record asks for results as text: binary ones name types by numbers of one database.
 //! - `# $1 = text` above a record gives a parameter; NULL is the word.
 //! - The lines under `----` are the data of a `COPY ... FROM STDIN`.
 
@@ -44,6 +45,7 @@ files! {
     grouping,
     joins,
     keys,
+    kinds,
     names,
     ordering,
     parameters,
@@ -83,6 +85,8 @@ struct Step {
     expect: Expect,
     ordered: bool,
     refused: bool,
+    /// Results as text even where the protocol knows binary ones.
+    text: bool,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -177,9 +181,10 @@ fn step(place: String, connection: &Connection, sql: String, notes: &[String], e
         Connection::Named(name) => name.clone(),
     };
     let refused = notes.iter().any(|note| note == "refused");
+    let text = notes.iter().any(|note| note == "text");
     let ordered = has_own_order(&sql);
     let place = place.rsplit('/').next().unwrap_or_default().to_owned();
-    Step { place, connection, sql, parameters, copy: String::new(), expect, ordered, refused }
+    Step { place, connection, sql, parameters, copy: String::new(), expect, ordered, refused, text }
 }
 
 /// Whether `ORDER BY` stands outside of all parentheses.
@@ -244,7 +249,7 @@ fn ask(wire: &mut Wire, step: &Step, protocol: Protocol) -> Answer {
     let several = step.sql.trim_end().trim_end_matches(';').contains(';');
     if protocol == Protocol::Extended && !several {
         let parameters: Vec<Option<&str>> = step.parameters.iter().map(Option::as_deref).collect();
-        return wire.execute(&step.sql, &parameters, true);
+        return wire.execute(&step.sql, &parameters, !step.text);
     }
     let mut sql = step.sql.clone();
     for (n, parameter) in step.parameters.iter().enumerate().rev() {

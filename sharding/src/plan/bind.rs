@@ -18,6 +18,7 @@ use crate::sql::tree::{Expr, RowsOf, TableRef, With};
 /// One place in a statement where a sharded table stands.
 #[derive(Debug)]
 pub(crate) struct Occurrence {
+    pub schema: String,
     pub table: String,
     pub key: Term,
     pub key_type: KeyType,
@@ -288,7 +289,7 @@ impl<'c> Binder<'c> {
         };
         let rel = self.add_rel(table, columns, usage == Usage::Nullable);
         match found {
-            Found::Table { table: found, name } => self.note_table(found, name, table, rel, usage),
+            Found::Table { schema, table: found, name } => self.note_table(found, [schema, name], table, rel, usage),
             Found::System => self.system = true,
             Found::Unknown => {
                 self.facts.unknown_table = true;
@@ -301,7 +302,7 @@ impl<'c> Binder<'c> {
         rel
     }
 
-    fn note_table(&mut self, found: &'c Table, name: &str, table: &TableRef, rel: usize, usage: Usage) {
+    fn note_table(&mut self, found: &'c Table, [schema, name]: [&str; 2], table: &TableRef, rel: usize, usage: Usage) {
         if is_view(found) {
             self.facts.user_view = true;
             if !self.names.has_rule(table.schema.as_deref(), name) {
@@ -313,6 +314,7 @@ impl<'c> Binder<'c> {
             TableKind::Sharded { column, key_type } => {
                 let key = self.term(rel, column);
                 self.occurrences.push(Occurrence {
+                    schema: schema.to_owned(),
                     table: name.to_owned(),
                     key,
                     key_type,

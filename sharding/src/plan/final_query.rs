@@ -7,11 +7,12 @@ use std::ops::Range;
 
 use super::bind::{Binder, Occurrence};
 use super::bind_query::Seen;
+use super::crossing::Crossing;
 use super::decide::Context;
 use super::reduce::Place;
 use super::scope::{Columns, Rel};
 use super::{FinalQuery, Gather, Input, Node, Shards, final_parts, reasons};
-use crate::catalog::{Column, CrossingForm};
+use crate::catalog::Column;
 use crate::map::ShardId;
 use crate::refusal::Refusal;
 use crate::sql::parse::Parsed;
@@ -149,7 +150,7 @@ struct Draft<'a, 'c> {
     mentioned: Mentioned<'a>,
     inputs: Vec<Input>,
     edits: Vec<(Range<usize>, String)>,
-    /// Columns of all inputs so far.
+    /// Arrays of all inputs so far.
     columns: usize,
 }
 
@@ -163,22 +164,23 @@ impl<'a> Draft<'a, '_> {
         let place = spans::table(text, span, occurrence.written.at, occurrence.written.only);
         let Some(place) = place else { return Err(reasons::spread("this syntax")) };
         let all = self.mentioned.wants_all_of(rel) || binder.blocks[rel.block].all_columns;
-        let chosen: Vec<&Column> =
-            table.columns.iter().filter(|column| all || self.mentioned.columns.contains(&&*column.name)).collect();
-        let chosen = if chosen.is_empty() { table.columns.iter().take(1).collect() } else { chosen };
-        if let Some(column) = chosen.iter().find(|column| column.crossing.form == CrossingForm::Never) {
+        let row_type = format!("{}.{}", quoted(&occurrence.schema), quoted(&occurrence.table));
+        let wanted = |column: &Column| all || self.mentioned.columns.contains(&&*column.name);
+        let crossing = Crossing::new(table, row_type, wanted);
+        if let Some(column) = crossing.hindrance() {
             return Err(reasons::cannot_cross(&column.name, &occurrence.table));
         }
-        let sql = self.shards_sql(index, &chosen).ok_or_else(|| reasons::spread("this syntax"))?;
+        let sql = self.shards_sql(index, &crossing).ok_or_else(|| reasons::spread("this syntax"))?;
         let tree = Node::Append { input: Box::new(Node::Route) };
         let shards = binder.keys_of(occurrence).unwrap_or(Shards::All);
         let gather = Gather { shards, sql, helpers: 0, tree, params: self.parsed.params, or_else: None, locks: false };
         let alias = if occurrence.written.aliased { String::new() } else { format!(" AS {}", quoted(&rel.name)) };
-        self.edits.push((place, format!("({}){alias}", self.arrays_as_rows(&chosen))));
+        let first = usize::from(self.parsed.params) + self.columns + 1;
+        self.edits.push((place, format!("({}){alias}", crossing.rows(first))));
         self.edits.extend(binder.schemas_before(text, span, occurrence.rel));
-        self.group_by_key(occurrence, &chosen);
+        self.group_by_key(occurrence, &crossing.columns());
         self.inputs.push(Input { table: occurrence.table.clone(), gather });
-        self.columns += chosen.len();
+        self.columns += crossing.arrays();
         Ok(())
     }
 
@@ -193,19 +195,10 @@ impl<'a> Draft<'a, '_> {
     }
 
     /// What every shard is asked for.
-    fn shards_sql(&self, index: usize, chosen: &[&Column]) -> Option<String> {
-        let occurrence = &self.binder.occurrences[index];
-        let rel = &self.binder.rels[occurrence.rel];
-        let columns: Vec<String> = chosen
-            .iter()
-            .enumerate()
-            .map(|(position, column)| {
-                // With new names all columns are there, in their order.
-                let name = quoted(rel.renamed.get(position).map_or(&*column.name, |name| name));
-                if column.crossing.form == CrossingForm::Text { format!("{name}::pg_catalog.text") } else { name }
-            })
-            .collect();
-        let mut sql = format!("SELECT {} FROM {}", columns.join(", "), self.as_written(occurrence.rel)?);
+    fn shards_sql(&self, index: usize, crossing: &Crossing<'_>) -> Option<String> {
+        let rel = self.binder.occurrences[index].rel;
+        let targets = crossing.targets(&self.binder.rels[rel]);
+        let mut sql = format!("SELECT {targets} FROM {}", self.as_written(rel)?);
         let conditions = self.conditions(index);
         if !conditions.is_empty() {
             sql.push_str(&format!(" WHERE ({})", conditions.join(") AND (")));
@@ -259,26 +252,6 @@ impl<'a> Draft<'a, '_> {
         let alias = if written.aliased { format!(" AS {}{names}", quoted(&rel.name)) } else { String::new() };
         let only = if written.only { "ONLY " } else { "" };
         Some(format!("{only}{}{alias}", &self.context.text[written.at..end]))
-    }
-
-    /// The rows again, out of one array for each column.
-    fn arrays_as_rows(&self, chosen: &[&Column]) -> String {
-        let (mut shown, mut arrays, mut names) = (Vec::new(), Vec::new(), Vec::new());
-        for (position, column) in chosen.iter().enumerate() {
-            let name = format!("c{}", position + 1);
-            let crossing = &column.crossing;
-            let (element, cast) = match crossing.form {
-                CrossingForm::Text => ("pg_catalog.text", format!("::{}", crossing.type_name)),
-                CrossingForm::Binary | CrossingForm::Never => (&*crossing.type_name, String::new()),
-            };
-            let collate = crossing.collation.as_ref().map(|name| format!(" COLLATE {name}")).unwrap_or_default();
-            shown.push(format!("{name}{cast}{collate} AS {}", quoted(&column.name)));
-            let number = usize::from(self.parsed.params) + self.columns + position + 1;
-            arrays.push(format!("pg_catalog.unnest(${number}::{element}[])"));
-            names.push(name);
-        }
-        let (shown, arrays, names) = (shown.join(", "), arrays.join(", "), names.join(", "));
-        format!("SELECT {shown} FROM ROWS FROM({arrays}) AS sluice_input({names})")
     }
 
     /// A row of a subquery is no row of the table's type.

@@ -13,6 +13,7 @@ mod bind_values;
 mod build;
 mod conditions;
 mod copy_plan;
+mod crossing;
 mod ddl;
 mod decide;
 mod display;

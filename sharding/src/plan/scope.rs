@@ -65,6 +65,7 @@ impl Rel<'_> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Found<'c> {
     Table {
+        schema: &'c str,
         table: &'c Table,
         name: &'c str,
     },
@@ -105,8 +106,9 @@ impl<'c> Names<'c> {
         if is_system_schema(schema) {
             return None;
         }
-        let (name, table) = self.catalog.tables.get(schema)?.get_key_value(name)?;
-        Some(Found::Table { table, name })
+        let (schema, tables) = self.catalog.tables.get_key_value(schema)?;
+        let (name, table) = tables.get_key_value(name)?;
+        Some(Found::Table { schema, table, name })
     }
 
     /// What may be written in the place of a view.
