@@ -70,21 +70,24 @@ SELECT t.oid, t.typbasetype, t.typtypmod FROM pg_catalog.pg_type t WHERE t.typty
 /// cannot be read when it is empty. What has no binary form, or means an object by a number (regclass and the like), does not cross, nor
 /// does what has such parts.
 const TYPES: &str = "\
-WITH RECURSIVE unsendable(oid) AS ( \
+WITH RECURSIVE parts(part, whole) AS MATERIALIZED ( \
+  SELECT a.typelem, a.oid FROM pg_catalog.pg_type a WHERE a.typelem OPERATOR(pg_catalog.<>) 0::pg_catalog.oid \
+  UNION ALL SELECT a.typbasetype, a.oid FROM pg_catalog.pg_type a WHERE a.typbasetype OPERATOR(pg_catalog.<>) 0::pg_catalog.oid \
+  UNION ALL SELECT r.rngsubtype, r.rngtypid FROM pg_catalog.pg_range r \
+  UNION ALL SELECT x.atttypid, c.reltype FROM pg_catalog.pg_attribute x \
+    JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) x.attrelid \
+    WHERE x.attrelid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid AND c.reltype OPERATOR(pg_catalog.<>) 0::pg_catalog.oid \
+      AND x.attnum OPERATOR(pg_catalog.>) 0 AND NOT x.attisdropped), \
+unsendable(oid) AS ( \
   SELECT t.oid FROM pg_catalog.pg_type t WHERE t.typsend OPERATOR(pg_catalog.=) 0::pg_catalog.oid \
     OR t.typreceive OPERATOR(pg_catalog.=) 0::pg_catalog.oid OR t.typtype OPERATOR(pg_catalog.=) 'p' \
     OR t.oid OPERATOR(pg_catalog.=) ANY ('{24,2202,2203,2204,2205,2206,3615,3734,3769,4089,4096,4191}'::pg_catalog.oid[]) \
-  UNION SELECT w.oid FROM unsendable u CROSS JOIN LATERAL ( \
-    SELECT a.oid FROM pg_catalog.pg_type a WHERE a.typelem OPERATOR(pg_catalog.=) u.oid OR a.typbasetype OPERATOR(pg_catalog.=) u.oid \
-    UNION ALL SELECT c.reltype FROM pg_catalog.pg_attribute x JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) x.attrelid \
-      WHERE x.atttypid OPERATOR(pg_catalog.=) u.oid AND x.attnum OPERATOR(pg_catalog.>) 0 AND NOT x.attisdropped \
-        AND c.reltype OPERATOR(pg_catalog.<>) 0::pg_catalog.oid \
-    UNION ALL SELECT r.rngtypid FROM pg_catalog.pg_range r WHERE r.rngsubtype OPERATOR(pg_catalog.=) u.oid) w(oid)) \
+  UNION SELECT p.whole FROM unsendable u JOIN parts p ON p.part OPERATOR(pg_catalog.=) u.oid) \
 SELECT t.oid, pg_catalog.concat(pg_catalog.quote_ident(n.nspname), '.', pg_catalog.quote_ident(t.typname)), \
   CASE WHEN t.oid OPERATOR(pg_catalog.=) 3615::pg_catalog.oid THEN 't' \
     WHEN t.typcategory OPERATOR(pg_catalog.=) 'A' AND (e.typtype OPERATOR(pg_catalog.=) 'e' OR t.typelem OPERATOR(pg_catalog.=) \
       ANY ('{16,17,18,19,20,21,23,25,26,114,650,829,869,1042,1043,1700,2950,3615,3802}'::pg_catalog.oid[])) THEN 't' \
-    WHEN EXISTS (SELECT FROM unsendable u WHERE u.oid OPERATOR(pg_catalog.=) t.oid) THEN 'n' \
+    WHEN t.oid OPERATOR(pg_catalog.=) ANY (ARRAY(SELECT u.oid FROM unsendable u)) THEN 'n' \
     WHEN t.typcategory OPERATOR(pg_catalog.=) 'A' OR t.typtype OPERATOR(pg_catalog.=) 'c' THEN 'r' \
     WHEN t.typtype OPERATOR(pg_catalog.=) ANY ('{b,e,r,m}'::pg_catalog.\"char\"[]) THEN 'b' ELSE 'n' END, \
   t.typcollation \
@@ -151,18 +154,19 @@ readers AS MATERIALIZED (SELECT t.oid AS relation, x.grantee, true AS whole FROM
   CROSS JOIN LATERAL pg_catalog.aclexplode(COALESCE(t.relacl, pg_catalog.acldefault('r', t.relowner))) x \
   WHERE x.privilege_type OPERATOR(pg_catalog.=) 'SELECT' AND t.relkind OPERATOR(pg_catalog.=) ANY ('{r,p,v,m,f}'::pg_catalog.\"char\"[]) \
   UNION ALL SELECT a.attrelid, x.grantee, false FROM pg_catalog.pg_attribute a CROSS JOIN LATERAL pg_catalog.aclexplode(a.attacl) x \
-  WHERE x.privilege_type OPERATOR(pg_catalog.=) 'SELECT') \
+  WHERE x.privilege_type OPERATOR(pg_catalog.=) 'SELECT'), \
+closed AS MATERIALIZED (SELECT b.view, b.oid FROM below b JOIN readers r ON r.relation OPERATOR(pg_catalog.=) b.oid \
+  WHERE NOT EXISTS (SELECT FROM readers v WHERE v.relation OPERATOR(pg_catalog.=) b.view AND v.whole \
+    AND (v.grantee OPERATOR(pg_catalog.=) r.grantee OR v.grantee OPERATOR(pg_catalog.=) 0::pg_catalog.oid))) \
 SELECT n.nspname, c.relname, d.definition, c.relkind OPERATOR(pg_catalog.=) 'v' \
   AND NOT EXISTS (SELECT FROM pg_catalog.unnest(c.reloptions) o(option) \
     WHERE o.option OPERATOR(pg_catalog.~~) 'security_barrier=%' AND o.option OPERATOR(pg_catalog.<>) 'security_barrier=false') \
   AND NOT EXISTS (SELECT FROM pg_catalog.pg_operator o WHERE o.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid \
     AND pg_catalog.strpos(d.definition, o.oprname::pg_catalog.text) OPERATOR(pg_catalog.>) 0) \
   AND pg_catalog.strpos(d.definition, '::money') OPERATOR(pg_catalog.=) 0 \
-  AND NOT EXISTS (SELECT FROM below b WHERE b.view OPERATOR(pg_catalog.=) c.oid AND b.relrowsecurity) \
-  AND EXISTS (SELECT FROM below b WHERE b.view OPERATOR(pg_catalog.=) c.oid AND NOT EXISTS ( \
-    SELECT FROM readers r WHERE r.relation OPERATOR(pg_catalog.=) b.oid AND NOT EXISTS ( \
-      SELECT FROM readers v WHERE v.relation OPERATOR(pg_catalog.=) c.oid AND v.whole \
-        AND (v.grantee OPERATOR(pg_catalog.=) r.grantee OR v.grantee OPERATOR(pg_catalog.=) 0::pg_catalog.oid)))) \
+  AND NOT c.oid OPERATOR(pg_catalog.=) ANY (ARRAY(SELECT b.view FROM below b WHERE b.relrowsecurity)) \
+  AND c.oid OPERATOR(pg_catalog.=) ANY (ARRAY(SELECT b.view FROM below b WHERE NOT EXISTS (SELECT FROM closed x \
+    WHERE x.view OPERATOR(pg_catalog.=) b.view AND x.oid OPERATOR(pg_catalog.=) b.oid))) \
 FROM ready CROSS JOIN pg_catalog.pg_class c \
 JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace \
 CROSS JOIN LATERAL (SELECT pg_catalog.pg_get_viewdef(c.oid)) d(definition) \
