@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use sqllogictest::DefaultColumnType;
 use sqllogictest::parser::{Connection, QueryExpect, Record, SortMode, StatementExpect, parse_file};
 
-use crate::support::running::{Running, databases, shared, superuser};
+use crate::support::running::{RULES, Running, database_config, databases, shared, superuser};
 use crate::support::wire::{Answer, Row, Wire};
 
 const MISMATCHES_SHOWN: usize = 12;
@@ -46,6 +46,7 @@ files! {
     joins,
     keys,
     kinds,
+    locals,
     names,
     ordering,
     parameters,
@@ -110,7 +111,7 @@ fn run_file(name: &str) {
         check_the_file(&steps, &judge);
         for shards in 1..=3 {
             let over = databases(name, shards);
-            let router = Running::over(&over);
+            let router = router(&over);
             let answers = run(router.port, "app", &steps, protocol, shards > 1);
             for ((step, expected), got) in steps.iter().zip(&judge).zip(&answers) {
                 if let Some(difference) = compare(step, expected, got, shards) {
@@ -123,6 +124,15 @@ fn run_file(name: &str) {
     }
     let shown = &mismatches[..mismatches.len().min(MISMATCHES_SHOWN)];
     assert!(mismatches.is_empty(), "{} differences, the first:\n\n{}", mismatches.len(), shown.join("\n\n"));
+}
+
+/// A router with the usual rules, and a local table on the last shard.
+fn router(over: &[String]) -> Running {
+    let last = over.last().unwrap();
+    let rules = format!("{RULES}tables.far_log = {{ kind = \"local\", shard = \"{last}\" }}\n");
+    let router = Running::start(&database_config(shared(), over, &rules));
+    router.wait_until_ready();
+    router
 }
 
 /// The next protocol's databases take their place.

@@ -45,6 +45,15 @@ impl Written {
     }
 }
 
+/// One place in a statement where a table of a single shard stands.
+#[derive(Debug)]
+pub(crate) struct LocalTable {
+    pub home: ShardId,
+    pub schema: String,
+    pub name: String,
+    pub rel: usize,
+}
+
 /// A view whose rows the router cannot place.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ViewUse<'c> {
@@ -200,8 +209,7 @@ pub(crate) struct Binder<'c> {
     pub cte_uses: Vec<usize>,
     pub occurrences: Vec<Occurrence>,
     pub views: Vec<ViewUse<'c>>,
-    /// Homes of the local tables.
-    pub homes: Vec<(ShardId, String)>,
+    pub locals: Vec<LocalTable>,
     pub reference_writes: Vec<String>,
     /// Edges from the use of a CTE to its inside, good only if it is used once.
     pub cte_edges: Vec<(usize, Term, Term)>,
@@ -228,7 +236,7 @@ impl<'c> Binder<'c> {
             cte_uses: Vec::new(),
             occurrences: Vec::new(),
             views: Vec::new(),
-            homes: Vec::new(),
+            locals: Vec::new(),
             reference_writes: Vec::new(),
             cte_edges: Vec::new(),
             system: false,
@@ -330,7 +338,9 @@ impl<'c> Binder<'c> {
             }
             TableKind::Reference if usage == Usage::Target => self.reference_writes.push(name.to_owned()),
             TableKind::Reference => {}
-            TableKind::Local(home) => self.homes.push((home, name.to_owned())),
+            TableKind::Local(home) => {
+                self.locals.push(LocalTable { home, schema: schema.to_owned(), name: name.to_owned(), rel });
+            }
         }
     }
 

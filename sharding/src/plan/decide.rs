@@ -307,9 +307,9 @@ fn read_known(
         return Plan::Route { shards, many: None };
     }
     let table = binder.occurrences.first().map_or("", |occurrence| occurrence.table.as_str());
-    let home = match (&shards, &binder.facts.home, binder.homes.first()) {
+    let home = match (&shards, &binder.facts.home, binder.locals.first()) {
         (Shards::Home { home, .. }, Some(function), _) => Some((*home, reasons::home_function(function, table))),
-        (Shards::Home { home, .. }, None, Some((_, local))) => Some((*home, reasons::local_and_sharded(local, table))),
+        (Shards::Home { home, .. }, None, Some(local)) => Some((*home, reasons::local_and_sharded(&local.name, table))),
         _ => None,
     };
     match spread(context, binder, query, seen, shards.clone(), home, parsed) {

@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use super::bind::{Binder, Occurrence};
+use super::bind::{Binder, LocalTable};
 use super::bind_query::Seen;
 use super::crossing::Crossing;
 use super::decide::Context;
@@ -40,9 +40,18 @@ pub(super) fn final_query(
     let mut occurrences: Vec<usize> = (0..binder.occurrences.len()).collect();
     occurrences.sort_by_key(|index| binder.occurrences[*index].written.at);
     occurrences.dedup_by_key(|index| binder.occurrences[*index].written.at);
-    let mut draft = Draft { context, binder, parsed, mentioned, inputs: Vec::new(), edits: Vec::new(), columns: 0 };
+    let (inputs, edits, replaced) = Default::default();
+    let mut draft = Draft { context, binder, parsed, mentioned, inputs, edits, replaced, columns: 0 };
     for index in occurrences {
         draft.add(index)?;
+    }
+    // Seen twice, a table stands in the text once.
+    let place = |local: &LocalTable| binder.rels[local.rel].written.map(|written| written.at);
+    let mut apart: Vec<&LocalTable> = binder.locals.iter().filter(|local| Some(local.home) != home).collect();
+    apart.sort_by_key(|local| place(local));
+    apart.dedup_by_key(|local| place(local));
+    for local in apart {
+        draft.add_local(local)?;
     }
     if let Some(top) = top.filter(|_| draft.applies_all_conditions())
         && let [input] = draft.inputs.as_mut_slice()
@@ -150,60 +159,73 @@ struct Draft<'a, 'c> {
     mentioned: Mentioned<'a>,
     inputs: Vec<Input>,
     edits: Vec<(Range<usize>, String)>,
+    /// The relations that have given way to an input.
+    replaced: Vec<usize>,
     /// Arrays of all inputs so far.
     columns: usize,
 }
 
 impl<'a> Draft<'a, '_> {
-    /// Puts an input in the place of a table.
+    /// Puts what the shards hold in the place of a sharded table.
     fn add(&mut self, index: usize) -> Result<(), Refusal> {
-        let (binder, text, span) = (self.binder, self.context.text, &self.parsed.span);
+        let binder = self.binder;
         let occurrence = &binder.occurrences[index];
-        let rel = &binder.rels[occurrence.rel];
-        let Columns::Table(table) = rel.columns else { return Err(reasons::spread("this syntax")) };
-        let place = spans::table(text, span, occurrence.written.at, occurrence.written.only);
-        let Some(place) = place else { return Err(reasons::spread("this syntax")) };
+        let shards = binder.keys_of(occurrence).unwrap_or(Shards::All);
+        let conditions = self.conditions(index);
+        self.replace(occurrence.rel, [&occurrence.schema, &occurrence.table], shards, &conditions)
+    }
+
+    /// Puts what its shard holds in the place of a local table that is elsewhere than at home.
+    fn add_local(&mut self, local: &LocalTable) -> Result<(), Refusal> {
+        let own = self.texts(&self.binder.own_conditions(local.rel)).unwrap_or_default();
+        let conditions: Vec<String> = own.into_iter().map(str::to_owned).collect();
+        self.replace(local.rel, [&local.schema, &local.name], Shards::One(local.home), &conditions)
+    }
+
+    fn replace(
+        &mut self,
+        index: usize,
+        [schema, name]: [&str; 2],
+        shards: Shards,
+        conditions: &[String],
+    ) -> Result<(), Refusal> {
+        let (binder, text, span) = (self.binder, self.context.text, &self.parsed.span);
+        let rel = &binder.rels[index];
+        let unclear = || reasons::spread("this syntax");
+        let (Columns::Table(table), Some(written)) = (&rel.columns, rel.written) else { return Err(unclear()) };
+        let place = spans::table(text, span, written.at, written.only).ok_or_else(unclear)?;
         let all = self.mentioned.wants_all_of(rel) || binder.blocks[rel.block].all_columns;
-        let row_type = format!("{}.{}", quoted(&occurrence.schema), quoted(&occurrence.table));
+        let row_type = format!("{}.{}", quoted(schema), quoted(name));
         let wanted = |column: &Column| all || self.mentioned.columns.contains(&&*column.name);
         let crossing = Crossing::new(table, row_type, wanted);
         if let Some(column) = crossing.hindrance() {
-            return Err(reasons::cannot_cross(&column.name, &occurrence.table));
+            return Err(reasons::cannot_cross(&column.name, name));
         }
-        let sql = self.shards_sql(index, &crossing).ok_or_else(|| reasons::spread("this syntax"))?;
+        let mut sql = format!("SELECT {} FROM {}", crossing.targets(rel), self.as_written(index).ok_or_else(unclear)?);
+        if !conditions.is_empty() {
+            sql.push_str(&format!(" WHERE ({})", conditions.join(") AND (")));
+        }
         let tree = Node::Append { input: Box::new(Node::Route) };
-        let shards = binder.keys_of(occurrence).unwrap_or(Shards::All);
         let gather = Gather { shards, sql, helpers: 0, tree, params: self.parsed.params, or_else: None, locks: false };
-        let alias = if occurrence.written.aliased { String::new() } else { format!(" AS {}", quoted(&rel.name)) };
+        let alias = if written.aliased { String::new() } else { format!(" AS {}", quoted(&rel.name)) };
         let first = usize::from(self.parsed.params) + self.columns + 1;
         self.edits.push((place, format!("({}){alias}", crossing.rows(first))));
-        self.edits.extend(binder.schemas_before(text, span, occurrence.rel));
-        self.group_by_key(occurrence, &crossing.columns());
-        self.inputs.push(Input { table: occurrence.table.clone(), gather });
+        self.edits.extend(binder.schemas_before(text, span, index));
+        self.group_by_key(index, written.at, &crossing.columns());
+        self.inputs.push(Input { table: name.to_owned(), gather });
+        self.replaced.push(index);
         self.columns += crossing.arrays();
         Ok(())
     }
 
     /// Writes out what a primary key in GROUP BY implies.
-    fn group_by_key(&mut self, occurrence: &Occurrence, chosen: &[&Column]) {
-        let implied = final_parts::grouped_by_key(self.binder, occurrence, chosen);
-        let end = spans::group_end(self.context.text, &self.parsed.span, occurrence.written.at);
+    fn group_by_key(&mut self, rel: usize, at: usize, chosen: &[&Column]) {
+        let implied = final_parts::grouped_by_key(self.binder, rel, chosen);
+        let end = spans::group_end(self.context.text, &self.parsed.span, at);
         let Some(end) = end.filter(|_| !implied.is_empty()) else { return };
-        let name = quoted(&self.binder.rels[occurrence.rel].name);
+        let name = quoted(&self.binder.rels[rel].name);
         let columns = implied.iter().map(|column| format!(", {name}.{}", quoted(&column.name)));
         self.edits.push((end..end, columns.collect()));
-    }
-
-    /// What every shard is asked for.
-    fn shards_sql(&self, index: usize, crossing: &Crossing<'_>) -> Option<String> {
-        let rel = self.binder.occurrences[index].rel;
-        let targets = crossing.targets(&self.binder.rels[rel]);
-        let mut sql = format!("SELECT {targets} FROM {}", self.as_written(rel)?);
-        let conditions = self.conditions(index);
-        if !conditions.is_empty() {
-            sql.push_str(&format!(" WHERE ({})", conditions.join(") AND (")));
-        }
-        Some(sql)
     }
 
     /// What the rows must fulfil that matter.
@@ -258,8 +280,8 @@ impl<'a> Draft<'a, '_> {
     fn check_rows(&self) -> Result<(), Refusal> {
         let binder = self.binder;
         let is_column = |name: &str| binder.rels.iter().any(|rel| rel.position(name).is_some());
-        let whole = binder.occurrences.iter().map(|occurrence| &*binder.rels[occurrence.rel].name);
-        match whole.into_iter().find(|name| self.mentioned.is_used_freely(name) && !is_column(name)) {
+        let mut whole = self.replaced.iter().map(|rel| &*binder.rels[*rel].name);
+        match whole.find(|name| self.mentioned.is_used_freely(name) && !is_column(name)) {
             Some(name) => Err(reasons::whole_row(name)),
             None => Ok(()),
         }

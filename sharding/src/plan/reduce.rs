@@ -62,6 +62,17 @@ impl Binder<'_> {
         reduction
     }
 
+    /// The conditions about a relation alone that a row of it which matters fulfils.
+    pub(crate) fn own_conditions(&self, rel: usize) -> Vec<Place> {
+        let found = &self.rels[rel];
+        if found.nullable || self.facts.time_word {
+            return Vec::new();
+        }
+        let own = |condition: &&Condition| condition.rels == [rel] && condition.inner.is_empty();
+        let conditions = self.blocks[found.block].conditions.iter().filter(own);
+        conditions.map(|condition| Place { block: found.block, position: condition.position }).collect()
+    }
+
     /// The blocks whose rows decide whether a row of the first one matters: itself, and those around its subquery.
     fn blocks_around(&self, block: usize) -> Vec<usize> {
         let mut blocks = vec![block];

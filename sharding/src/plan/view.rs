@@ -53,7 +53,7 @@ pub fn view_kind(catalog: &Catalog, definition: &str) -> Option<TableKind> {
     let key = binder.occurrences[root].key;
     let shows_key =
         |output: &super::bind::Output| output.carries && output.term.is_some_and(|term| binder.terms.same(term, key));
-    let column = outputs.iter().position(shows_key).filter(|_| plain && binder.homes.is_empty() && !binder.system)?;
+    let column = outputs.iter().position(shows_key).filter(|_| plain && binder.locals.is_empty() && !binder.system)?;
     Some(TableKind::Sharded { column, key_type: binder.occurrences[root].key_type })
 }
 
