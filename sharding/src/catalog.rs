@@ -122,9 +122,9 @@ pub struct Crossing {
 pub enum CrossingForm {
     /// As elements of an array, in binary.
     Binary,
-    /// As text that means the same under all settings: arrays, which cannot be elements of arrays.
+    /// As text that means the same under all settings.
     Text,
-    /// Within a row of its table's type, in binary: other arrays, and composite types, which would become columns.
+    /// Within a row of its table's type, in binary: arrays, which cannot be elements of arrays, and composite types, which would become columns.
     Row,
     /// Not at all: it has no binary form, or means an object of one server by a number.
     #[default]

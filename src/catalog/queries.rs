@@ -65,10 +65,8 @@ SELECT t.oid, t.typbasetype, t.typtypmod FROM pg_catalog.pg_type t WHERE t.typty
 /// oid, name in SQL, whether its values cross in binary (b), as text (t), within a row (r) or not (n), its collation: the types that columns
 /// have.
 ///
-/// As text go those arrays whose elements print the same under all settings: boolean, "char", name, integers, text, oid, json, cidr, macaddr,
-/// inet, character types, numeric, uuid, jsonb, bytea (both of its forms are read), tsquery, and enums; and tsquery, whose binary form
-/// cannot be read when it is empty. What has no binary form, or means an object by a number (regclass and the like), does not cross, nor
-/// does what has such parts.
+/// As text goes tsquery, whose binary form cannot be read when it is empty. What has no binary form, or means an object by a number (regclass
+/// and the like), does not cross, nor does what has such parts.
 const TYPES: &str = "\
 WITH RECURSIVE parts(part, whole) AS MATERIALIZED ( \
   SELECT a.typelem, a.oid FROM pg_catalog.pg_type a WHERE a.typelem OPERATOR(pg_catalog.<>) 0::pg_catalog.oid \
@@ -85,15 +83,12 @@ unsendable(oid) AS ( \
   UNION SELECT p.whole FROM unsendable u JOIN parts p ON p.part OPERATOR(pg_catalog.=) u.oid) \
 SELECT t.oid, pg_catalog.concat(pg_catalog.quote_ident(n.nspname), '.', pg_catalog.quote_ident(t.typname)), \
   CASE WHEN t.oid OPERATOR(pg_catalog.=) 3615::pg_catalog.oid THEN 't' \
-    WHEN t.typcategory OPERATOR(pg_catalog.=) 'A' AND (e.typtype OPERATOR(pg_catalog.=) 'e' OR t.typelem OPERATOR(pg_catalog.=) \
-      ANY ('{16,17,18,19,20,21,23,25,26,114,650,829,869,1042,1043,1700,2950,3615,3802}'::pg_catalog.oid[])) THEN 't' \
     WHEN t.oid OPERATOR(pg_catalog.=) ANY (ARRAY(SELECT u.oid FROM unsendable u)) THEN 'n' \
     WHEN t.typcategory OPERATOR(pg_catalog.=) 'A' OR t.typtype OPERATOR(pg_catalog.=) 'c' THEN 'r' \
     WHEN t.typtype OPERATOR(pg_catalog.=) ANY ('{b,e,r,m}'::pg_catalog.\"char\"[]) THEN 'b' ELSE 'n' END, \
   t.typcollation \
 FROM pg_catalog.pg_type t \
 JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) t.typnamespace \
-LEFT JOIN pg_catalog.pg_type e ON e.oid OPERATOR(pg_catalog.=) t.typelem \
 WHERE EXISTS (SELECT FROM pg_catalog.pg_attribute a WHERE a.atttypid OPERATOR(pg_catalog.=) t.oid) \
   OR EXISTS (SELECT FROM pg_catalog.pg_type d WHERE d.typbasetype OPERATOR(pg_catalog.=) t.oid)";
 
@@ -138,8 +133,8 @@ WHERE p.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid \
 /// place of the view.
 ///
 /// It may not where that could show other rows, or to others: a materialized view, row security below it, a `security_barrier`, a view that
-/// somebody may not read who may read all its tables (of one table suffices, since all must be readable), and operators or amounts
-/// of money that mean something else under another search path or locale.
+/// somebody may not read who may read all its tables (of one table suffices, since all must be readable), and operators, amounts of
+/// money and NULLs in constant arrays, which mean something else under another search path, locale or `array_nulls`.
 const VIEWS: &str = "\
 WITH settings AS MATERIALIZED (SELECT pg_catalog.set_config(s.name, s.value, true) \
   FROM (VALUES ('search_path', ''), ('datestyle', 'ISO'), ('intervalstyle', 'iso_8601'), ('extra_float_digits', '1'), \
@@ -163,7 +158,8 @@ SELECT n.nspname, c.relname, d.definition, c.relkind OPERATOR(pg_catalog.=) 'v' 
     WHERE o.option OPERATOR(pg_catalog.~~) 'security_barrier=%' AND o.option OPERATOR(pg_catalog.<>) 'security_barrier=false') \
   AND NOT EXISTS (SELECT FROM pg_catalog.pg_operator o WHERE o.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid \
     AND pg_catalog.strpos(d.definition, o.oprname::pg_catalog.text) OPERATOR(pg_catalog.>) 0) \
-  AND pg_catalog.strpos(d.definition, '::money') OPERATOR(pg_catalog.=) 0 \
+  AND NOT EXISTS (SELECT FROM (VALUES ('::money'), ('{NULL'), (',NULL')) m(mark) \
+    WHERE pg_catalog.strpos(d.definition, m.mark) OPERATOR(pg_catalog.>) 0) \
   AND NOT c.oid OPERATOR(pg_catalog.=) ANY (ARRAY(SELECT b.view FROM below b WHERE b.relrowsecurity)) \
   AND c.oid OPERATOR(pg_catalog.=) ANY (ARRAY(SELECT b.view FROM below b WHERE NOT EXISTS (SELECT FROM closed x \
     WHERE x.view OPERATOR(pg_catalog.=) b.view AND x.oid OPERATOR(pg_catalog.=) b.oid))) \

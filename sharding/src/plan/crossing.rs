@@ -98,7 +98,8 @@ impl<'a> Crossing<'a> {
     /// A column with the type, collation and name that it has in the table.
     fn shown(&self, position: usize, name: &str) -> String {
         let Column { name: own, crossing, .. } = &self.table.columns[position];
-        let cast = if crossing.form == CrossingForm::Text { format!("::{}", crossing.type_name) } else { String::new() };
+        let cast =
+            if crossing.form == CrossingForm::Text { format!("::{}", crossing.type_name) } else { String::new() };
         let domain = crossing.domain.as_ref().filter(|_| crossing.form != CrossingForm::Row);
         let domain = domain.map(|name| format!("::{name}")).unwrap_or_default();
         let collate = crossing.collation.as_ref().map(|name| format!(" COLLATE {name}")).unwrap_or_default();

@@ -38,7 +38,8 @@ pub(crate) fn view_query(text: &str, span: &Range<usize>) -> Option<Range<usize>
     let tokens: Vec<Token> = Lexer::starting_at(&text[..span.end], span.start).collect();
     let is = |token: &Token, word: &str| text[token.start..token.end].eq_ignore_ascii_case(word);
     let at = tokens.iter().position(|token| is(token, "as"))?;
-    let plain = !tokens[..at].iter().any(|token| is(token, "(")) && !tokens.last().is_some_and(|last| is(last, "option"));
+    let plain =
+        !tokens[..at].iter().any(|token| is(token, "(")) && !tokens.last().is_some_and(|last| is(last, "option"));
     range(&tokens[at + 1..]).filter(|_| plain)
 }
 
