@@ -20,6 +20,9 @@ pub struct Catalog {
     /// Schema -> table name -> table. Tables, partitioned tables, views, materialised and foreign
     /// tables; nothing of `pg_catalog` or `information_schema`, which are on every shard.
     pub tables: HashMap<String, HashMap<String, Table>>,
+    /// Schema -> view -> the query it stands for, of those views in whose place it may be written: all names in it have their schema, and
+    /// whoever may read its tables may read the view.
+    pub views: HashMap<String, HashMap<String, String>>,
     /// User-defined functions and aggregates by name, all schemas and overloads together; what
     /// PostgreSQL itself brings is known without asking.
     pub functions: HashMap<String, Function>,
@@ -111,15 +114,19 @@ pub struct Crossing {
     pub type_name: String,
     /// The collation in SQL, when it is not the one that the type has by itself.
     pub collation: Option<String>,
+    /// The domain that the column is of, in SQL.
+    pub domain: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum CrossingForm {
     /// As elements of an array, in binary.
     Binary,
-    /// As text that means the same under all settings: arrays, which cannot be elements of arrays.
+    /// As text that means the same under all settings.
     Text,
-    /// Not at all: its text depends on settings, its binary form names types by numbers of one server.
+    /// Within a row of its table's type, in binary: arrays, which cannot be elements of arrays, and composite types, which would become columns.
+    Row,
+    /// Not at all: it has no binary form, or means an object of one server by a number.
     #[default]
     Never,
 }
@@ -244,7 +251,7 @@ pub(crate) fn column_of(column: &ColumnDef, default_collation: Collation) -> Col
     };
     let crossing = match type_oid {
         0 => Crossing::default(),
-        _ => Crossing { form: CrossingForm::Binary, type_name: built_in_name(type_oid), collation: None },
+        _ => Crossing { form: CrossingForm::Binary, type_name: built_in_name(type_oid), ..Crossing::default() },
     };
     // The name of a collation in an open transaction is not looked up.
     let crossing = if column.collation.is_some() { Crossing::default() } else { crossing };

@@ -10,7 +10,7 @@ use pgsluice_sharding::catalog::{
     Volatility,
 };
 use pgsluice_sharding::map::ShardId;
-use pgsluice_sharding::plan::view_kind;
+use pgsluice_sharding::plan::{can_stand_for_view, view_kind};
 use pgsluice_sharding::sql::code::pin_of_code;
 
 use crate::catalog::queries::Subject;
@@ -58,9 +58,10 @@ pub struct Builder {
     /// Domain -> (type below, typmod).
     domains: HashMap<u32, (u32, i32)>,
     relations: Vec<RelationRows>,
+    /// Of each child, schema and name first.
+    parents: Vec<[(String, String); 2]>,
     functions: HashMap<String, Function>,
-    /// Schema, name and definition.
-    views: Vec<(String, String, String)>,
+    views: Vec<ViewRow>,
 }
 
 #[derive(Debug)]
@@ -69,6 +70,15 @@ struct RelationRows {
     name: String,
     relation: Relation,
     columns: Vec<Column>,
+}
+
+#[derive(Debug)]
+struct ViewRow {
+    schema: String,
+    name: String,
+    definition: String,
+    /// Whoever reads its tables by its definition sees what the view shows, and nobody else does.
+    open: bool,
 }
 
 impl Builder {
@@ -83,6 +93,7 @@ impl Builder {
             types: HashMap::new(),
             domains: HashMap::new(),
             relations: Vec::new(),
+            parents: Vec::new(),
             functions: HashMap::new(),
             views: Vec::new(),
         }
@@ -100,6 +111,7 @@ impl Builder {
             Subject::Domains => self.domain(row),
             Subject::Types => self.type_of_columns(row),
             Subject::Columns => self.column(row),
+            Subject::Parents => self.parent(row),
             Subject::Functions => self.function(row),
             Subject::Views => self.view(row),
         }
@@ -130,9 +142,10 @@ impl Builder {
         let form = match row.text(2)? {
             "b" => CrossingForm::Binary,
             "t" => CrossingForm::Text,
+            "r" => CrossingForm::Row,
             _ => CrossingForm::Never,
         };
-        let crossing = Crossing { form, type_name: row.text(1)?.to_owned(), collation: None };
+        let crossing = Crossing { form, type_name: row.text(1)?.to_owned(), ..Crossing::default() };
         self.types.insert(row.number(0)?, (crossing, row.number(3)?));
         Ok(())
     }
@@ -154,7 +167,10 @@ impl Builder {
             });
         }
         let Some(column) = row.optional(3) else { return Ok(()) };
-        let (type_oid, typmod) = self.base_type(row.number(4)?, row.number(5)?);
+        let own_type = row.number(4)?;
+        let (type_oid, typmod) = self.base_type(own_type, row.number(5)?);
+        let domain = self.types.get(&own_type).filter(|_| own_type != type_oid);
+        let domain = domain.map(|(domain, _)| domain.type_name.clone());
         let column = Column {
             name: column.to_owned(),
             type_oid,
@@ -162,7 +178,7 @@ impl Builder {
             not_null: row.boolean(6)?,
             primary: row.boolean(8)?,
             collation: self.collation_of(row.number(7)?),
-            crossing: self.crossing_of(type_oid, row.number(7)?),
+            crossing: Crossing { domain, ..self.crossing_of(type_oid, row.number(7)?) },
         };
         if let Some(last) = self.relations.last_mut() {
             last.columns.push(column);
@@ -193,8 +209,16 @@ impl Builder {
         Ok(())
     }
 
+    fn parent(&mut self, row: Row<'_>) -> Result<(), BadRow> {
+        let child = (row.text(0)?.to_owned(), row.text(1)?.to_owned());
+        self.parents.push([child, (row.text(2)?.to_owned(), row.text(3)?.to_owned())]);
+        Ok(())
+    }
+
     fn view(&mut self, row: Row<'_>) -> Result<(), BadRow> {
-        self.views.push((row.text(0)?.to_owned(), row.text(1)?.to_owned(), row.text(2)?.to_owned()));
+        let (schema, name) = (row.text(0)?.to_owned(), row.text(1)?.to_owned());
+        let definition = row.text(2)?.trim_end().trim_end_matches(';').to_owned();
+        self.views.push(ViewRow { schema, name, definition, open: row.boolean(3)? });
         Ok(())
     }
 
@@ -233,8 +257,9 @@ impl Builder {
     pub fn finish(self, version: u64) -> Loaded {
         let mut problems = Vec::new();
         let mut tables: HashMap<String, HashMap<String, Table>> = HashMap::new();
+        let rules = rules_of_children(&self.rules, &self.parents);
         for RelationRows { schema, name, relation, columns } in self.relations {
-            let kind = match self.rules.kind_of(&schema, &name, &columns) {
+            let kind = match rules.kind_of(&schema, &name, &columns) {
                 Ok(kind) => kind,
                 Err(refusal) => {
                     problems.push(describe(&schema, &name, &refusal));
@@ -257,10 +282,14 @@ impl Builder {
             }
             tables.entry(schema).or_default().insert(name, Table { kind, relation, columns });
         }
+        if self.shards > 1 {
+            leave_out_scattered(&mut tables, &self.parents, &mut problems);
+        }
         let mut catalog = Catalog {
             version,
             shards: self.shards,
             tables,
+            views: HashMap::new(),
             functions: self.functions,
             default_collation: self.default_collation,
             search_path: self.search_path,
@@ -273,23 +302,73 @@ impl Builder {
     }
 }
 
-/// Finds out where the rows of views are, those of views over views last. What the operator has said of a view counts more.
-fn look_through(catalog: &mut Catalog, mut views: Vec<(String, String, String)>) {
+/// The rules with those of parents for children that have none of their own: a partition lies where its table does.
+fn rules_of_children(rules: &TableRules, parents: &[[(String, String); 2]]) -> TableRules {
+    let mut rules = rules.clone();
+    let rule_of = |rules: &TableRules, (schema, name): &(String, String)| {
+        rules.tables.get(&format!("{schema}.{name}")).or_else(|| rules.tables.get(name)).cloned()
+    };
+    loop {
+        let missing = parents.iter().find_map(|[child, parent]| {
+            let rule = rule_of(&rules, parent).filter(|_| rule_of(&rules, child).is_none())?;
+            Some((format!("{}.{}", child.0, child.1), rule))
+        });
+        let Some((child, rule)) = missing else { return rules };
+        rules.tables.insert(child, rule);
+    }
+}
+
+/// Takes out tables whose rows lie elsewhere than those of their children, which they include.
+fn leave_out_scattered(
+    tables: &mut HashMap<String, HashMap<String, Table>>,
+    parents: &[[(String, String); 2]],
+    problems: &mut Vec<String>,
+) {
+    let place = |tables: &HashMap<String, HashMap<String, Table>>, (schema, name): &(String, String)| {
+        let table = tables.get(schema)?.get(name)?;
+        Some(match table.kind {
+            TableKind::Sharded { column, .. } => Err(table.columns.get(column)?.name.clone()),
+            other => Ok(other),
+        })
+    };
+    loop {
+        let scattered = parents.iter().find_map(|[child, parent]| {
+            let found = place(tables, parent)?;
+            (place(tables, child).as_ref() != Some(&found)).then_some((child, parent))
+        });
+        let Some((child, (schema, name))) = scattered else { return };
+        problems.push(format!(
+            "table {schema}.{name}: its rows include those of {}.{}, which lie elsewhere; give both the same entry in the configuration",
+            child.0, child.1
+        ));
+        tables.get_mut(schema).and_then(|tables| tables.remove(name));
+    }
+}
+
+/// Finds out where the rows of views are, those of views over views last; of the others, which can be read as the query they stand for.
+/// What the operator has said of a view counts more.
+fn look_through(catalog: &mut Catalog, mut views: Vec<ViewRow>) {
     let rules = &catalog.rules.tables;
-    views.retain(|(schema, name, _)| !rules.contains_key(name) && !rules.contains_key(&format!("{schema}.{name}")));
+    views.retain(|view| {
+        !rules.contains_key(&view.name) && !rules.contains_key(&format!("{}.{}", view.schema, view.name))
+    });
     loop {
         let before = views.len();
-        views.retain(|(schema, name, definition)| {
-            let Some(kind) = view_kind(catalog, definition) else { return true };
-            if let Some(table) = catalog.tables.get_mut(schema).and_then(|tables| tables.get_mut(name)) {
+        views.retain(|view| {
+            let Some(kind) = view_kind(catalog, &view.definition) else { return true };
+            if let Some(table) = catalog.tables.get_mut(&view.schema).and_then(|tables| tables.get_mut(&view.name)) {
                 table.kind = kind;
                 table.relation = Relation::KnownView;
             }
             false
         });
         if views.len() == before {
-            return;
+            break;
         }
+    }
+    views.retain(|view| view.open && can_stand_for_view(catalog, &view.definition));
+    for ViewRow { schema, name, definition, .. } in views {
+        catalog.views.entry(schema).or_default().insert(name, definition);
     }
 }
 

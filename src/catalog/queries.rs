@@ -14,6 +14,7 @@ pub enum Subject {
     Domains,
     Types,
     Columns,
+    Parents,
     Functions,
     Views,
 }
@@ -26,12 +27,13 @@ pub struct Query {
 }
 
 /// All questions, in the order in which the builder wants the answers.
-pub const QUERIES: [Query; 6] = [
+pub const QUERIES: [Query; 7] = [
     Query { subject: Subject::Database, sql: DATABASE },
     Query { subject: Subject::Collations, sql: COLLATIONS },
     Query { subject: Subject::Domains, sql: DOMAINS },
     Query { subject: Subject::Types, sql: TYPES },
     Query { subject: Subject::Columns, sql: COLUMNS },
+    Query { subject: Subject::Parents, sql: PARENTS },
     Query { subject: Subject::Functions, sql: FUNCTIONS },
 ];
 
@@ -60,21 +62,33 @@ JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) k.collnamespace";
 const DOMAINS: &str = "\
 SELECT t.oid, t.typbasetype, t.typtypmod FROM pg_catalog.pg_type t WHERE t.typtype OPERATOR(pg_catalog.=) 'd'";
 
-/// oid, name in SQL, whether its values cross in binary (b), as text (t) or not (n), its collation: the types that columns have.
+/// oid, name in SQL, whether its values cross in binary (b), as text (t), within a row (r) or not (n), its collation: the types that columns
+/// have.
 ///
-/// Of arrays only those whose elements print the same under all settings: boolean, "char", name, integers, text, oid, json, cidr, macaddr,
-/// inet, character types, numeric, uuid, jsonb, bytea (both of its forms are read), and enums.
+/// As text goes tsquery, whose binary form cannot be read when it is empty. What has no binary form, or means an object by a number (regclass
+/// and the like), does not cross, nor does what has such parts.
 const TYPES: &str = "\
+WITH RECURSIVE parts(part, whole) AS MATERIALIZED ( \
+  SELECT a.typelem, a.oid FROM pg_catalog.pg_type a WHERE a.typelem OPERATOR(pg_catalog.<>) 0::pg_catalog.oid \
+  UNION ALL SELECT a.typbasetype, a.oid FROM pg_catalog.pg_type a WHERE a.typbasetype OPERATOR(pg_catalog.<>) 0::pg_catalog.oid \
+  UNION ALL SELECT r.rngsubtype, r.rngtypid FROM pg_catalog.pg_range r \
+  UNION ALL SELECT x.atttypid, c.reltype FROM pg_catalog.pg_attribute x \
+    JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) x.attrelid \
+    WHERE x.attrelid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid AND c.reltype OPERATOR(pg_catalog.<>) 0::pg_catalog.oid \
+      AND x.attnum OPERATOR(pg_catalog.>) 0 AND NOT x.attisdropped), \
+unsendable(oid) AS ( \
+  SELECT t.oid FROM pg_catalog.pg_type t WHERE t.typsend OPERATOR(pg_catalog.=) 0::pg_catalog.oid \
+    OR t.typreceive OPERATOR(pg_catalog.=) 0::pg_catalog.oid OR t.typtype OPERATOR(pg_catalog.=) 'p' \
+    OR t.oid OPERATOR(pg_catalog.=) ANY ('{24,2202,2203,2204,2205,2206,3615,3734,3769,4089,4096,4191}'::pg_catalog.oid[]) \
+  UNION SELECT p.whole FROM unsendable u JOIN parts p ON p.part OPERATOR(pg_catalog.=) u.oid) \
 SELECT t.oid, pg_catalog.concat(pg_catalog.quote_ident(n.nspname), '.', pg_catalog.quote_ident(t.typname)), \
-  CASE WHEN t.typsend OPERATOR(pg_catalog.=) 0::pg_catalog.oid OR t.typreceive OPERATOR(pg_catalog.=) 0::pg_catalog.oid THEN 'n' \
-    WHEN t.typcategory OPERATOR(pg_catalog.=) 'A' AND (e.typtype OPERATOR(pg_catalog.=) 'e' OR t.typelem OPERATOR(pg_catalog.=) \
-      ANY ('{16,17,18,19,20,21,23,25,26,114,650,829,869,1042,1043,1700,2950,3802}'::pg_catalog.oid[])) THEN 't' \
-    WHEN t.typcategory OPERATOR(pg_catalog.=) 'A' THEN 'n' \
+  CASE WHEN t.oid OPERATOR(pg_catalog.=) 3615::pg_catalog.oid THEN 't' \
+    WHEN t.oid OPERATOR(pg_catalog.=) ANY (ARRAY(SELECT u.oid FROM unsendable u)) THEN 'n' \
+    WHEN t.typcategory OPERATOR(pg_catalog.=) 'A' OR t.typtype OPERATOR(pg_catalog.=) 'c' THEN 'r' \
     WHEN t.typtype OPERATOR(pg_catalog.=) ANY ('{b,e,r,m}'::pg_catalog.\"char\"[]) THEN 'b' ELSE 'n' END, \
   t.typcollation \
 FROM pg_catalog.pg_type t \
 JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) t.typnamespace \
-LEFT JOIN pg_catalog.pg_type e ON e.oid OPERATOR(pg_catalog.=) t.typelem \
 WHERE EXISTS (SELECT FROM pg_catalog.pg_attribute a WHERE a.atttypid OPERATOR(pg_catalog.=) t.oid) \
   OR EXISTS (SELECT FROM pg_catalog.pg_type d WHERE d.typbasetype OPERATOR(pg_catalog.=) t.oid)";
 
@@ -95,6 +109,16 @@ WHERE c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p,v,m,f}'::pg_catalog.\"char\"[]
   AND n.nspname OPERATOR(pg_catalog.<>) ALL ('{pg_catalog,information_schema,pg_toast,sluice}'::pg_catalog.name[]) \
 ORDER BY n.nspname, c.relname, a.attnum";
 
+/// schema and name of a table or partition, schema and name of a table whose rows include its own.
+const PARENTS: &str = "\
+SELECT n.nspname, c.relname, m.nspname, p.relname \
+FROM pg_catalog.pg_inherits i \
+JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) i.inhrelid \
+JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace \
+JOIN pg_catalog.pg_class p ON p.oid OPERATOR(pg_catalog.=) i.inhparent \
+JOIN pg_catalog.pg_namespace m ON m.oid OPERATOR(pg_catalog.=) p.relnamespace \
+WHERE c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p,f}'::pg_catalog.\"char\"[])";
+
 /// name, kind, returns a set, volatility, body where it may change its session: each combination once. What an extension or a user has put
 /// into `pg_catalog` counts too; what PostgreSQL brings has an oid below 16384.
 const FUNCTIONS: &str = "\
@@ -105,12 +129,43 @@ JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace \
 WHERE p.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid \
   AND n.nspname OPERATOR(pg_catalog.<>) 'sluice'";
 
-/// schema, name, definition with all names qualified.
+/// schema, name, definition with all names qualified and constants that read the same under all settings, whether it may be written in the
+/// place of the view.
+///
+/// It may not where that could show other rows, or to others: a materialized view, row security below it, a `security_barrier`, a view that
+/// somebody may not read who may read all its tables (of one table suffices, since all must be readable), and operators, amounts of
+/// money and NULLs in constant arrays, which mean something else under another search path, locale or `array_nulls`.
 const VIEWS: &str = "\
-WITH path AS MATERIALIZED (SELECT pg_catalog.set_config('search_path', '', true) AS path) \
-SELECT n.nspname, c.relname, pg_catalog.pg_get_viewdef(c.oid) \
-FROM path CROSS JOIN pg_catalog.pg_class c \
+WITH settings AS MATERIALIZED (SELECT pg_catalog.set_config(s.name, s.value, true) \
+  FROM (VALUES ('search_path', ''), ('datestyle', 'ISO'), ('intervalstyle', 'iso_8601'), ('extra_float_digits', '1'), \
+    ('bytea_output', 'hex')) s(name, value)), \
+ready AS MATERIALIZED (SELECT pg_catalog.count(*) FROM settings), \
+below AS MATERIALIZED (SELECT DISTINCT w.ev_class AS view, t.oid, t.relrowsecurity FROM pg_catalog.pg_rewrite w \
+  JOIN pg_catalog.pg_depend d ON d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_rewrite'::pg_catalog.regclass \
+    AND d.objid OPERATOR(pg_catalog.=) w.oid AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass \
+    AND d.refobjid OPERATOR(pg_catalog.<>) w.ev_class \
+  JOIN pg_catalog.pg_class t ON t.oid OPERATOR(pg_catalog.=) d.refobjid), \
+readers AS MATERIALIZED (SELECT t.oid AS relation, x.grantee, true AS whole FROM pg_catalog.pg_class t \
+  CROSS JOIN LATERAL pg_catalog.aclexplode(COALESCE(t.relacl, pg_catalog.acldefault('r', t.relowner))) x \
+  WHERE x.privilege_type OPERATOR(pg_catalog.=) 'SELECT' AND t.relkind OPERATOR(pg_catalog.=) ANY ('{r,p,v,m,f}'::pg_catalog.\"char\"[]) \
+  UNION ALL SELECT a.attrelid, x.grantee, false FROM pg_catalog.pg_attribute a CROSS JOIN LATERAL pg_catalog.aclexplode(a.attacl) x \
+  WHERE x.privilege_type OPERATOR(pg_catalog.=) 'SELECT'), \
+closed AS MATERIALIZED (SELECT b.view, b.oid FROM below b JOIN readers r ON r.relation OPERATOR(pg_catalog.=) b.oid \
+  WHERE NOT EXISTS (SELECT FROM readers v WHERE v.relation OPERATOR(pg_catalog.=) b.view AND v.whole \
+    AND (v.grantee OPERATOR(pg_catalog.=) r.grantee OR v.grantee OPERATOR(pg_catalog.=) 0::pg_catalog.oid))) \
+SELECT n.nspname, c.relname, d.definition, c.relkind OPERATOR(pg_catalog.=) 'v' \
+  AND NOT EXISTS (SELECT FROM pg_catalog.unnest(c.reloptions) o(option) \
+    WHERE o.option OPERATOR(pg_catalog.~~) 'security_barrier=%' AND o.option OPERATOR(pg_catalog.<>) 'security_barrier=false') \
+  AND NOT EXISTS (SELECT FROM pg_catalog.pg_operator o WHERE o.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid \
+    AND pg_catalog.strpos(d.definition, o.oprname::pg_catalog.text) OPERATOR(pg_catalog.>) 0) \
+  AND NOT EXISTS (SELECT FROM (VALUES ('::money'), ('{NULL'), (',NULL')) m(mark) \
+    WHERE pg_catalog.strpos(d.definition, m.mark) OPERATOR(pg_catalog.>) 0) \
+  AND NOT c.oid OPERATOR(pg_catalog.=) ANY (ARRAY(SELECT b.view FROM below b WHERE b.relrowsecurity)) \
+  AND c.oid OPERATOR(pg_catalog.=) ANY (ARRAY(SELECT b.view FROM below b WHERE NOT EXISTS (SELECT FROM closed x \
+    WHERE x.view OPERATOR(pg_catalog.=) b.view AND x.oid OPERATOR(pg_catalog.=) b.oid))) \
+FROM ready CROSS JOIN pg_catalog.pg_class c \
 JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace \
+CROSS JOIN LATERAL (SELECT pg_catalog.pg_get_viewdef(c.oid)) d(definition) \
 WHERE c.relkind OPERATOR(pg_catalog.=) ANY ('{v,m}'::pg_catalog.\"char\"[]) \
   AND c.relpersistence OPERATOR(pg_catalog.<>) 't' \
   AND n.nspname OPERATOR(pg_catalog.<>) ALL ('{pg_catalog,information_schema,pg_toast,sluice}'::pg_catalog.name[])";
@@ -123,11 +178,12 @@ pub const FINGERPRINT: &str = "\
 SELECT pg_catalog.concat_ws('/', \
  (SELECT pg_catalog.concat_ws('.', pg_catalog.count(*), pg_catalog.sum(pg_catalog.hashtextextended(\
    pg_catalog.concat_ws(',', a.attrelid, a.attnum, a.attname, a.atttypid, a.atttypmod, a.attnotnull, \
-   a.attisdropped, a.attcollation), 0)::pg_catalog.numeric)) \
+   a.attisdropped, a.attcollation, a.attacl), 0)::pg_catalog.numeric)) \
   FROM pg_catalog.pg_attribute a WHERE a.attrelid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid \
    AND a.attnum OPERATOR(pg_catalog.>) 0), \
  (SELECT pg_catalog.concat_ws('.', pg_catalog.count(*), pg_catalog.sum(pg_catalog.hashtextextended(\
-   pg_catalog.concat_ws(',', c.oid, c.relname, c.relnamespace, c.relkind), 0)::pg_catalog.numeric)) \
+   pg_catalog.concat_ws(',', c.oid, c.relname, c.relnamespace, c.relkind, c.relowner, c.relacl, \
+   c.reloptions, c.relrowsecurity), 0)::pg_catalog.numeric)) \
   FROM pg_catalog.pg_class c WHERE c.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid \
    AND c.relpersistence OPERATOR(pg_catalog.<>) 't' \
    AND c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p,v,m,f}'::pg_catalog.\"char\"[])), \
@@ -140,6 +196,10 @@ SELECT pg_catalog.concat_ws('/', \
    AND p.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid), \
  (SELECT pg_catalog.sum(pg_catalog.hashtextextended(r.ev_action::pg_catalog.text, 0)::pg_catalog.numeric) \
    FROM pg_catalog.pg_rewrite r WHERE r.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid), \
+ (SELECT pg_catalog.sum(pg_catalog.hashtextextended(pg_catalog.concat_ws(',', i.inhrelid, i.inhparent), 0)\
+   ::pg_catalog.numeric) FROM pg_catalog.pg_inherits i), \
+ (SELECT pg_catalog.concat_ws('.', pg_catalog.count(*), pg_catalog.max(o.oid)) FROM pg_catalog.pg_operator o \
+   WHERE o.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid), \
  (SELECT pg_catalog.sum(pg_catalog.hashtextextended(pg_catalog.concat_ws(',', n.oid, n.nspname), 0)\
    ::pg_catalog.numeric) FROM pg_catalog.pg_namespace n \
    WHERE n.nspname OPERATOR(pg_catalog.!~~) 'pg\\_%'), \

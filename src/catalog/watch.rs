@@ -302,7 +302,14 @@ fn combine(loaded: Vec<(ShardId, Catalog)>, before: &Catalog) -> Option<Catalog>
     let answered: HashSet<ShardId> = loaded.iter().map(|(id, _)| *id).collect();
     let mut loaded = loaded.into_iter();
     let (_, mut combined) = loaded.next()?;
-    let others = loaded.map(|(id, catalog)| (Some(id), catalog)).chain([(None, before.clone())]);
+    let others: Vec<_> = loaded.collect();
+    for (_, other) in &others {
+        for (schema, views) in &mut combined.views {
+            let same = |name: &str| other.views.get(schema).and_then(|views| views.get(name));
+            views.retain(|name, definition| same(name) == Some(definition));
+        }
+    }
+    let others = others.into_iter().map(|(id, catalog)| (Some(id), catalog)).chain([(None, before.clone())]);
     for (id, catalog) in others {
         for (schema, tables) in catalog.tables {
             for (name, table) in tables {
@@ -326,6 +333,7 @@ fn count(shards: &[Shard]) -> u16 {
 
 fn same(a: &Catalog, b: &Catalog) -> bool {
     a.tables == b.tables
+        && a.views == b.views
         && a.functions == b.functions
         && a.default_collation == b.default_collation
         && a.search_path == b.search_path

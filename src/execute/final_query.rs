@@ -9,7 +9,7 @@ use bytes::{Buf, BufMut, BytesMut};
 use pgsluice_sharding::ShardId;
 use pgsluice_sharding::key::Format;
 use pgsluice_sharding::merge::{ColumnType, Merge, MergeLimits};
-use pgsluice_sharding::plan::{FinalQuery, Input};
+use pgsluice_sharding::plan::{FinalQuery, Input, Shards};
 use pgsluice_sharding::sql::Access;
 
 use crate::config::show_size;
@@ -316,7 +316,10 @@ impl Conversation {
             return Ok(known.clone());
         }
         let i = self.position(home)?;
-        let original = self.describe_text(i, &arguments.text, &arguments.param_types).await?;
+        let answer = self.ask_to_describe(i, &arguments.text, &arguments.param_types).await?;
+        self.check_tables_exist(query, &answer)?;
+        let original = Described::of(&answer);
+        answer.into_result(self)?;
         let mut types = reply::parameter_description(&original.parameters).map_err(ErrorFields::from)?;
         types.extend(query.timed.then_some(TIME_TYPE));
         let mut inputs = Vec::with_capacity(query.inputs.len());
@@ -339,6 +342,22 @@ impl Conversation {
         });
         self.served.remember(key, description.clone());
         Ok(description)
+    }
+
+    /// A local table may be on its own shard only; where the statement runs, PostgreSQL must know it to tell the types of the answer.
+    fn check_tables_exist(&mut self, query: &FinalQuery, answer: &Answer) -> Result<(), Failure> {
+        let apart = query.inputs.iter().find(|input| matches!(input.gather.shards, Shards::One(_)));
+        let missing = |error: &[u8]| ErrorFields::parse(&error[5..]).sqlstate == "42P01";
+        match (apart, &answer.error) {
+            (Some(apart), Some(error)) if missing(error) => {
+                self.served.stats.refused.add(1);
+                let message =
+                    format!("a local table beside others must exist on their shard too, as \"{}\" must", apart.table);
+                let hint = "Create an empty table like it on the other shard, or query the tables one by one.";
+                Err(ErrorFields::error("0A000", message).with_hint(hint).into())
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Compares what the final query gives with what the statement gives.

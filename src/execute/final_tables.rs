@@ -139,7 +139,7 @@ impl Conversation {
     ) -> Result<usize, Failure> {
         let home = filling.held.home;
         let columns: Vec<String> =
-            input.types.iter().enumerate().map(|(n, found)| format!("c{} {found}", n + 1)).collect();
+            input.source.types.iter().enumerate().map(|(n, found)| format!("c{} {found}", n + 1)).collect();
         self.ask_home(filling, &format!("CREATE TEMPORARY TABLE {name} ({}) ON COMMIT DROP", columns.join(", ")))
             .await?;
         let mut bytes = before;
@@ -147,7 +147,7 @@ impl Conversation {
             self.fill_from_home(name, &input.gather, filling).await?;
             bytes += self.table_size(name, filling).await?;
         }
-        let arrays = input.types.iter().enumerate();
+        let arrays = input.source.types.iter().enumerate();
         let arrays: Vec<String> =
             arrays.map(|(n, found)| format!("pg_catalog.unnest(${}::{found}[])", n + 1)).collect();
         let mut table = InputTable {

@@ -518,3 +518,21 @@ fn a_server_is_let_go_when_what_held_it_is_over() {
         }
     }
 }
+
+#[test]
+fn a_local_table_that_only_its_shard_has_is_not_said_to_be_missing() {
+    let shards = databases("apart", 2);
+    for (shard, table) in shards.iter().zip(["near", "far"]) {
+        let mut wire = superuser(shared(), shard);
+        wire.query(&format!("CREATE TABLE {table} (v int)"));
+        wire.query(&format!("INSERT INTO {table} VALUES (1)"));
+        wire.query(&format!("GRANT ALL ON {table} TO app"));
+    }
+    let rules = format!("tables.far = {{ kind = \"local\", shard = \"{}\" }}", shards[1]);
+    let router = Running::start(&database_config(shared(), &shards, &rules));
+    router.wait_until_ready();
+    let sql = "SELECT near.v + far.v FROM near, far";
+    assert_eq!(router.client().query(sql).sqlstate(), "0A000");
+    superuser(shared(), &shards[0]).query("CREATE TABLE far (v int); GRANT ALL ON far TO app");
+    assert_eq!(router.client().text(sql), "2");
+}

@@ -5,6 +5,7 @@
 //! - `query` must succeed; its rows are compared in order when the statement ends with its own
 //!   `ORDER BY`, and as a set otherwise or with `query T rowsort`.
 //! - `# refused` above a record: several shards must refuse it with 0A000; one shard must not.
+//! - `# text` above a record asks for results as text: binary ones name types by numbers of one database.
 //! - `# $1 = text` above a record gives a parameter; NULL is the word.
 //! - The lines under `----` are the data of a `COPY ... FROM STDIN`.
 
@@ -45,6 +46,9 @@ files! {
     grouping,
     joins,
     keys,
+    kinds,
+    locals,
+    names,
     ordering,
     parameters,
     point,
@@ -75,6 +79,7 @@ fn folder() -> PathBuf {
 }
 
 /// What is done with one record of a file.
+#[expect(clippy::struct_excessive_bools, reason = "each is a note above the record")]
 struct Step {
     place: String,
     connection: String,
@@ -84,6 +89,8 @@ struct Step {
     expect: Expect,
     ordered: bool,
     refused: bool,
+    /// Results as text even where the protocol knows binary ones.
+    text: bool,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -107,8 +114,7 @@ fn run_file(name: &str) {
         check_the_file(&steps, &judge);
         for (shards, limits) in [(1, ""), (2, ""), (3, ""), (2, SMALL)] {
             let over = databases(name, shards);
-            let router = Running::start(&format!("{limits}{}", database_config(shared(), &over, RULES)));
-            router.wait_until_ready();
+            let router = router(&over, limits);
             let answers = run(router.port, "app", &steps, protocol, shards > 1);
             for ((step, expected), got) in steps.iter().zip(&judge).zip(&answers) {
                 if let Some(difference) = compare(step, expected, got, shards) {
@@ -123,6 +129,15 @@ fn run_file(name: &str) {
     }
     let shown = &mismatches[..mismatches.len().min(MISMATCHES_SHOWN)];
     assert!(mismatches.is_empty(), "{} differences, the first:\n\n{}", mismatches.len(), shown.join("\n\n"));
+}
+
+/// A router with the usual rules, and a local table on the last shard.
+fn router(over: &[String], limits: &str) -> Running {
+    let last = over.last().unwrap();
+    let rules = format!("{RULES}tables.far_log = {{ kind = \"local\", shard = \"{last}\" }}\n");
+    let router = Running::start(&format!("{limits}{}", database_config(shared(), over, &rules)));
+    router.wait_until_ready();
+    router
 }
 
 /// The next protocol's databases take their place.
@@ -181,9 +196,10 @@ fn step(place: String, connection: &Connection, sql: String, notes: &[String], e
         Connection::Named(name) => name.clone(),
     };
     let refused = notes.iter().any(|note| note == "refused");
+    let text = notes.iter().any(|note| note == "text");
     let ordered = has_own_order(&sql);
     let place = place.rsplit('/').next().unwrap_or_default().to_owned();
-    Step { place, connection, sql, parameters, copy: String::new(), expect, ordered, refused }
+    Step { place, connection, sql, parameters, copy: String::new(), expect, ordered, refused, text }
 }
 
 /// Whether `ORDER BY` stands outside of all parentheses.
@@ -248,7 +264,7 @@ fn ask(wire: &mut Wire, step: &Step, protocol: Protocol) -> Answer {
     let several = step.sql.trim_end().trim_end_matches(';').contains(';');
     if protocol == Protocol::Extended && !several {
         let parameters: Vec<Option<&str>> = step.parameters.iter().map(Option::as_deref).collect();
-        return wire.execute(&step.sql, &parameters, true);
+        return wire.execute(&step.sql, &parameters, !step.text);
     }
     let mut sql = step.sql.clone();
     for (n, parameter) in step.parameters.iter().enumerate().rev() {

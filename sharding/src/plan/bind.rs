@@ -18,6 +18,7 @@ use crate::sql::tree::{Expr, RowsOf, TableRef, With};
 /// One place in a statement where a sharded table stands.
 #[derive(Debug)]
 pub(crate) struct Occurrence {
+    pub schema: String,
     pub table: String,
     pub key: Term,
     pub key_type: KeyType,
@@ -42,6 +43,23 @@ impl Written {
     fn of(table: &TableRef) -> Self {
         Self { at: table.at.0 as usize, only: table.rows == RowsOf::Only, aliased: table.alias.is_some() }
     }
+}
+
+/// One place in a statement where a table of a single shard stands.
+#[derive(Debug)]
+pub(crate) struct LocalTable {
+    pub home: ShardId,
+    pub schema: String,
+    pub name: String,
+    pub rel: usize,
+}
+
+/// A view whose rows the router cannot place.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ViewUse<'c> {
+    pub rel: usize,
+    /// What may be written in its place.
+    pub definition: Option<&'c str>,
 }
 
 /// A sharded table whose rows may cut a query into parts by key: what must hold on the way out.
@@ -102,7 +120,8 @@ pub(crate) struct Facts {
 pub(crate) struct CteScope {
     pub name: Box<str>,
     pub id: usize,
-    pub columns: Vec<Option<Box<str>>>,
+    /// `None` when they cannot be told: a name may be one of theirs.
+    pub columns: Option<Vec<Option<Box<str>>>>,
     pub outputs: Vec<Output>,
     pub roots: Vec<Root>,
 }
@@ -146,6 +165,7 @@ pub(crate) enum Usage {
 
 /// One level of names: a SELECT, an UPDATE ...
 #[derive(Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, seen or not")]
 pub(crate) struct Block {
     pub rels: Vec<usize>,
     /// Columns merged by USING, which stand for the preserved side's.
@@ -161,6 +181,8 @@ pub(crate) struct Block {
     /// PARTITION BY of every window, as columns.
     pub windows: Vec<Vec<Term>>,
     pub set_returning: bool,
+    /// A bare star or a NATURAL join asks for every column of its relations.
+    pub all_columns: bool,
     /// The conditions of WHERE and ON that are true wherever they are asked.
     pub conditions: Vec<Condition>,
     /// WHERE first, if there is one; then every ON whose text is found by the table before it.
@@ -193,8 +215,8 @@ pub(crate) struct Binder<'c> {
     pub ctes: Vec<CteScope>,
     pub cte_uses: Vec<usize>,
     pub occurrences: Vec<Occurrence>,
-    /// Homes of the local tables.
-    pub homes: Vec<(ShardId, String)>,
+    pub views: Vec<ViewUse<'c>>,
+    pub locals: Vec<LocalTable>,
     pub reference_writes: Vec<String>,
     /// Edges from the use of a CTE to its inside, good only if it is used once.
     pub cte_edges: Vec<(usize, Term, Term)>,
@@ -220,7 +242,8 @@ impl<'c> Binder<'c> {
             ctes: Vec::new(),
             cte_uses: Vec::new(),
             occurrences: Vec::new(),
-            homes: Vec::new(),
+            views: Vec::new(),
+            locals: Vec::new(),
             reference_writes: Vec::new(),
             cte_edges: Vec::new(),
             system: false,
@@ -281,7 +304,7 @@ impl<'c> Binder<'c> {
         };
         let rel = self.add_rel(table, columns, usage == Usage::Nullable);
         match found {
-            Found::Table { table: found, name } => self.note_table(found, name, table, rel, usage),
+            Found::Table { schema, table: found, name } => self.note_table(found, [schema, name], table, rel, usage),
             Found::System => self.system = true,
             Found::Unknown => {
                 self.facts.unknown_table = true;
@@ -294,10 +317,11 @@ impl<'c> Binder<'c> {
         rel
     }
 
-    fn note_table(&mut self, found: &'c Table, name: &str, table: &TableRef, rel: usize, usage: Usage) {
+    fn note_table(&mut self, found: &'c Table, [schema, name]: [&str; 2], table: &TableRef, rel: usize, usage: Usage) {
         if is_view(found) {
             self.facts.user_view = true;
             if !self.names.has_rule(table.schema.as_deref(), name) {
+                self.views.push(ViewUse { rel, definition: self.names.definition_of(table) });
                 self.refuse(super::reasons::view(name));
             }
         }
@@ -305,6 +329,7 @@ impl<'c> Binder<'c> {
             TableKind::Sharded { column, key_type } => {
                 let key = self.term(rel, column);
                 self.occurrences.push(Occurrence {
+                    schema: schema.to_owned(),
                     table: name.to_owned(),
                     key,
                     key_type,
@@ -320,7 +345,9 @@ impl<'c> Binder<'c> {
             }
             TableKind::Reference if usage == Usage::Target => self.reference_writes.push(name.to_owned()),
             TableKind::Reference => {}
-            TableKind::Local(home) => self.homes.push((home, name.to_owned())),
+            TableKind::Local(home) => {
+                self.locals.push(LocalTable { home, schema: schema.to_owned(), name: name.to_owned(), rel });
+            }
         }
     }
 
@@ -355,7 +382,7 @@ impl<'c> Binder<'c> {
         let cte = &self.ctes[index];
         let (id, columns, outputs, roots) = (cte.id, cte.columns.clone(), cte.outputs.clone(), cte.roots.clone());
         self.cte_uses[id] += 1;
-        let rel = self.add_rel(table, Columns::Derived(columns), !preserved);
+        let rel = self.add_rel(table, columns.map_or(Columns::Unknown, Columns::Derived), !preserved);
         for (position, output) in outputs.iter().enumerate() {
             let outside = self.shown_term(rel, position, output);
             if let Some(inside) = output.term
@@ -511,13 +538,17 @@ impl<'c> Binder<'c> {
         for cte in &with.ctes {
             let id = self.cte_uses.len();
             self.cte_uses.push(0);
-            let scope =
-                CteScope { name: cte.name.clone(), id, columns: Vec::new(), outputs: Vec::new(), roots: Vec::new() };
+            let (name, columns) = (cte.name.clone(), None);
+            let scope = CteScope { name, id, columns, outputs: Vec::new(), roots: Vec::new() };
             if with.recursive {
-                self.recursive_cte(cte, scope);
+                self.ctes.push(scope);
             } else {
                 self.plain_cte(cte, scope);
             }
+        }
+        // Each of them may read itself and those behind it.
+        for (index, cte) in with.ctes.iter().enumerate().filter(|_| with.recursive) {
+            self.recursive_cte(before + index, cte);
         }
         before
     }

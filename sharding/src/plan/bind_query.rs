@@ -58,6 +58,9 @@ impl Binder<'_> {
 
     /// Everything of a SELECT but FROM and WHERE.
     fn select_parts(&mut self, query: &Query, select: &Select) {
+        let block = self.block();
+        let is_bare_star = |target: &Target| matches!(&target.expr, Expr::Star(names) if names.is_empty());
+        self.blocks[block].all_columns |= select.targets.iter().any(is_bare_star);
         for target in &select.targets {
             self.expr(&target.expr);
         }
@@ -210,6 +213,7 @@ impl Binder<'_> {
     fn using(&mut self, join: &Join, left: &[usize], right: &[usize], reach: &Reach) -> Vec<(Term, Term)> {
         let names = if join.natural { self.common_names(left, right) } else { Some(join.using.clone()) };
         let block = self.block();
+        self.blocks[block].all_columns |= join.natural;
         let Some(names) = names else {
             self.blocks[block].merged.push(("".into(), None));
             return Vec::new();
@@ -380,16 +384,13 @@ impl Binder<'_> {
         self.ctes.push(fill(scope, cte, seen));
     }
 
-    /// A CTE that may read itself: what it gives out is unknown unless it does not.
-    pub(crate) fn recursive_cte(&mut self, cte: &Cte, mut scope: CteScope) {
-        let id = scope.id;
-        scope.columns = first_names(cte);
-        let name = scope.name.clone();
-        self.ctes.push(scope);
-        let index = self.ctes.len() - 1;
+    /// A CTE that may read itself: what it gives out is unknown unless nobody has read it yet.
+    pub(crate) fn recursive_cte(&mut self, index: usize, cte: &Cte) {
+        self.ctes[index].columns = first_names(cte);
         let seen = self.cte_body(&cte.statement);
+        let CteScope { id, ref name, .. } = self.ctes[index];
         if self.cte_uses[id] == 0 {
-            let scope = CteScope { name, id, columns: Vec::new(), outputs: Vec::new(), roots: Vec::new() };
+            let scope = CteScope { name: name.clone(), id, columns: None, outputs: Vec::new(), roots: Vec::new() };
             self.ctes[index] = fill(scope, cte, seen);
         }
     }
@@ -409,27 +410,31 @@ impl Binder<'_> {
 fn fill(mut scope: CteScope, cte: &Cte, seen: Seen) -> CteScope {
     let outputs = if cte.extended { None } else { seen.outputs };
     if let Some(outputs) = outputs {
-        scope.columns = outputs.iter().map(|output| output.name.clone()).collect();
-        for (column, name) in scope.columns.iter_mut().zip(&cte.columns) {
+        let mut columns: Vec<_> = outputs.iter().map(|output| output.name.clone()).collect();
+        for (column, name) in columns.iter_mut().zip(&cte.columns) {
             *column = Some(name.clone());
         }
+        scope.columns = Some(columns);
         scope.outputs = outputs;
     }
     scope.roots = seen.roots;
     scope
 }
 
-fn first_names(cte: &Cte) -> Vec<Option<Box<str>>> {
-    if !cte.columns.is_empty() {
-        return cte.columns.iter().cloned().map(Some).collect();
-    }
-    let Dml::Query(query) = &cte.statement else { return Vec::new() };
+/// The columns of a CTE as its first SELECT names them.
+fn first_names(cte: &Cte) -> Option<Vec<Option<Box<str>>>> {
+    let Dml::Query(query) = &cte.statement else { return None };
     let mut body = &query.body;
     while let Body::SetOp { left, .. } = body {
         body = &left.body;
     }
-    let Body::Select(select) = body else { return Vec::new() };
-    select.targets.iter().map(|target| target.name.clone().or_else(|| implicit_name(&target.expr))).collect()
+    let Body::Select(select) = body else { return None };
+    if cte.extended || select.targets.iter().any(|target| matches!(target.expr, Expr::Star(_))) {
+        return None;
+    }
+    let names = select.targets.iter().map(|target| target.name.clone().or_else(|| implicit_name(&target.expr)));
+    let given = cte.columns.iter().cloned().map(Some);
+    Some(given.chain(names.skip(cte.columns.len())).collect())
 }
 
 fn columns_of(outputs: Option<&[Output]>) -> Columns<'static> {

@@ -71,11 +71,11 @@ impl Binder<'_> {
         for (position, condition) in conditions.into_iter().enumerate() {
             let (rels, inner, touched) = (self.rels.len(), self.occurrences.len(), self.touched.len());
             let clocks = self.facts.clocks;
-            let outside = (self.homes.len(), self.cte_uses.iter().sum::<usize>());
+            let outside = (self.locals.len(), self.cte_uses.iter().sum::<usize>());
             self.noting += 1;
             self.expr(condition);
             self.noting -= 1;
-            let same_outside = outside == (self.homes.len(), self.cte_uses.iter().sum::<usize>());
+            let same_outside = outside == (self.locals.len(), self.cte_uses.iter().sum::<usize>());
             if same_outside
                 && self.is_settled(condition)
                 && self.rels[rels..].iter().all(|rel| match rel.columns {

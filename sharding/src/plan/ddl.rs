@@ -311,7 +311,7 @@ fn copy_spread(
 fn copy_table(names: &Names<'_>, copy: &Copy) -> Plan {
     let Some(table) = &copy.table else { return anywhere() };
     let (found, name) = match names.find(table) {
-        Found::Table { table, name } => (table, name),
+        Found::Table { table, name, .. } => (table, name),
         Found::System => return first_shard(),
         Found::Unknown if copy.from => return refused(reasons::unknown_target(&table.name)),
         Found::Unknown => return anywhere(),

@@ -7,7 +7,7 @@ use super::bind::Binder;
 use super::phases::Phase;
 use super::route::Place;
 use super::scope::Names;
-use super::{Plan, Shards, build, ddl, final_query, reasons};
+use super::{Plan, Shards, build, ddl, final_query, reasons, view};
 use crate::catalog::Catalog;
 use crate::map::ShardId;
 use crate::refusal::Refusal;
@@ -158,6 +158,14 @@ fn rows(context: Context<'_>, dml: &Dml, parsed: &Parsed) -> Decided {
         }
     };
     binder.finish();
+    if context.catalog.shards > 1
+        && !binder.views.is_empty()
+        && let Some((text, through)) = view::without_views(context, &parsed.span)
+        && let Stmt::Dml(dml) = &through.stmt
+    {
+        // Nothing of the plan stands where it does in the client's text.
+        return Decided { any_values: false, ..rows(Context { text: &text, ..context }, dml, &through) };
+    }
     let into = into_of(dml);
     let mut access = access_of(&binder);
     if into.is_some() {
@@ -299,9 +307,9 @@ fn read_known(
         return Plan::Route { shards, many: None };
     }
     let table = binder.occurrences.first().map_or("", |occurrence| occurrence.table.as_str());
-    let home = match (&shards, &binder.facts.home, binder.homes.first()) {
+    let home = match (&shards, &binder.facts.home, binder.locals.first()) {
         (Shards::Home { home, .. }, Some(function), _) => Some((*home, reasons::home_function(function, table))),
-        (Shards::Home { home, .. }, None, Some((_, local))) => Some((*home, reasons::local_and_sharded(local, table))),
+        (Shards::Home { home, .. }, None, Some(local)) => Some((*home, reasons::local_and_sharded(&local.name, table))),
         _ => None,
     };
     match spread(context, binder, query, seen, shards.clone(), home, parsed) {

@@ -1,7 +1,7 @@
 //! What follows, for one table of a final query, from the clauses around it: rows that no answer can show need not cross, and what a
 //! primary key says of a table has to be said of its rows again.
 
-use super::bind::{Binder, Occurrence};
+use super::bind::Binder;
 use super::bind_query::{Seen, implicit_name};
 use super::decide::Context;
 use super::scope::Columns;
@@ -84,12 +84,8 @@ fn limit_of(query: &Query) -> Option<String> {
 }
 
 /// The columns that are grouped because the primary key is: PostgreSQL knows it of the table, not of a subquery.
-pub(super) fn grouped_by_key<'c>(
-    binder: &Binder<'_>,
-    occurrence: &Occurrence,
-    chosen: &[&'c Column],
-) -> Vec<&'c Column> {
-    let rel = &binder.rels[occurrence.rel];
+pub(super) fn grouped_by_key<'c>(binder: &Binder<'_>, rel: usize, chosen: &[&'c Column]) -> Vec<&'c Column> {
+    let rel = &binder.rels[rel];
     let Columns::Table(table) = rel.columns else { return Vec::new() };
     let group = &binder.blocks[rel.block].group;
     let is_grouped = |position: usize| rel.terms.get(&position).is_some_and(|term| group.contains(term));

@@ -5,14 +5,15 @@
 
 use std::ops::Range;
 
-use super::bind::{Binder, Occurrence};
+use super::bind::{Binder, LocalTable};
 use super::bind_query::Seen;
 use super::conditions::ClausePlace;
+use super::crossing::Crossing;
 use super::decide::Context;
 use super::reduce::Place;
 use super::scope::{Columns, Rel};
 use super::{FinalQuery, Gather, Input, Node, Shards, final_parts, reasons};
-use crate::catalog::{Column, CrossingForm};
+use crate::catalog::Column;
 use crate::map::ShardId;
 use crate::refusal::Refusal;
 use crate::sql::parse::Parsed;
@@ -44,9 +45,18 @@ pub(super) fn final_query(
     let mut occurrences: Vec<usize> = (0..binder.occurrences.len()).collect();
     occurrences.sort_by_key(|index| binder.occurrences[*index].written.at);
     occurrences.dedup_by_key(|index| binder.occurrences[*index].written.at);
-    let mut draft = Draft { context, binder, parsed, mentioned, inputs: Vec::new(), edits: Vec::new(), columns: 0 };
+    let (inputs, edits, replaced) = Default::default();
+    let mut draft = Draft { context, binder, parsed, mentioned, inputs, edits, replaced, columns: 0 };
     for index in occurrences {
         draft.add(index)?;
+    }
+    // Seen twice, a table stands in the text once.
+    let place = |local: &LocalTable| binder.rels[local.rel].written.map(|written| written.at);
+    let mut apart: Vec<&LocalTable> = binder.locals.iter().filter(|local| Some(local.home) != home).collect();
+    apart.sort_by_key(|local| place(local));
+    apart.dedup_by_key(|local| place(local));
+    for local in apart {
+        draft.add_local(local)?;
     }
     if let Some(top) = top.filter(|_| draft.applies_all_conditions())
         && let [input] = draft.inputs.as_mut_slice()
@@ -81,27 +91,22 @@ fn check(binder: &Binder<'_>) -> Result<(), Refusal> {
 
 /// The names that stand anywhere in a statement: whatever is not among them need not cross.
 #[derive(Default)]
-struct Mentioned<'a> {
+pub(super) struct Mentioned<'a> {
     /// Last parts of column names, and columns of USING.
     columns: Vec<&'a str>,
     /// What stands before a star: `t.*`.
     stars: Vec<&'a str>,
-    /// A bare star or a NATURAL join.
-    all: bool,
     /// Bare names, and those of them that stand where a row of a subquery is as good.
     bare: Vec<&'a str>,
     given: Vec<&'a str>,
 }
 
 impl<'a> Mentioned<'a> {
-    fn of(query: &'a Query) -> Self {
+    pub(super) fn of(query: &'a Query) -> Self {
         let mut found = Self::default();
         walk::query(query, &mut |visited| match visited {
             Visited::Expr(expr) => found.expr(expr),
-            Visited::Join(join) => {
-                found.all |= join.natural;
-                found.columns.extend(join.using.iter().map(|name| &**name));
-            }
+            Visited::Join(join) => found.columns.extend(join.using.iter().map(|name| &**name)),
         });
         found
     }
@@ -114,10 +119,7 @@ impl<'a> Mentioned<'a> {
                     self.bare.push(name);
                 }
             }
-            Expr::Star(names) => match names.last() {
-                Some(name) => self.stars.push(name),
-                None => self.all = true,
-            },
+            Expr::Star(names) => self.stars.extend(names.last().map(|name| &**name)),
             Expr::Func(call) => self.call(call),
             // Whether all columns are NULL is the same question for both.
             Expr::IsNull(tested, _) => {
@@ -145,11 +147,11 @@ impl<'a> Mentioned<'a> {
     }
 
     fn wants_all_of(&self, rel: &Rel<'_>) -> bool {
-        self.all || !rel.renamed.is_empty() || self.stars.contains(&&*rel.name) || self.bare.contains(&&*rel.name)
+        !rel.renamed.is_empty() || self.stars.contains(&&*rel.name) || self.bare.contains(&&*rel.name)
     }
 
     /// How often a bare name is used where it must be a row of the table.
-    fn is_used_freely(&self, name: &str) -> bool {
+    pub(super) fn is_used_freely(&self, name: &str) -> bool {
         let count = |list: &[&str]| list.iter().filter(|found| **found == name).count();
         count(&self.bare) > count(&self.given)
     }
@@ -163,71 +165,76 @@ struct Draft<'a, 'c> {
     mentioned: Mentioned<'a>,
     inputs: Vec<Input>,
     edits: Vec<(Range<usize>, String)>,
-    /// Columns of all inputs so far.
+    /// The relations that have given way to an input.
+    replaced: Vec<usize>,
+    /// Arrays of all inputs so far.
     columns: usize,
 }
 
 impl<'a> Draft<'a, '_> {
-    /// Puts an input in the place of a table.
+    /// Puts what the shards hold in the place of a sharded table.
     fn add(&mut self, index: usize) -> Result<(), Refusal> {
-        let (binder, text, span) = (self.binder, self.context.text, &self.parsed.span);
+        let binder = self.binder;
         let occurrence = &binder.occurrences[index];
-        let rel = &binder.rels[occurrence.rel];
-        let Columns::Table(table) = rel.columns else { return Err(reasons::spread("this syntax")) };
-        let end = spans::table_name_end(text, span, occurrence.written.at).filter(|_| !occurrence.written.only);
-        let Some(end) = end else { return Err(reasons::spread("ONLY")) };
-        let all = self.mentioned.wants_all_of(rel);
-        let chosen: Vec<&Column> =
-            table.columns.iter().filter(|column| all || self.mentioned.columns.contains(&&*column.name)).collect();
-        let chosen = if chosen.is_empty() { table.columns.iter().take(1).collect() } else { chosen };
-        if let Some(column) = chosen.iter().find(|column| column.crossing.form == CrossingForm::Never) {
-            return Err(reasons::cannot_cross(&column.name, &occurrence.table));
-        }
-        let sql = self.shards_sql(index, &chosen).ok_or_else(|| reasons::spread("this syntax"))?;
-        let tree = Node::Append { input: Box::new(Node::Route) };
         let shards = binder.keys_of(occurrence).unwrap_or(Shards::All);
-        let params = self.parsed.params;
-        let timed_sql = binder.facts.tells_time.then(|| spans::with_clock(&sql, usize::from(params) + 1));
+        let conditions = self.conditions(index);
+        self.replace(occurrence.rel, [&occurrence.schema, &occurrence.table], shards, &conditions)
+    }
+
+    /// Puts what its shard holds in the place of a local table that is elsewhere than at home.
+    fn add_local(&mut self, local: &LocalTable) -> Result<(), Refusal> {
+        let own = self.texts(&self.binder.own_conditions(local.rel)).unwrap_or_default();
+        let conditions: Vec<String> = own.into_iter().map(str::to_owned).collect();
+        self.replace(local.rel, [&local.schema, &local.name], Shards::One(local.home), &conditions)
+    }
+
+    fn replace(
+        &mut self,
+        index: usize,
+        [schema, name]: [&str; 2],
+        shards: Shards,
+        conditions: &[String],
+    ) -> Result<(), Refusal> {
+        let (binder, text, span) = (self.binder, self.context.text, &self.parsed.span);
+        let rel = &binder.rels[index];
+        let unclear = || reasons::spread("this syntax");
+        let (Columns::Table(table), Some(written)) = (&rel.columns, rel.written) else { return Err(unclear()) };
+        let place = spans::table(text, span, written.at, written.only).ok_or_else(unclear)?;
+        let all = self.mentioned.wants_all_of(rel) || binder.blocks[rel.block].all_columns;
+        let row_type = format!("{}.{}", quoted(schema), quoted(name));
+        let wanted = |column: &Column| all || self.mentioned.columns.contains(&&*column.name);
+        let crossing = Crossing::new(table, row_type, wanted);
+        if let Some(column) = crossing.hindrance() {
+            return Err(reasons::cannot_cross(&column.name, name));
+        }
+        let mut sql = format!("SELECT {} FROM {}", crossing.targets(rel), self.as_written(index).ok_or_else(unclear)?);
+        if !conditions.is_empty() {
+            sql.push_str(&format!(" WHERE ({})", conditions.join(") AND (")));
+        }
+        let tree = Node::Append { input: Box::new(Node::Route) };
+        let (params, timed) = (self.parsed.params, binder.facts.tells_time);
+        let timed_sql = timed.then(|| spans::with_clock(&sql, usize::from(params) + 1));
         let gather = Gather { shards, sql, timed_sql, helpers: 0, tree, params, or_else: None, locks: false };
-        let alias = if occurrence.written.aliased { String::new() } else { format!(" AS {}", quoted(&rel.name)) };
-        let (shown, source, types) = self.arrays_as_rows(&chosen);
-        let place = format!("(SELECT {shown} FROM {source}){alias}");
-        self.edits.push((occurrence.written.at..end, place));
-        self.group_by_key(occurrence, &chosen);
-        self.inputs.push(Input { table: occurrence.table.clone(), gather, source, types });
-        self.columns += chosen.len();
+        let alias = if written.aliased { String::new() } else { format!(" AS {}", quoted(&rel.name)) };
+        let first = usize::from(params) + usize::from(timed) + self.columns + 1;
+        let source = crossing.source(first);
+        self.edits.push((place, format!("(SELECT {} FROM {}){alias}", crossing.shown(), source.arrays)));
+        self.edits.extend(binder.schemas_before(text, span, index));
+        self.group_by_key(index, written.at, &crossing.columns());
+        self.inputs.push(Input { table: name.to_owned(), gather, source });
+        self.replaced.push(index);
+        self.columns += crossing.arrays();
         Ok(())
     }
 
     /// Writes out what a primary key in GROUP BY implies.
-    fn group_by_key(&mut self, occurrence: &Occurrence, chosen: &[&Column]) {
-        let implied = final_parts::grouped_by_key(self.binder, occurrence, chosen);
-        let end = spans::group_end(self.context.text, &self.parsed.span, occurrence.written.at);
+    fn group_by_key(&mut self, rel: usize, at: usize, chosen: &[&Column]) {
+        let implied = final_parts::grouped_by_key(self.binder, rel, chosen);
+        let end = spans::group_end(self.context.text, &self.parsed.span, at);
         let Some(end) = end.filter(|_| !implied.is_empty()) else { return };
-        let name = quoted(&self.binder.rels[occurrence.rel].name);
+        let name = quoted(&self.binder.rels[rel].name);
         let columns = implied.iter().map(|column| format!(", {name}.{}", quoted(&column.name)));
         self.edits.push((end..end, columns.collect()));
-    }
-
-    /// What every shard is asked for.
-    fn shards_sql(&self, index: usize, chosen: &[&Column]) -> Option<String> {
-        let occurrence = &self.binder.occurrences[index];
-        let rel = &self.binder.rels[occurrence.rel];
-        let columns: Vec<String> = chosen
-            .iter()
-            .enumerate()
-            .map(|(position, column)| {
-                // With new names all columns are there, in their order.
-                let name = quoted(rel.renamed.get(position).map_or(&*column.name, |name| name));
-                if column.crossing.form == CrossingForm::Text { format!("{name}::pg_catalog.text") } else { name }
-            })
-            .collect();
-        let mut sql = format!("SELECT {} FROM {}", columns.join(", "), self.as_written(occurrence.rel)?);
-        let conditions = self.conditions(index);
-        if !conditions.is_empty() {
-            sql.push_str(&format!(" WHERE ({})", conditions.join(") AND (")));
-        }
-        Some(sql)
     }
 
     /// What the rows must fulfil that matter.
@@ -280,53 +287,23 @@ impl<'a> Draft<'a, '_> {
         let names: Vec<String> = rel.renamed.iter().map(|name| quoted(name)).collect();
         let names = if names.is_empty() { String::new() } else { format!("({})", names.join(", ")) };
         let alias = if written.aliased { format!(" AS {}{names}", quoted(&rel.name)) } else { String::new() };
-        Some(format!("{}{alias}", &self.context.text[written.at..end]))
-    }
-
-    /// The rows again, out of one array for each column: the columns as the table has them, the arrays, and what types their elements have.
-    fn arrays_as_rows(&self, chosen: &[&Column]) -> (String, String, Vec<String>) {
-        let (mut shown, mut arrays, mut names, mut types) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        for (position, column) in chosen.iter().enumerate() {
-            let name = format!("c{}", position + 1);
-            let crossing = &column.crossing;
-            let (element, cast) = match crossing.form {
-                CrossingForm::Text => ("pg_catalog.text", format!("::{}", crossing.type_name)),
-                CrossingForm::Binary | CrossingForm::Never => (&*crossing.type_name, String::new()),
-            };
-            let collate = crossing.collation.as_ref().map(|name| format!(" COLLATE {name}")).unwrap_or_default();
-            shown.push(format!("{name}{cast}{collate} AS {}", quoted(&column.name)));
-            let before = usize::from(self.parsed.params) + usize::from(self.binder.facts.tells_time) + self.columns;
-            let number = before + position + 1;
-            arrays.push(format!("pg_catalog.unnest(${number}::{element}[])"));
-            names.push(name);
-            types.push(element.to_owned());
-        }
-        let (shown, arrays, names) = (shown.join(", "), arrays.join(", "), names.join(", "));
-        (shown, format!("ROWS FROM({arrays}) AS sluice_input({names})"), types)
+        let only = if written.only { "ONLY " } else { "" };
+        Some(format!("{only}{}{alias}", &self.context.text[written.at..end]))
     }
 
     /// A row of a subquery is no row of the table's type.
     fn check_rows(&self) -> Result<(), Refusal> {
         let binder = self.binder;
         let is_column = |name: &str| binder.rels.iter().any(|rel| rel.position(name).is_some());
-        let whole = binder.occurrences.iter().map(|occurrence| &*binder.rels[occurrence.rel].name);
-        match whole.into_iter().find(|name| self.mentioned.is_used_freely(name) && !is_column(name)) {
+        let mut whole = self.replaced.iter().map(|rel| &*binder.rels[*rel].name);
+        match whole.find(|name| self.mentioned.is_used_freely(name) && !is_column(name)) {
             Some(name) => Err(reasons::whole_row(name)),
             None => Ok(()),
         }
     }
 
-    fn finish(mut self, shards: Shards, home: Option<ShardId>) -> FinalQuery {
-        let (text, span) = (self.context.text, &self.parsed.span);
-        let mut sql = String::with_capacity(2 * span.len());
-        let mut at = span.start;
-        self.edits.sort_by_key(|(place, _)| place.start);
-        for (place, new) in self.edits {
-            sql.push_str(&text[at..place.start]);
-            sql.push_str(&new);
-            at = place.end;
-        }
-        sql.push_str(&text[at..span.end]);
+    fn finish(self, shards: Shards, home: Option<ShardId>) -> FinalQuery {
+        let mut sql = spans::spliced(self.context.text, self.parsed.span.clone(), self.edits);
         let timed = self.binder.facts.tells_time;
         if timed {
             sql = spans::with_clock(&sql, usize::from(self.parsed.params) + 1);
@@ -335,6 +312,6 @@ impl<'a> Draft<'a, '_> {
     }
 }
 
-fn quoted(name: &str) -> String {
+pub(super) fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }

@@ -4,11 +4,12 @@ use super::bind::Binder;
 use super::ddl::created_columns;
 use super::decide::Context;
 use super::scope::{Columns, Names};
+use super::view::view_kind;
 use crate::catalog::{Catalog, Column, Crossing, Relation, Table, TableRules};
 use crate::refusal::Refusal;
-use crate::sql::Limits;
 use crate::sql::parse::{Parsed, parse};
 use crate::sql::tree::{Query, Stmt};
+use crate::sql::{Limits, spans};
 
 impl Catalog {
     /// The catalog of a database with the tables and views that `sql` creates; other statements in
@@ -19,7 +20,7 @@ impl Catalog {
     pub fn from_ddl(sql: &str, rules: &TableRules, shards: u16) -> Result<Self, Refusal> {
         let search_path = vec!["$user".to_owned(), "public".to_owned()];
         let mut catalog = Self { version: 1, shards, search_path, rules: rules.clone(), ..Self::default() };
-        for Parsed { stmt, .. } in parse(sql, &[], &Limits::default()).map_err(|refusal| *refusal)? {
+        for Parsed { stmt, span, .. } in parse(sql, &[], &Limits::default()).map_err(|refusal| *refusal)? {
             let context = Context { catalog: &catalog, search_path: None, text: sql, phases: &[] };
             let names = Names::new(&catalog, None);
             let (table, columns, relation) = match &stmt {
@@ -30,9 +31,30 @@ impl Catalog {
                 _ => continue,
             };
             let (schema, name) = (names.creation_schema(table).to_owned(), table.name.to_string());
-            catalog.add(schema, name, columns, relation)?;
+            catalog.add(schema.clone(), name.clone(), columns, relation)?;
+            if relation == Relation::View
+                && let Some(definition) = spans::view_query(sql, &span)
+            {
+                catalog.look_through(schema, name, &sql[definition]);
+            }
         }
         Ok(catalog)
+    }
+
+    /// What is known of a view by its definition; what the operator has said of it counts more.
+    fn look_through(&mut self, schema: String, name: String, definition: &str) {
+        let rules = &self.rules.tables;
+        if rules.contains_key(&name) || rules.contains_key(&format!("{schema}.{name}")) {
+            return;
+        }
+        let kind = view_kind(self, definition);
+        if let Some(kind) = kind
+            && let Some(view) = self.tables.get_mut(&schema).and_then(|tables| tables.get_mut(&name))
+        {
+            (view.kind, view.relation) = (kind, Relation::KnownView);
+        } else {
+            self.views.entry(schema).or_default().insert(name, definition.to_owned());
+        }
     }
 
     fn add(&mut self, schema: String, name: String, columns: Vec<Column>, relation: Relation) -> Result<(), Refusal> {

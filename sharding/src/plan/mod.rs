@@ -13,6 +13,7 @@ mod bind_values;
 mod build;
 mod conditions;
 mod copy_plan;
+mod crossing;
 mod ddl;
 mod decide;
 mod display;
@@ -40,7 +41,7 @@ use crate::refusal::Refusal;
 
 pub(crate) use decide::{Context, plan_statement};
 pub use phases::{Phase, build_with};
-pub use view::view_kind;
+pub use view::{can_stand_for_view, view_kind};
 
 /// How one statement is answered. Immutable once made.
 #[derive(Clone, Debug, PartialEq)]
@@ -159,17 +160,29 @@ pub struct Input {
     pub table: String,
     /// Its columns are all visible, and read in binary.
     pub gather: Gather,
-    /// What stands for its rows in the final query's text: the arrays, with columns `c1`, `c2` and so on.
-    pub source: String,
-    /// The types of its columns in SQL, as they cross.
+    pub source: Source,
+}
+
+/// Where a final query finds the rows of an input.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Source {
+    /// An item of FROM, as it stands in the query's text: one array for each column, as parameters.
+    pub arrays: String,
+    /// The same when the columns are those of a table, `c1`, `c2` and so on: what is before the table's name, and what behind it.
+    pub table: [String; 2],
+    /// The types of the columns in SQL, as they cross.
     pub types: Vec<String>,
 }
 
 impl FinalQuery {
     /// The text when the rows of the inputs are not in arrays but in these tables, with columns `c1`, `c2` and so on.
     pub fn over_tables(&self, tables: &[String]) -> String {
-        let pairs = self.inputs.iter().zip(tables);
-        pairs.fold(self.sql.clone(), |sql, (input, table)| sql.replace(&input.source, &format!("pg_temp.{table}")))
+        let mut sql = self.sql.clone();
+        for (Input { source, .. }, name) in self.inputs.iter().zip(tables) {
+            let [before, behind] = &source.table;
+            sql = sql.replace(&source.arrays, &format!("{before}pg_temp.{name}{behind}"));
+        }
+        sql
     }
 }
 

@@ -68,11 +68,23 @@ impl Binder<'_> {
 
     /// What the rows of the nullable side of a join fulfil that can be joined.
     fn matchable(&self, rel: usize) -> Vec<Place> {
+        self.own_in_role(rel, |role| role == Role::OfNullable)
+    }
+
+    /// The conditions about a relation alone that a row of it which matters fulfils.
+    pub(crate) fn own_conditions(&self, rel: usize) -> Vec<Place> {
+        match (self.facts.time_word, self.rels[rel].nullable) {
+            (true, _) => Vec::new(),
+            (false, true) => self.matchable(rel),
+            (false, false) => self.own_in_role(rel, |role| role != Role::OfNullable),
+        }
+    }
+
+    /// The conditions without subqueries in a relation's block that are about it alone.
+    fn own_in_role(&self, rel: usize, fits: impl Fn(Role) -> bool) -> Vec<Place> {
         let block = self.rels[rel].block;
-        let conditions = self.blocks[block].conditions.iter();
-        let own =
-            conditions.filter(|found| found.role == Role::OfNullable && found.rels == [rel] && self.is_known(found));
-        let own = own.filter(|found| found.inner.is_empty());
+        let is_own = |found: &&Condition| fits(found.role) && found.rels == [rel] && found.inner.is_empty();
+        let own = self.blocks[block].conditions.iter().filter(is_own).filter(|found| self.is_known(found));
         own.map(|found| Place { block, clause: found.clause, position: found.position }).collect()
     }
 

@@ -13,7 +13,7 @@ use crate::refusal::Refusal;
 pub(crate) enum Place {
     /// The shards are named by keys, by a home, or do not matter.
     Known(Shards),
-    /// Sharded tables without a key; beside them perhaps what only one shard has, and why that is a hindrance.
+    /// Sharded tables without a key, or local tables of several shards; what only one of them has, and why that is a hindrance.
     Spread(Option<(ShardId, Refusal)>),
 }
 
@@ -34,7 +34,10 @@ impl Binder<'_> {
         if let Some(table) = self.reference_writes.first() {
             return Err(reasons::reference_write(table));
         }
-        let home = self.home()?;
+        let (home, apart) = self.home();
+        if let (Some(home), Some(reason)) = (home, apart) {
+            return Ok(Place::Spread(Some((home, reason))));
+        }
         if self.occurrences.is_empty() {
             if self.facts.opaque {
                 return Ok(Place::Known(Shards::One(home.unwrap_or(ShardId(0)))));
@@ -53,23 +56,21 @@ impl Binder<'_> {
 
     fn spread(&self, home: Option<ShardId>) -> Place {
         let sharded = self.occurrences.first().map_or("", |occurrence| occurrence.table.as_str());
-        let reason = match (&self.facts.home, self.homes.first()) {
+        let reason = match (&self.facts.home, self.locals.first()) {
             (Some(function), _) => reasons::home_function(function, sharded),
-            (None, Some((_, local))) => reasons::local_and_sharded(local, sharded),
+            (None, Some(local)) => reasons::local_and_sharded(&local.name, sharded),
             (None, None) => return Place::Spread(None),
         };
         Place::Spread(home.map(|home| (home, reason)))
     }
 
-    /// The one shard that local tables and functions with a home agree on.
-    fn home(&self) -> Result<Option<ShardId>, Refusal> {
+    /// The shard of functions and local tables; and why it is not the only one, if they are on several.
+    fn home(&self) -> (Option<ShardId>, Option<Refusal>) {
         let function = self.facts.home.as_ref().map(|name| (ShardId(0), name));
-        let mut homes = self.homes.iter().map(|(home, name)| (*home, name)).chain(function);
-        let Some((home, name)) = homes.next() else { return Ok(None) };
-        match homes.find(|(other, _)| *other != home) {
-            Some((_, other)) => Err(reasons::several_homes(name, other)),
-            None => Ok(Some(home)),
-        }
+        let mut homes = function.into_iter().chain(self.locals.iter().map(|local| (local.home, &local.name)));
+        let Some((home, name)) = homes.next() else { return (None, None) };
+        let other = homes.find(|(other, _)| *other != home);
+        (Some(home), other.map(|(_, other)| reasons::several_homes(name, other)))
     }
 
     /// The keys that limit every sharded table of the statement, if there are such.

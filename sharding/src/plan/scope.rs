@@ -65,6 +65,7 @@ impl Rel<'_> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Found<'c> {
     Table {
+        schema: &'c str,
         table: &'c Table,
         name: &'c str,
     },
@@ -105,8 +106,27 @@ impl<'c> Names<'c> {
         if is_system_schema(schema) {
             return None;
         }
-        let (name, table) = self.catalog.tables.get(schema)?.get_key_value(name)?;
-        Some(Found::Table { table, name })
+        let (schema, tables) = self.catalog.tables.get_key_value(schema)?;
+        let (name, table) = tables.get_key_value(name)?;
+        Some(Found::Table { schema, table, name })
+    }
+
+    /// What may be written in the place of a view.
+    pub(crate) fn definition_of(&self, view: &TableRef) -> Option<&'c str> {
+        let schema = self.schema_of(view.schema.as_deref(), &view.name)?;
+        // Where PostgreSQL's own names are looked up last, a user's can hide them.
+        if self.path.iter().skip(1).any(|schema| schema == "pg_catalog") {
+            return None;
+        }
+        self.catalog.views.get(schema)?.get(&*view.name).map(String::as_str)
+    }
+
+    /// The schema of a table with this name, which may stand in `schema`.
+    pub(crate) fn schema_of<'a>(&'a self, schema: Option<&'a str>, name: &str) -> Option<&'a str> {
+        schema.or_else(|| {
+            let mut path = self.path.iter().map(String::as_str);
+            path.find(|schema| self.find_in(schema, name).is_some())
+        })
     }
 
     /// The schema in which a table without one would be created.

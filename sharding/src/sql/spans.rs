@@ -5,6 +5,9 @@ use std::ops::Range;
 use super::lex::{Lexer, Token, TokenKind};
 use super::{Execute, Prepare};
 
+/// Brackets around conditions are looked into this deep.
+const CONDITION_DEPTH_MAX: usize = 8;
+
 /// Where the statement begins that an EXPLAIN explains.
 pub(crate) fn explained(text: &str, span: &Range<usize>) -> usize {
     let mut tokens = Lexer::starting_at(&text[..span.end], span.start).skip(1).peekable();
@@ -28,6 +31,16 @@ pub(crate) fn declared(text: &str, span: &Range<usize>) -> usize {
     let mut tokens = Lexer::starting_at(&text[..span.end], span.start);
     tokens.find(|token| text[token.start..token.end].eq_ignore_ascii_case("for"));
     tokens.next().map_or(span.end, |token| token.start)
+}
+
+/// The query of a CREATE VIEW; `None` when the columns get names of their own, or it has a check option.
+pub(crate) fn view_query(text: &str, span: &Range<usize>) -> Option<Range<usize>> {
+    let tokens: Vec<Token> = Lexer::starting_at(&text[..span.end], span.start).collect();
+    let is = |token: &Token, word: &str| text[token.start..token.end].eq_ignore_ascii_case(word);
+    let at = tokens.iter().position(|token| is(token, "as"))?;
+    let plain =
+        !tokens[..at].iter().any(|token| is(token, "(")) && !tokens.last().is_some_and(|last| is(last, "option"));
+    range(&tokens[at + 1..]).filter(|_| plain)
 }
 
 /// The query of `COPY (query) TO`.
@@ -60,10 +73,71 @@ pub(crate) fn table_name_end(text: &str, span: &Range<usize>, at: usize) -> Opti
     Some(tokens.next_if(|token| is(token, "*")).map_or(end, |star| star.end))
 }
 
+/// A table as it is written in FROM, with schema, with ONLY and its brackets, with the `*` that stands for its descendants.
+pub(crate) fn table(text: &str, span: &Range<usize>, at: usize, only: bool) -> Option<Range<usize>> {
+    let end = table_name_end(text, span, at)?;
+    if !only {
+        return Some(at..end);
+    }
+    let before: Vec<Token> = Lexer::starting_at(&text[..at], span.start).collect();
+    let is = |token: &Token, word: &str| text[token.start..token.end].eq_ignore_ascii_case(word);
+    match before.as_slice() {
+        [.., word] if is(word, "only") => Some(word.start..end),
+        [.., word, open] if is(word, "only") && is(open, "(") => {
+            let close = Lexer::starting_at(&text[..span.end], end).next().filter(|token| is(token, ")"))?;
+            Some(word.start..close.end)
+        }
+        _ => None,
+    }
+}
+
+/// Where `schema.` stands before `name.column` and `name.*`.
+pub(crate) fn schemas_of_columns(
+    text: &str,
+    span: &Range<usize>,
+    schema: &str,
+    name: &str,
+) -> impl Iterator<Item = Range<usize>> {
+    let tokens: Vec<Token> = Lexer::starting_at(&text[..span.end], span.start).collect();
+    let word = |index: usize| tokens.get(index).map_or("", |token| &text[token.start..token.end]);
+    let is = |index: usize, name: &str| identifier(word(index)).is_some_and(|found| found == name);
+    let stands_at = |index: usize| {
+        let dots = [1, 3].iter().all(|ahead| word(index + ahead) == ".");
+        let first = index == 0 || word(index - 1) != ".";
+        first && dots && is(index, schema) && is(index + 2, name)
+    };
+    let found: Vec<_> =
+        (0..tokens.len()).filter(|index| stands_at(*index)).map(|at| tokens[at].start..tokens[at + 2].start).collect();
+    found.into_iter()
+}
+
+/// What a name stands for: folded to lower case, or as it is between quotes; none for those with escapes.
+fn identifier(word: &str) -> Option<String> {
+    match word.strip_prefix('"') {
+        Some(quoted) => quoted.strip_suffix('"').map(|name| name.replace("\"\"", "\"")),
+        None => Some(word.to_ascii_lowercase()),
+    }
+}
+
+/// A part of a text with other pieces in the place of some. Equal edits count once; others do not overlap.
+pub(crate) fn spliced(text: &str, part: Range<usize>, mut edits: Vec<(Range<usize>, String)>) -> String {
+    edits.sort_by_key(|(place, _)| place.start);
+    edits.dedup();
+    let mut new = String::with_capacity(part.len() + edits.iter().map(|(_, piece)| piece.len()).sum::<usize>());
+    let mut at = part.start;
+    for (place, piece) in edits {
+        new.push_str(&text[at..place.start]);
+        new.push_str(&piece);
+        at = place.end;
+    }
+    new.push_str(&text[at..part.end]);
+    new
+}
+
 /// The conditions that AND joins in the WHERE of the SELECT whose FROM has something at `at`; `None` when it has no plain form.
 pub(crate) fn conditions(text: &str, span: &Range<usize>, at: usize) -> Option<Vec<Range<usize>>> {
     let word = |token: &Token| text[token.start..token.end].to_ascii_lowercase();
-    let mut depth = 0i32;
+    let mut depth = brackets_since_from(text, span, at);
     let mut tokens = Lexer::starting_at(&text[..span.end], at);
     loop {
         let token = tokens.next()?;
@@ -77,7 +151,7 @@ pub(crate) fn conditions(text: &str, span: &Range<usize>, at: usize) -> Option<V
             return None;
         }
     }
-    anded(text, tokens, |word, _| ends_condition(word))
+    joined_by_and(text, tokens, |word, _| ends_condition(word))
 }
 
 /// The conditions that AND joins in the ON behind the table whose name begins at `at`; `None` when it has no plain form.
@@ -98,43 +172,119 @@ pub(crate) fn join_conditions(text: &str, span: &Range<usize>, at: usize) -> Opt
             return None;
         }
     }
-    anded(text, tokens, |word, next| word == "," || ends_condition(word) || ends_join(word, next))
+    joined_by_and(text, tokens, |word, next| word == "," || ends_condition(word) || ends_join(word, next))
 }
 
-/// Where a clause is over that began before `tokens`, and what AND joins in it. `ends` is asked of a word and the one behind it.
-fn anded(text: &str, tokens: Lexer<'_>, ends: impl Fn(&str, &str) -> bool) -> Option<Vec<Range<usize>>> {
+/// What AND joins in a clause that begins with `tokens`. `ends` is asked of a word and the one behind it whether the clause is over.
+fn joined_by_and(text: &str, tokens: Lexer<'_>, ends: impl Fn(&str, &str) -> bool) -> Option<Vec<Range<usize>>> {
     let word = |token: &Token| text[token.start..token.end].to_ascii_lowercase();
-    let mut found = Vec::new();
-    let mut open: Option<Range<usize>> = None;
-    // Of CASE and of brackets, where AND joins something else, as it does after BETWEEN.
-    let (mut depth, mut betweens) = (0i32, 0);
+    let mut clause = Vec::new();
+    let mut depth = 0i32;
     let mut before = String::new();
     let mut tokens = tokens.peekable();
     while let Some(token) = tokens.next() {
         let next = tokens.peek().map_or_else(String::new, word);
         let is_name = before == ".";
-        let word = word(&token);
-        before.clone_from(&word);
-        match word.as_str() {
+        before = word(&token);
+        match before.as_str() {
             _ if is_name => {}
             "(" | "[" | "case" => depth += 1,
             ")" | "]" | "end" => depth -= 1,
-            "between" if depth == 0 => betweens += 1,
-            "and" if depth == 0 && betweens > 0 => betweens -= 1,
-            "and" if depth == 0 => {
-                found.push(open.take()?);
-                continue;
-            }
             other if depth == 0 && ends(other, &next) => break,
             _ => {}
         }
         if depth < 0 {
             break;
         }
-        open = Some(open.map_or(token.start, |open| open.start)..token.end);
+        clause.push(token);
     }
-    found.push(open?);
+    let mut found = Vec::new();
+    flatten(text, &clause, CONDITION_DEPTH_MAX, &mut found)?;
     Some(found)
+}
+
+/// The conditions that AND joins, also those that stand between brackets together.
+fn flatten(text: &str, tokens: &[Token], depth_max: usize, found: &mut Vec<Range<usize>>) -> Option<()> {
+    let parts = and_parts(text, tokens)?;
+    if let [single] = parts.as_slice() {
+        match inside_brackets(text, single).filter(|_| depth_max > 0) {
+            Some(inside) => return flatten(text, inside, depth_max - 1, found),
+            None => found.push(range(single)?),
+        }
+        return Some(());
+    }
+    for part in parts {
+        flatten(text, part, depth_max, found)?;
+    }
+    Some(())
+}
+
+/// What stands between the brackets around a condition, unless it is a query, a row, or joined by OR.
+fn inside_brackets<'t>(text: &str, tokens: &'t [Token]) -> Option<&'t [Token]> {
+    let word = |index: usize| tokens.get(index).map_or("", |token| &text[token.start..token.end]);
+    let closed = word(0) == "(" && closing(&word, 0, tokens.len())? + 1 == tokens.len();
+    let inside = tokens.get(1..tokens.len() - 1).filter(|inside| closed && !inside.is_empty())?;
+    let mut depth = 0;
+    let mut before = String::new();
+    for (index, token) in inside.iter().enumerate() {
+        let is_name = before == ".";
+        before = text[token.start..token.end].to_ascii_lowercase();
+        match before.as_str() {
+            _ if is_name => {}
+            "(" | "[" | "case" => depth += 1,
+            ")" | "]" | "end" => depth -= 1,
+            "or" | "," if depth == 0 => return None,
+            "select" | "values" | "with" | "table" if index == 0 => return None,
+            _ => {}
+        }
+    }
+    Some(inside)
+}
+
+/// Tokens cut at each AND that joins conditions, and not the ends of BETWEEN.
+fn and_parts<'t>(text: &str, tokens: &'t [Token]) -> Option<Vec<&'t [Token]>> {
+    let (mut parts, mut start) = (Vec::new(), 0);
+    // Of CASE and of brackets, where AND joins something else.
+    let (mut depth, mut betweens) = (0i32, 0);
+    let mut before = String::new();
+    for (index, token) in tokens.iter().enumerate() {
+        let is_name = before == ".";
+        before = text[token.start..token.end].to_ascii_lowercase();
+        match before.as_str() {
+            _ if is_name => {}
+            "(" | "[" | "case" => depth += 1,
+            ")" | "]" | "end" => depth -= 1,
+            "between" if depth == 0 => betweens += 1,
+            "and" if depth == 0 && betweens > 0 => betweens -= 1,
+            "and" if depth == 0 => {
+                parts.push(&tokens[start..index]);
+                start = index + 1;
+            }
+            _ => {}
+        }
+    }
+    parts.push(&tokens[start..]);
+    parts.iter().all(|part| !part.is_empty()).then_some(parts)
+}
+
+/// How many brackets of joins are open at `at`, an item of a FROM.
+fn brackets_since_from(text: &str, span: &Range<usize>, at: usize) -> i32 {
+    // Whether there was a FROM since each bracket that is open.
+    let mut from_seen = vec![false];
+    for token in Lexer::starting_at(&text[..at], span.start) {
+        match &text[token.start..token.end] {
+            "(" => from_seen.push(false),
+            ")" => {
+                from_seen.pop();
+            }
+            word if word.eq_ignore_ascii_case("from") => {
+                from_seen.last_mut().into_iter().for_each(|seen| *seen = true);
+            }
+            _ => {}
+        }
+    }
+    let open = from_seen.iter().rev().position(|seen| *seen).unwrap_or(0);
+    i32::try_from(open).unwrap_or(0)
 }
 
 /// Words with which another join begins, or another clause of the same one. Some are names of functions too.
@@ -218,7 +368,7 @@ fn clock_cast(word: &str) -> Option<&'static str> {
 /// Where the GROUP BY ends of the SELECT whose FROM has something at `at`; `None` when it has none in plain form.
 pub(crate) fn group_end(text: &str, span: &Range<usize>, at: usize) -> Option<usize> {
     let word = |token: &Token| text[token.start..token.end].to_ascii_lowercase();
-    let (mut depth, mut end) = (0i32, None);
+    let (mut depth, mut end) = (brackets_since_from(text, span, at), None);
     for token in Lexer::starting_at(&text[..span.end], at) {
         let word = word(&token);
         match word.as_str() {

@@ -49,3 +49,6 @@ CREATE TABLE plans (id int PRIMARY KEY, name text, price numeric);
 CREATE TABLE countries (code text PRIMARY KEY, name text);
 CREATE TABLE audit_log (id bigint PRIMARY KEY, actor bigint, what text, at timestamptz);
 CREATE VIEW active_users AS SELECT id, email FROM users WHERE score > 0;
+CREATE VIEW by_country AS SELECT country, count(*) AS n FROM users WHERE score > 0 GROUP BY country;
+CREATE VIEW names AS SELECT name FROM users;
+CREATE VIEW two_views AS SELECT b.country, b.n FROM by_country b WHERE b.country IN (SELECT name FROM names);
