@@ -196,7 +196,12 @@ fn merge_sort(keys: Vec<SortKey>) -> Node {
 }
 
 fn limit(count: u64, offset: u64, input: Node) -> Node {
-    Node::Limit { count: Some(Count::Rows(count)), offset: Some(Count::Rows(offset)), input: Box::new(input) }
+    Node::Limit {
+        count: Some(Count::Rows(count)),
+        offset: Some(Count::Rows(offset)),
+        ties: Vec::new(),
+        input: Box::new(input),
+    }
 }
 
 fn aggregate(function: AggregateFunction, output: u16) -> Aggregate {
@@ -433,7 +438,12 @@ fn a_limit_stops_reading() {
 fn limits_from_parameters() {
     let rows = [(0..5).map(|n| int_row(Some(n))).collect::<Vec<_>>()];
     let windowed = || {
-        let tree = Node::Limit { count: Some(Count::Param(0)), offset: Some(Count::Param(1)), input: route() };
+        let tree = Node::Limit {
+            count: Some(Count::Param(0)),
+            offset: Some(Count::Param(1)),
+            ties: Vec::new(),
+            input: route(),
+        };
         Case::new(tree, &[oid::INT8], &[oid::INT8])
     };
     let merged = windowed().param("2", 0).param("1", oid::INT4).run(&rows).unwrap();

@@ -44,6 +44,7 @@ files! {
     grouping,
     joins,
     keys,
+    merging,
     ordering,
     parameters,
     point,

@@ -74,7 +74,9 @@ impl Node {
             Self::Having { condition, input } => Self::Having { condition, input: boxed(input, &change) },
             Self::Distinct { keys, sorted, input } => Self::Distinct { keys, sorted, input: boxed(input, &change) },
             Self::Sort { keys, input } => Self::Sort { keys, input: boxed(input, &change) },
-            Self::Limit { count, offset, input } => Self::Limit { count, offset, input: boxed(input, &change) },
+            Self::Limit { count, offset, ties, input } => {
+                Self::Limit { count, offset, ties, input: boxed(input, &change) }
+            }
             Self::Project { input } => Self::Project { input: boxed(input, &change) },
         }
     }
