@@ -17,6 +17,7 @@ mod hostile;
 mod listening;
 mod loading;
 mod peers;
+mod phases;
 mod placement;
 mod prepared;
 mod regressions;
