@@ -584,7 +584,7 @@ fn different_values_are_counted_once() {
         vec![row(1, Some("1.0"), 2), row(1, Some("7"), 0), row(1, None, 0), row(2, None, 0)],
         vec![row(1, Some("1.00"), 1), row(1, Some("2"), 1), row(3, Some("2"), 9)],
     ];
-    let distinct = AggregateFunction::CountDistinct { value: plain(helper(1)), present: helper(2) };
+    let distinct = AggregateFunction::CountDistinct { value: plain(helper(1)), present: helper(2), sorted: false };
     for sorted in [false, true] {
         let key = by(SortValue::Column(helper(0)), false, false);
         let input = if sorted { merge_sort(vec![key.clone()]) } else { Node::Route };
@@ -598,7 +598,7 @@ fn different_values_are_counted_once() {
         assert_eq!(case.run(&shards).unwrap_err().sqlstate, "53200");
     }
     let total = |type_oid, rows: &[Fields]| {
-        let distinct = AggregateFunction::CountDistinct { value: plain(helper(0)), present: helper(1) };
+        let distinct = AggregateFunction::CountDistinct { value: plain(helper(0)), present: helper(1), sorted: false };
         total(distinct, oid::INT8, &[type_oid, oid::INT8], rows)
     };
     assert_eq!(total(oid::INT8, &[]).unwrap(), "0");
@@ -607,9 +607,21 @@ fn different_values_are_counted_once() {
 }
 
 #[test]
+fn neighbours_are_counted_without_memory() {
+    let row = |value: i64| -> Fields { vec![text("?"), int8(value), int8(i64::from(value != 7))] };
+    let shards: [Vec<Fields>; 2] = [(0..200).map(row).collect(), (100..300).map(row).collect()];
+    let distinct = AggregateFunction::CountDistinct { value: plain(helper(0)), present: helper(1), sorted: true };
+    let order = merge_sort(vec![by(SortValue::Column(helper(0)), false, false)]);
+    let tree = group(vec![], vec![aggregate(distinct, 0)], false, order);
+    let mut case = Case::new(tree, &[oid::INT8], &[oid::INT8, oid::INT8]);
+    case.memory = 100;
+    assert_eq!(shown(&case.run(&shards).unwrap()), [["299"]]);
+}
+
+#[test]
 fn groups_give_the_memory_of_their_values_back() {
     let rows: Vec<Fields> = (0..200).map(|n| vec![text("?"), int8(n / 2), int8(n), int8(1)]).collect();
-    let distinct = AggregateFunction::CountDistinct { value: plain(helper(1)), present: helper(2) };
+    let distinct = AggregateFunction::CountDistinct { value: plain(helper(1)), present: helper(2), sorted: false };
     let order = merge_sort(vec![by(SortValue::Column(helper(0)), false, false)]);
     let mut case = Case::new(
         group(vec![helper(0)], vec![aggregate(distinct, 0)], true, order),

@@ -37,7 +37,7 @@ enum Function {
     Count(Partial),
     Sum(Partial),
     Avg { sum: Partial, count: Partial },
-    CountDistinct { value: KeyColumn, present: Partial },
+    CountDistinct { value: KeyColumn, present: Partial, sorted: bool },
     Spread { measure: Measure, count: Partial, sum: Partial, squares: Partial },
     Bits { operation: BitOperation, bits: Partial },
     Extreme { value: KeyColumn, type_oid: u32, max: bool },
@@ -55,7 +55,12 @@ pub(super) enum Accumulator {
         count: i64,
     },
     /// The different values in their ordered form.
-    Distinct(Box<HashSet<Box<[u8]>>>),
+    Distinct(HashSet<Box<[u8]>>),
+    /// The same where equal ones are neighbours: only the last one is kept.
+    Neighbours {
+        count: i64,
+        last: Vec<u8>,
+    },
     Moments(Box<Moments>),
     Extreme(Box<Extreme>),
 }
@@ -95,11 +100,11 @@ impl Combine {
                 let natural = if sum.type_oid == oid::FLOAT8 { oid::FLOAT8 } else { oid::NUMERIC };
                 (Function::Avg { sum, count }, natural)
             }
-            AggregateFunction::CountDistinct { value, present } => {
+            AggregateFunction::CountDistinct { value, present, sorted } => {
                 let index = columns.resolve(value.column)?;
                 let (type_oid, format) = (columns.shard_type(index), columns.format(index));
                 let value = KeyColumn::for_equality(index, type_oid, format, value.collation)?;
-                (Function::CountDistinct { value, present: partial(present, columns)? }, oid::INT8)
+                (Function::CountDistinct { value, present: partial(present, columns)?, sorted }, oid::INT8)
             }
             AggregateFunction::Spread { measure, count, sum, squares } => {
                 let (count, sum) = (partial(count, columns)?, partial(sum, columns)?);
@@ -159,7 +164,8 @@ impl Combine {
         match &self.function {
             Function::Count(_) => Accumulator::Count(0),
             Function::Sum(_) | Function::Bits { .. } => Accumulator::Total(Datum::Null),
-            Function::CountDistinct { .. } => Accumulator::Distinct(Box::default()),
+            Function::CountDistinct { sorted: true, .. } => Accumulator::Neighbours { count: 0, last: Vec::new() },
+            Function::CountDistinct { .. } => Accumulator::Distinct(HashSet::new()),
             Function::Spread { .. } => Accumulator::Moments(Box::default()),
             Function::Avg { sum, .. } => Accumulator::Avg {
                 sum: match sum.type_oid {
@@ -201,15 +207,11 @@ impl Combine {
                     }
                 }
             }
-            (Function::CountDistinct { value, present }, Accumulator::Distinct(seen)) => {
-                if !matches!(present.read(message, fields)?, Datum::Int(1..)) {
-                    return Ok(0);
-                }
-                scratch.clear();
-                value.write(message, fields, scratch)?;
-                if !seen.contains(scratch.as_slice()) {
-                    seen.insert(scratch.as_slice().into());
-                    return Ok(ENTRY_BYTES + scratch.len());
+            (Function::CountDistinct { value, present, .. }, state) => {
+                if matches!(present.read(message, fields)?, Datum::Int(1..)) {
+                    scratch.clear();
+                    value.write(message, fields, scratch)?;
+                    return Ok(state.add_value(scratch));
                 }
             }
             (Function::Extreme { value, max, .. }, Accumulator::Extreme(best)) => {
@@ -246,6 +248,7 @@ impl Combine {
                     AvgSum::Float(sum) => Datum::Float8(sum / *count as f64),
                 }
             }
+            Accumulator::Neighbours { count, .. } => Datum::Int(*count),
             Accumulator::Distinct(seen) => Datum::Int(i64::try_from(seen.len()).unwrap_or(i64::MAX)),
             Accumulator::Moments(moments) => match &self.function {
                 Function::Spread { measure, .. } => spread(moments, *measure)?.map_or(Datum::Null, Datum::Numeric),
@@ -281,6 +284,26 @@ impl Combine {
         }
         let length = u32::try_from(out.len() - start - 4).unwrap_or(u32::MAX);
         out[start..start + 4].copy_from_slice(&length.to_be_bytes());
+    }
+}
+
+impl Accumulator {
+    /// Counts a value, given in its ordered form, unless it is known; returns how many bytes more are kept now.
+    fn add_value(&mut self, value: &[u8]) -> usize {
+        match self {
+            Self::Distinct(seen) if !seen.contains(value) => {
+                seen.insert(value.into());
+                ENTRY_BYTES + value.len()
+            }
+            // No value's form is empty, so the first differs from what is there before it.
+            Self::Neighbours { count, last } if last != value => {
+                *count += 1;
+                last.clear();
+                last.extend_from_slice(value);
+                0
+            }
+            _ => 0,
+        }
     }
 }
 

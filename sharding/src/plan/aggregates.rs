@@ -225,9 +225,10 @@ fn count_distinct(
     let text = builder.targets.text;
     let sql = &text[spans.value.clone()];
     let value = builder.group_key(arg, sql, "count(DISTINCT)")?;
-    builder.draft.divide_by(value.column);
+    let is_ordered = is_ordered(builder.binder, arg);
+    builder.draft.divide_by(value.column, is_ordered);
     let present = format!("count({sql}){}", &text[spans.filter.clone()]);
-    Ok(AggregateFunction::CountDistinct { value, present: helper(builder, &present) })
+    Ok(AggregateFunction::CountDistinct { value, present: helper(builder, &present), sorted: false })
 }
 
 fn spread(builder: &mut Builder<'_, '_, '_>, measure: Measure, spans: &CallSpans) -> AggregateFunction {

@@ -220,7 +220,9 @@ impl Display for AggregateFunction {
             Self::Count { count } => write!(f, "count({count})"),
             Self::Sum { sum } => write!(f, "sum({sum})"),
             Self::Avg { sum, count } => write!(f, "sum({sum}) / sum({count})"),
-            Self::CountDistinct { value, present } => write!(f, "distinct({value}) where {present} > 0"),
+            Self::CountDistinct { value, present, sorted } => {
+                write!(f, "distinct({value}{}) where {present} > 0", if *sorted { " sorted" } else { "" })
+            }
             Self::Spread { measure, count, sum, squares } => write!(f, "{measure}({count}, {sum}, {squares})"),
             Self::Bits { operation, bits } => write!(f, "{operation}({bits})"),
             Self::Min { value, .. } => write!(f, "min({value})"),

@@ -246,10 +246,12 @@ pub enum AggregateFunction {
         count: ColumnRef,
     },
     /// The different values are counted, of the rows whose `present` is not zero. No shard counts a value twice, but
-    /// its rows are finer than the groups: there is one for every value.
+    /// its rows are finer than the groups: there is one for every value. When `sorted`, equal values of a group are
+    /// neighbours.
     CountDistinct {
         value: GroupKey,
         present: ColumnRef,
+        sorted: bool,
     },
     /// From the sums of the values and of their squares, as PostgreSQL computes it for exact numbers.
     Spread {

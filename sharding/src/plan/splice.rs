@@ -25,6 +25,8 @@ pub(super) struct Draft<'a> {
     cuts: Vec<Range<usize>>,
     /// Helpers by which the shards group beyond what the client asked for.
     division: Vec<ColumnRef>,
+    /// They are of types that the router can order.
+    division_is_ordered: bool,
     pub tree: Node,
     pub order: Clause,
     pub limit: Clause,
@@ -47,6 +49,7 @@ impl<'a> Draft<'a> {
             helpers: Vec::new(),
             cuts: Vec::new(),
             division: Vec::new(),
+            division_is_ordered: true,
             tree: Node::Route,
             order: Clause::Remove,
             limit: Clause::Remove,
@@ -73,8 +76,9 @@ impl<'a> Draft<'a> {
         u16::try_from(found).unwrap_or(u16::MAX)
     }
 
-    /// Makes the shards' groups finer: one for every value of this column.
-    pub(super) fn divide_by(&mut self, column: ColumnRef) {
+    /// Makes the shards' groups finer: one for every value of this column, which the router can order or not.
+    pub(super) fn divide_by(&mut self, column: ColumnRef, is_ordered: bool) {
+        self.division_is_ordered &= is_ordered;
         if !self.division.contains(&column) {
             self.division.push(column);
         }
@@ -85,9 +89,34 @@ impl<'a> Draft<'a> {
         self.cuts.push(piece);
     }
 
+    /// What alone makes the groups finer, if it can be ordered.
+    pub(super) fn ordered_division(&self) -> Option<ColumnRef> {
+        match self.division.as_slice() {
+            [column] if self.division_is_ordered => Some(*column),
+            _ => None,
+        }
+    }
+
+    /// The ORDER BY that the shards have.
+    pub(super) fn order_by(&self) -> Option<&str> {
+        match &self.order {
+            Clause::Keep => self.spans.order.clone().map(|span| &self.text[span]),
+            Clause::Replace(sql) => Some(sql),
+            Clause::Remove => None,
+        }
+    }
+
     /// Whether the shards' groups are finer than the client's.
     pub(super) fn is_divided(&self) -> bool {
         !self.division.is_empty()
+    }
+
+    /// What a helper column shows; empty for a visible one.
+    pub(super) fn sql_of(&self, column: ColumnRef) -> &str {
+        match column {
+            ColumnRef::Visible(_) => "",
+            ColumnRef::Helper(helper) => self.helpers.get(usize::from(helper)).map_or("", String::as_str),
+        }
     }
 
     /// The place of a column among what the shards show; only where no target is a star.

@@ -60,7 +60,7 @@ fn positions(draft: &Draft<'_>, keys: &[GroupKey]) -> String {
     keys.iter().map(|key| draft.position(key.column).to_string()).collect::<Vec<_>>().join(", ")
 }
 
-fn ascending(column: ColumnRef, name: &str) -> SortKey {
+pub(super) fn ascending(column: ColumnRef, name: &str) -> SortKey {
     SortKey {
         value: SortValue::Column(column),
         descending: false,
