@@ -165,6 +165,14 @@ fn every_type_is_ordered_as_postgresql_orders_it() {
         ("interval", oid::INTERVAL),
         ("numeric", oid::NUMERIC),
         ("uuid", oid::UUID),
+        ("money", oid::MONEY),
+        ("pg_lsn", oid::PG_LSN),
+        ("macaddr", oid::MACADDR),
+        ("macaddr8", oid::MACADDR8),
+        ("inet", oid::INET),
+        ("cidr", oid::CIDR),
+        ("bit", oid::BIT),
+        ("varbit", oid::VARBIT),
     ];
     for (name, type_oid) in oids {
         let kind = Kind::of(type_oid).unwrap();
@@ -187,7 +195,7 @@ fn every_type_is_ordered_as_postgresql_orders_it() {
 
 #[test]
 fn unknown_types_have_no_order() {
-    for type_oid in [0, 114, 1007, 3802, 869, 600, 16_400] {
+    for type_oid in [0, 28, 114, 1007, 3802, 600, 2249, 16_400] {
         assert_eq!(Kind::of(type_oid), None);
     }
 }
@@ -231,7 +239,7 @@ proptest! {
 
     #[test]
     fn any_bytes_are_a_value_or_an_error(bytes: Vec<u8>) {
-        for type_oid in 16..3000 {
+        for type_oid in 16..4000 {
             if let Some(kind) = Kind::of(type_oid) {
                 for format in [Format::Text, Format::Binary] {
                     drop(kind.write(&bytes, format, &mut Vec::new()));

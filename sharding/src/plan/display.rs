@@ -259,6 +259,7 @@ impl Display for Condition {
             Self::IsNull { operand, negated } => {
                 write!(f, "{operand} IS {}NULL", if *negated { "NOT " } else { "" })
             }
+            Self::Truth(number) => Operand::Aggregate(*number).fmt(f),
             Self::And(parts) => joined(f, parts, " AND "),
             Self::Or(parts) => joined(f, parts, " OR "),
             Self::Not(inner) => write!(f, "NOT ({inner})"),

@@ -297,8 +297,17 @@ pub enum BitOperation {
 /// A condition over results of aggregates, in three-valued logic.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Condition {
-    Compare { left: Operand, operator: Comparison, right: Operand },
-    IsNull { operand: Operand, negated: bool },
+    Compare {
+        left: Operand,
+        operator: Comparison,
+        right: Operand,
+    },
+    IsNull {
+        operand: Operand,
+        negated: bool,
+    },
+    /// The result of the aggregate with this number, which is a truth value.
+    Truth(u16),
     And(Vec<Self>),
     Or(Vec<Self>),
     Not(Box<Self>),
