@@ -13,6 +13,7 @@ use crate::refusal::Refusal;
 use crate::sql::functions;
 use crate::sql::spans::{self, CallSpans};
 use crate::sql::tree::{Expr, Func};
+use crate::value::order::Kind;
 
 /// The type id of float4, whose sums are not what avg() adds up.
 const FLOAT4: u32 = 700;
@@ -224,8 +225,16 @@ fn count_distinct(
     let Some(arg) = call.args.first() else { return Err(reasons::aggregate("count()")) };
     let text = builder.targets.text;
     let sql = &text[spans.value.clone()];
-    let value = builder.group_key(arg, sql, "count(DISTINCT)")?;
-    let is_ordered = is_ordered(builder.binder, arg);
+    let type_oid = builder.binder.table_column(arg).map_or(0, |column| column.type_oid);
+    let kind = Kind::of(type_oid);
+    // Where unlike strings are never equal, any order will do.
+    let by_bytes = kind.is_some_and(Kind::has_collation) && builder.binder.collation_of(arg) == Collation::Language;
+    let shown = if by_bytes { format!("({sql}) COLLATE \"C\"") } else { sql.to_owned() };
+    let mut value = builder.group_key(arg, &shown, "count(DISTINCT)")?;
+    if by_bytes {
+        value.collation = Collation::Bytes;
+    }
+    let is_ordered = kind.is_some_and(|kind| !kind.has_collation() || value.collation == Collation::Bytes);
     builder.draft.divide_by(value.column, is_ordered);
     let present = format!("count({sql}){}", &text[spans.filter.clone()]);
     Ok(AggregateFunction::CountDistinct { value, present: helper(builder, &present), sorted: false })
