@@ -16,6 +16,8 @@ use crate::sql::parse::Parsed;
 use crate::sql::spans;
 use crate::sql::tree::{Body, Const, Distinct, Expr, Query, Select, SortItem, Value};
 
+const ON: &str = "DISTINCT ON";
+
 /// Everything the builder looks at.
 pub(super) struct Builder<'a, 'b, 'c> {
     pub binder: &'b mut Binder<'c>,
@@ -184,14 +186,14 @@ impl<'a> Builder<'a, '_, '_> {
     /// DISTINCT ON: of the rows that are equal in `exprs` the first one stays.
     fn first_of_each(&mut self, exprs: &[Expr]) -> Result<(), Refusal> {
         let spans = &self.targets.spans.distinct_on;
-        let items = exprs.iter().zip(spans).map(|(expr, span)| self.targets.order_item(self.binder, expr, span));
+        let items = exprs.iter().zip(spans).map(|(expr, span)| self.targets.order_item(self.binder, expr, span, ON));
         let items = items.collect::<Result<Vec<_>, _>>()?;
         let order = self.order_items()?;
         let is_sorted =
             |item: &Item| order.iter().any(|(_, key)| self.binder.same(&key.expr, &item.expr) == Some(true));
         // PostgreSQL wants ORDER BY to begin with them.
         let sorted = items.iter().all(is_sorted);
-        let keys = items.iter().map(|item| self.group_key(&item.expr, &item.sql, "DISTINCT ON"));
+        let keys = items.iter().map(|item| self.group_key(&item.expr, &item.sql, ON));
         let keys = keys.collect::<Result<Vec<_>, _>>()?;
         let order = self.sort_keys()?;
         self.draft.distinct = Clause::Remove;
@@ -247,7 +249,9 @@ impl<'a> Builder<'a, '_, '_> {
     pub(super) fn order_items(&mut self) -> Result<Vec<(&'a SortItem, Item)>, Refusal> {
         let spans = &self.targets.spans.order_items;
         let items = self.query.order.iter().zip(spans);
-        items.map(|(item, span)| Ok((item, self.targets.order_item(self.binder, &item.expr, span)?))).collect()
+        items
+            .map(|(item, span)| Ok((item, self.targets.order_item(self.binder, &item.expr, span, "ORDER BY")?)))
+            .collect()
     }
 
     fn group_items(&mut self) -> Result<Vec<Item>, Refusal> {
@@ -282,7 +286,7 @@ impl<'a> Builder<'a, '_, '_> {
     }
 
     fn is_key_item(&mut self, expr: &Expr) -> bool {
-        self.targets.order_item(self.binder, expr, &(0..0)).is_ok_and(|item| self.is_key(&item.expr))
+        self.targets.order_item(self.binder, expr, &(0..0), ON).is_ok_and(|item| self.is_key(&item.expr))
     }
 
     /// LIMIT and OFFSET, taken after everything else, of rows in the order of `keys`.
