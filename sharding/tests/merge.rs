@@ -10,8 +10,8 @@ use pgsluice_sharding::catalog::Collation;
 use pgsluice_sharding::key::{Format, Input};
 use pgsluice_sharding::merge::{ColumnType, Merge, MergeLimits, Progress, ShardInput};
 use pgsluice_sharding::plan::{
-    Aggregate, AggregateFunction, ColumnRef, Comparison, Condition, Count, Gather, GroupKey, Node, Operand, Shards,
-    SortKey, SortValue,
+    Aggregate, AggregateFunction, BitOperation, ColumnRef, Comparison, Condition, Count, Gather, GroupKey, Measure,
+    Node, Operand, Shards, SortKey, SortValue,
 };
 use pgsluice_sharding::value::{Numeric, oid};
 use proptest::prelude::*;
@@ -197,7 +197,12 @@ fn merge_sort(keys: Vec<SortKey>) -> Node {
 }
 
 fn limit(count: u64, offset: u64, input: Node) -> Node {
-    Node::Limit { count: Some(Count::Rows(count)), offset: Some(Count::Rows(offset)), input: Box::new(input) }
+    Node::Limit {
+        count: Some(Count::Rows(count)),
+        offset: Some(Count::Rows(offset)),
+        ties: Vec::new(),
+        input: Box::new(input),
+    }
 }
 
 fn aggregate(function: AggregateFunction, output: u16) -> Aggregate {
@@ -434,7 +439,12 @@ fn a_limit_stops_reading() {
 fn limits_from_parameters() {
     let rows = [(0..5).map(|n| int_row(Some(n))).collect::<Vec<_>>()];
     let windowed = || {
-        let tree = Node::Limit { count: Some(Count::Param(0)), offset: Some(Count::Param(1)), input: route() };
+        let tree = Node::Limit {
+            count: Some(Count::Param(0)),
+            offset: Some(Count::Param(1)),
+            ties: Vec::new(),
+            input: route(),
+        };
         Case::new(tree, &[oid::INT8], &[oid::INT8])
     };
     let merged = windowed().param("2", 0).param("1", oid::INT4).run(&rows).unwrap();
@@ -520,6 +530,147 @@ fn averages_of_every_type() {
     assert_eq!(total(avg, oid::NUMERIC, &helpers(oid::INT8), &[vec![None, int8(0)]]).unwrap(), "NULL");
     // float4 sums have lost digits that avg(float4) keeps.
     assert_eq!(total(avg, oid::FLOAT8, &helpers(oid::FLOAT4), &[]).unwrap_err().sqlstate, "0A000");
+}
+
+#[test]
+fn spreads_of_exact_numbers() {
+    let spread = |measure| AggregateFunction::Spread { measure, count: helper(0), sum: helper(1), squares: helper(2) };
+    let helpers = |sum| [oid::INT8, sum, oid::NUMERIC];
+    // 1 and 3 on one shard, nothing on another, 4 on the third.
+    let rows =
+        [vec![int8(2), int8(4), numeric("10")], vec![int8(0), None, None], vec![int8(1), int8(4), numeric("16")]];
+    for (measure, expected) in [
+        (Measure::VarSamp, "2.3333333333333333"),
+        (Measure::VarPop, "1.5555555555555556"),
+        (Measure::StddevSamp, "1.5275252316519467"),
+        (Measure::StddevPop, "1.2472191289246471"),
+    ] {
+        assert_eq!(total(spread(measure), oid::NUMERIC, &helpers(oid::INT8), &rows).unwrap(), expected);
+        assert_eq!(total(spread(measure), oid::NUMERIC, &helpers(oid::INT8), &rows[1..2]).unwrap(), "NULL");
+        // What a shard adds up in double precision depends on the order of its rows.
+        let floats = total(spread(measure), oid::FLOAT8, &[oid::INT8, oid::FLOAT8, oid::FLOAT8], &[]);
+        assert_eq!(floats.unwrap_err().sqlstate, "0A000");
+    }
+    let special = [vec![int8(1), numeric("inf"), numeric("inf")], vec![int8(1), numeric("-inf"), numeric("inf")]];
+    assert_eq!(total(spread(Measure::VarPop), oid::NUMERIC, &helpers(oid::NUMERIC), &special).unwrap(), "NaN");
+    assert_eq!(total(spread(Measure::VarSamp), oid::NUMERIC, &helpers(oid::NUMERIC), &special[..1]).unwrap(), "NULL");
+}
+
+#[test]
+fn bits_of_every_width() {
+    let bits = |operation| AggregateFunction::Bits { operation, bits: helper(0) };
+    let int4 = |value: i32| vec![Some(value.to_be_bytes().to_vec())];
+    let rows = [int4(-4), vec![None], int4(6)];
+    for (operation, expected) in [(BitOperation::And, 4), (BitOperation::Or, -2), (BitOperation::Xor, -6)] {
+        assert_eq!(total(bits(operation), oid::INT4, &[oid::INT4], &rows).unwrap(), expected.to_string());
+        assert_eq!(total(bits(operation), oid::INT8, &[oid::INT8], &[vec![None]]).unwrap(), "NULL");
+        // In binary a result is as wide as its type.
+        let tree = group(vec![], vec![aggregate(bits(operation), 0)], false, Node::Route);
+        let mut case = Case::new(tree, &[oid::INT2], &[oid::INT2]);
+        case.format = Format::Binary;
+        let shards = [-4_i16, 6].map(|value| vec![vec![None, Some(value.to_be_bytes().to_vec())]]);
+        assert_eq!(case.run(&shards).unwrap(), [vec![Some(i16::try_from(expected).unwrap().to_be_bytes().to_vec())]]);
+    }
+    const BIT: u32 = 1560;
+    assert_eq!(total(bits(BitOperation::Or), BIT, &[BIT], &[]).unwrap_err().sqlstate, "0A000");
+}
+
+/// Two groups, each with a row for every value on every shard that has it; the last number says how often it counts.
+#[test]
+fn different_values_are_counted_once() {
+    let row = |group: i64, value: Option<&str>, times: i64| -> Fields {
+        vec![text("?"), int8(group), value.and_then(numeric), int8(times)]
+    };
+    let shards = [
+        vec![row(1, Some("1.0"), 2), row(1, Some("7"), 0), row(1, None, 0), row(2, None, 0)],
+        vec![row(1, Some("1.00"), 1), row(1, Some("2"), 1), row(3, Some("2"), 9)],
+    ];
+    let distinct = AggregateFunction::CountDistinct { value: plain(helper(1)), present: helper(2), sorted: false };
+    for sorted in [false, true] {
+        let key = by(SortValue::Column(helper(0)), false, false);
+        let input = if sorted { merge_sort(vec![key.clone()]) } else { Node::Route };
+        let grouped = group(vec![helper(0)], vec![aggregate(distinct, 0)], sorted, input);
+        let tree = if sorted { grouped } else { Node::Sort { keys: vec![key], input: Box::new(grouped) } };
+        let mut case =
+            Case::new(Node::Project { input: Box::new(tree) }, &[oid::INT8], &[oid::INT8, oid::NUMERIC, oid::INT8]);
+        assert_eq!(shown(&case.run(&shards).unwrap()), [["2"], ["0"], ["1"]]);
+        // The values of a group are kept, whether or not other groups are.
+        case.memory = 150;
+        assert_eq!(case.run(&shards).unwrap_err().sqlstate, "53200");
+    }
+    let total = |type_oid, rows: &[Fields]| {
+        let distinct = AggregateFunction::CountDistinct { value: plain(helper(0)), present: helper(1), sorted: false };
+        total(distinct, oid::INT8, &[type_oid, oid::INT8], rows)
+    };
+    assert_eq!(total(oid::INT8, &[]).unwrap(), "0");
+    // Equal values of json have many forms.
+    assert_eq!(total(3802, &[]).unwrap_err().sqlstate, "0A000");
+}
+
+#[test]
+fn neighbours_are_counted_without_memory() {
+    let row = |value: i64| -> Fields { vec![text("?"), int8(value), int8(i64::from(value != 7))] };
+    let shards: [Vec<Fields>; 2] = [(0..200).map(row).collect(), (100..300).map(row).collect()];
+    let distinct = AggregateFunction::CountDistinct { value: plain(helper(0)), present: helper(1), sorted: true };
+    let order = merge_sort(vec![by(SortValue::Column(helper(0)), false, false)]);
+    let tree = group(vec![], vec![aggregate(distinct, 0)], false, order);
+    let mut case = Case::new(tree, &[oid::INT8], &[oid::INT8, oid::INT8]);
+    case.memory = 100;
+    assert_eq!(shown(&case.run(&shards).unwrap()), [["299"]]);
+}
+
+#[test]
+fn groups_give_the_memory_of_their_values_back() {
+    let rows: Vec<Fields> = (0..200).map(|n| vec![text("?"), int8(n / 2), int8(n), int8(1)]).collect();
+    let distinct = AggregateFunction::CountDistinct { value: plain(helper(1)), present: helper(2), sorted: false };
+    let order = merge_sort(vec![by(SortValue::Column(helper(0)), false, false)]);
+    let mut case = Case::new(
+        group(vec![helper(0)], vec![aggregate(distinct, 0)], true, order),
+        &[oid::INT8],
+        &[oid::INT8, oid::INT8, oid::INT8],
+    );
+    case.memory = 1000;
+    assert_eq!(case.run(&[rows]).unwrap().len(), 100);
+}
+
+#[test]
+fn ties_follow_the_last_row() {
+    let rows: Vec<Vec<Fields>> = [vec![Some(1), Some(2), Some(2), None], vec![Some(2), Some(3), None]]
+        .map(|shard| shard.into_iter().map(int_row).collect())
+        .into();
+    let shards = |count, offset, rows: &[Vec<Fields>], buffered: bool| {
+        let keys = vec![by(SortValue::Column(helper(0)), false, false)];
+        let input = match buffered {
+            true => Node::Sort { keys: keys.clone(), input: route() },
+            false => merge_sort(keys.clone()),
+        };
+        let (count, offset) = (Some(Count::Rows(count)), Some(Count::Rows(offset)));
+        let tree = Node::Limit { count, offset, ties: keys, input: Box::new(input) };
+        let case = Case::new(Node::Project { input: Box::new(tree) }, &[oid::INT8], &[oid::INT8]);
+        shown(&case.run(rows).unwrap()).concat()
+    };
+    for buffered in [false, true] {
+        assert_eq!(shards(1, 0, &rows, buffered), ["1"]);
+        assert_eq!(shards(2, 0, &rows, buffered), ["1", "2", "2", "2"]);
+        assert_eq!(shards(1, 2, &rows, buffered), ["2", "2"]);
+        assert_eq!(shards(4, 0, &rows, buffered), ["1", "2", "2", "2"]);
+        assert_eq!(shards(6, 0, &rows, buffered), ["1", "2", "2", "2", "3", "NULL", "NULL"]);
+        assert_eq!(shards(1, 5, &rows, buffered), ["NULL", "NULL"]);
+        assert_eq!(shards(0, 0, &rows, buffered), [""; 0]);
+        assert_eq!(shards(9, 0, &rows, buffered).len(), 7);
+    }
+    // After the last of them nothing more is read.
+    let keys = vec![by(SortValue::Column(helper(0)), false, false)];
+    let tree = Node::Limit {
+        count: Some(Count::Rows(1)),
+        offset: None,
+        ties: keys.clone(),
+        input: Box::new(merge_sort(keys)),
+    };
+    let case = Case::new(tree, &[oid::INT8], &[oid::INT8]);
+    let many: Vec<Vec<Fields>> = vec![(0..100).map(|n| int_row(Some(n / 3))).collect()];
+    let (rows, unread) = case.run_in_pieces(&many, 1, usize::MAX).unwrap();
+    assert_eq!((rows.len(), unread), (3, 96));
 }
 
 #[test]

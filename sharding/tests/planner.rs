@@ -143,6 +143,22 @@ fn without_phases_all_work_is_above_the_route() {
 }
 
 #[test]
+fn different_words_of_a_language_are_sorted_by_their_bytes() {
+    let rules = TableRules { sharding_key: Some("user_id".into()), ..TableRules::default() };
+    let ddl = "CREATE TABLE t (user_id bigint, word text COLLATE \"en-x-icu\")";
+    let catalog = Catalog::from_ddl(ddl, &rules, 4).unwrap();
+    let plan = |sql: &str| build_with(&catalog, None, sql, &Phase::ALL).unwrap().statements[0].plan.to_string();
+    let sorted = plan("SELECT count(DISTINCT word) FROM t");
+    assert!(sorted.contains("MergeSort: (word) COLLATE \"C\" (h1)"), "{sorted}");
+    assert!(sorted.ends_with(
+        "SELECT count(word), ((word) COLLATE \"C\") AS sluice_h1, (count(word)) AS sluice_h2 FROM t GROUP BY 2 ORDER BY 2"
+    ));
+    // What type an expression has, and which collation, only the shards know.
+    let kept = plan("SELECT count(DISTINCT upper(word)) FROM t");
+    assert!(kept.contains("distinct(h1) where") && kept.contains("Append"), "{kept}");
+}
+
+#[test]
 fn one_shard_refuses_nothing() {
     let mut catalog = catalog();
     catalog.shards = 1;

@@ -18,6 +18,7 @@ mod large;
 mod listening;
 mod loading;
 mod peers;
+mod phases;
 mod placement;
 mod prepared;
 mod regressions;

@@ -48,6 +48,7 @@ files! {
     keys,
     kinds,
     locals,
+    merging,
     names,
     ordering,
     parameters,

@@ -1,15 +1,18 @@
 //! One aggregate of one group: partial results come in, the result goes out.
 
+use std::collections::HashSet;
 use std::ops::Range;
 
 use crate::catalog::Collation;
 use crate::key::Format;
 use crate::merge::build::Columns;
+use crate::merge::memory::ENTRY_BYTES;
 use crate::merge::number::Datum;
 use crate::merge::order_key::KeyColumn;
-use crate::plan::{Aggregate, AggregateFunction, ColumnRef};
+use crate::plan::{Aggregate, AggregateFunction, BitOperation, ColumnRef, Measure};
 use crate::refusal::Refusal;
-use crate::value::{Numeric, oid};
+use crate::value::int::Width;
+use crate::value::{Moments, Numeric, oid};
 
 /// What an aggregate does, found out once for all groups.
 #[derive(Clone, Debug)]
@@ -34,6 +37,9 @@ enum Function {
     Count(Partial),
     Sum(Partial),
     Avg { sum: Partial, count: Partial },
+    CountDistinct { value: KeyColumn, present: Partial, sorted: bool },
+    Spread { measure: Measure, count: Partial, sum: Partial, squares: Partial },
+    Bits { operation: BitOperation, bits: Partial },
     Extreme { value: KeyColumn, type_oid: u32, max: bool },
 }
 
@@ -41,13 +47,21 @@ enum Function {
 #[derive(Clone, Debug)]
 pub(super) enum Accumulator {
     Count(i64),
-    /// NULL until something was added.
-    Sum(Datum),
+    /// Of sums and bits; NULL until something was added.
+    Total(Datum),
     /// The sum of integers is exact in 128 bits and shown as numeric.
     Avg {
         sum: AvgSum,
         count: i64,
     },
+    /// The different values in their ordered form.
+    Distinct(HashSet<Box<[u8]>>),
+    /// The same where equal ones are neighbours: only the last one is kept.
+    Neighbours {
+        count: i64,
+        last: Vec<u8>,
+    },
+    Moments(Box<Moments>),
     Extreme(Box<Extreme>),
 }
 
@@ -86,6 +100,20 @@ impl Combine {
                 let natural = if sum.type_oid == oid::FLOAT8 { oid::FLOAT8 } else { oid::NUMERIC };
                 (Function::Avg { sum, count }, natural)
             }
+            AggregateFunction::CountDistinct { value, present, sorted } => {
+                let index = columns.resolve(value.column)?;
+                let (type_oid, format) = (columns.shard_type(index), columns.format(index));
+                let value = KeyColumn::for_equality(index, type_oid, format, value.collation)?;
+                (Function::CountDistinct { value, present: partial(present, columns)?, sorted }, oid::INT8)
+            }
+            AggregateFunction::Spread { measure, count, sum, squares } => {
+                let (count, sum) = (partial(count, columns)?, partial(sum, columns)?);
+                (Function::Spread { measure, count, sum, squares: partial(squares, columns)? }, oid::NUMERIC)
+            }
+            AggregateFunction::Bits { operation, bits } => {
+                let bits = partial(bits, columns)?;
+                (Function::Bits { operation, bits }, bits.type_oid)
+            }
             AggregateFunction::Min { value, collation } => extreme(value, collation, false, aggregate, columns)?,
             AggregateFunction::Max { value, collation } => extreme(value, collation, true, aggregate, columns)?,
         };
@@ -115,6 +143,12 @@ impl Combine {
                 );
                 sums && count.type_oid == oid::INT8
             }
+            Function::CountDistinct { present, .. } => present.type_oid == oid::INT8 && self.type_oid == oid::INT8,
+            Function::Spread { count, sum, squares, .. } => {
+                let exact = matches!(sum.type_oid, oid::INT8 | oid::NUMERIC) && squares.type_oid == oid::NUMERIC;
+                exact && count.type_oid == oid::INT8 && self.type_oid == oid::NUMERIC
+            }
+            Function::Bits { bits, .. } => Width::of(bits.type_oid).is_some() && self.type_oid == bits.type_oid,
             Function::Extreme { .. } => true,
         }
     }
@@ -129,7 +163,10 @@ impl Combine {
     pub(super) fn start(&self) -> Accumulator {
         match &self.function {
             Function::Count(_) => Accumulator::Count(0),
-            Function::Sum(_) => Accumulator::Sum(Datum::Null),
+            Function::Sum(_) | Function::Bits { .. } => Accumulator::Total(Datum::Null),
+            Function::CountDistinct { sorted: true, .. } => Accumulator::Neighbours { count: 0, last: Vec::new() },
+            Function::CountDistinct { .. } => Accumulator::Distinct(HashSet::new()),
+            Function::Spread { .. } => Accumulator::Moments(Box::default()),
             Function::Avg { sum, .. } => Accumulator::Avg {
                 sum: match sum.type_oid {
                     oid::INT8 => AvgSum::Int(0),
@@ -154,10 +191,28 @@ impl Combine {
             (Function::Count(count), Accumulator::Count(total)) => {
                 *total = add_count(*total, &count.read(message, fields)?)?;
             }
-            (Function::Sum(sum), Accumulator::Sum(total)) => add_sum(total, sum.read(message, fields)?)?,
+            (Function::Sum(sum), Accumulator::Total(total)) => add_sum(total, sum.read(message, fields)?)?,
             (Function::Avg { sum, count }, Accumulator::Avg { sum: total, count: rows }) => {
                 *rows = add_count(*rows, &count.read(message, fields)?)?;
                 add_avg(total, sum.read(message, fields)?)?;
+            }
+            (Function::Bits { operation, bits }, Accumulator::Total(total)) => {
+                add_bits(total, *operation, bits.read(message, fields)?);
+            }
+            (Function::Spread { count, sum, squares, .. }, Accumulator::Moments(total)) => {
+                total.count = add_count(total.count, &count.read(message, fields)?)?;
+                for (total, partial) in [(&mut total.sum, sum), (&mut total.squares, squares)] {
+                    if let Some(value) = partial.read(message, fields)?.to_numeric() {
+                        *total = total.add(&value)?;
+                    }
+                }
+            }
+            (Function::CountDistinct { value, present, .. }, state) => {
+                if matches!(present.read(message, fields)?, Datum::Int(1..)) {
+                    scratch.clear();
+                    value.write(message, fields, scratch)?;
+                    return Ok(state.add_value(scratch));
+                }
             }
             (Function::Extreme { value, max, .. }, Accumulator::Extreme(best)) => {
                 let Some(range) = fields.get(value.index).cloned().flatten() else { return Ok(0) };
@@ -179,10 +234,10 @@ impl Combine {
     pub(super) fn result(&self, state: &Accumulator) -> Result<Datum, Refusal> {
         Ok(match state {
             Accumulator::Count(count) => Datum::Int(*count),
-            Accumulator::Sum(Datum::Int(sum)) if self.type_oid == oid::NUMERIC => {
+            Accumulator::Total(Datum::Int(sum)) if self.type_oid == oid::NUMERIC => {
                 Datum::Numeric(Numeric::from(i128::from(*sum)))
             }
-            Accumulator::Sum(sum) => sum.clone(),
+            Accumulator::Total(sum) => sum.clone(),
             Accumulator::Avg { count: ..=0, .. } => Datum::Null,
             Accumulator::Avg { sum, count } => {
                 let rows = count.unsigned_abs();
@@ -193,6 +248,12 @@ impl Combine {
                     AvgSum::Float(sum) => Datum::Float8(sum / *count as f64),
                 }
             }
+            Accumulator::Neighbours { count, .. } => Datum::Int(*count),
+            Accumulator::Distinct(seen) => Datum::Int(i64::try_from(seen.len()).unwrap_or(i64::MAX)),
+            Accumulator::Moments(moments) => match &self.function {
+                Function::Spread { measure, .. } => spread(moments, *measure)?.map_or(Datum::Null, Datum::Numeric),
+                _ => Datum::Null,
+            },
             Accumulator::Extreme(best) if !best.found => Datum::Null,
             Accumulator::Extreme(best) => match &self.function {
                 Function::Extreme { value, type_oid, .. } if Datum::is_number(*type_oid) => {
@@ -213,9 +274,36 @@ impl Combine {
         }
         let start = out.len();
         out.extend_from_slice(&[0; 4]);
-        result.write(format, out);
+        match result {
+            // Whole numbers are bigint but for bits.
+            Datum::Int(bits) if format == Format::Binary && self.type_oid != oid::INT8 => {
+                let narrow = &bits.to_be_bytes()[if self.type_oid == oid::INT2 { 6 } else { 4 }..];
+                out.extend_from_slice(narrow);
+            }
+            result => result.write(format, out),
+        }
         let length = u32::try_from(out.len() - start - 4).unwrap_or(u32::MAX);
         out[start..start + 4].copy_from_slice(&length.to_be_bytes());
+    }
+}
+
+impl Accumulator {
+    /// Counts a value, given in its ordered form, unless it is known; returns how many bytes more are kept now.
+    fn add_value(&mut self, value: &[u8]) -> usize {
+        match self {
+            Self::Distinct(seen) if !seen.contains(value) => {
+                seen.insert(value.into());
+                ENTRY_BYTES + value.len()
+            }
+            // No value's form is empty, so the first differs from what is there before it.
+            Self::Neighbours { count, last } if last != value => {
+                *count += 1;
+                last.clear();
+                last.extend_from_slice(value);
+                0
+            }
+            _ => 0,
+        }
     }
 }
 
@@ -298,6 +386,27 @@ fn add_float(a: f64, b: f64) -> Result<f64, Refusal> {
     Ok(sum)
 }
 
+fn add_bits(total: &mut Datum, operation: BitOperation, value: Datum) {
+    *total = match (&*total, value) {
+        (_, Datum::Null) => return,
+        (Datum::Int(a), Datum::Int(b)) => Datum::Int(match operation {
+            BitOperation::And => a & b,
+            BitOperation::Or => a | b,
+            BitOperation::Xor => a ^ b,
+        }),
+        (_, first) => first,
+    };
+}
+
+fn spread(moments: &Moments, measure: Measure) -> Result<Option<Numeric>, Refusal> {
+    match measure {
+        Measure::VarSamp => moments.variance(true),
+        Measure::VarPop => moments.variance(false),
+        Measure::StddevSamp => moments.deviation(true),
+        Measure::StddevPop => moments.deviation(false),
+    }
+}
+
 fn check_overflow(overflow: bool) -> Result<(), Refusal> {
     if overflow { Err(Refusal::error("22003", "value out of range: overflow")) } else { Ok(()) }
 }
@@ -309,6 +418,9 @@ fn bigint_out_of_range() -> Refusal {
 fn inexact(aggregate: &Aggregate, combine: &Combine) -> Refusal {
     let partial = match &combine.function {
         Function::Count(partial) | Function::Sum(partial) | Function::Avg { sum: partial, .. } => partial.type_oid,
+        Function::CountDistinct { present, .. } => present.type_oid,
+        Function::Spread { squares, .. } => squares.type_oid,
+        Function::Bits { bits, .. } => bits.type_oid,
         Function::Extreme { type_oid, .. } => *type_oid,
     };
     Refusal::unsupported(

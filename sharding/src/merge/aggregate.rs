@@ -50,6 +50,8 @@ struct Group {
     /// The first row, which shows the keys; empty for a group without rows.
     message: Vec<u8>,
     accumulators: Vec<Accumulator>,
+    /// What the accumulators have taken of the memory.
+    kept_bytes: usize,
 }
 
 /// All groups in order of appearance.
@@ -90,8 +92,7 @@ impl Aggregate {
         for key in &self.keys {
             key.write(row.message, &self.split, &mut self.key)?;
         }
-        // Of sorted input one group is kept at a time, which counts for nothing.
-        let sorted = matches!(self.groups, Groups::Sorted { .. });
+        let mut kept_bytes = None;
         let (states, completed) = match &mut self.groups {
             Groups::Sorted { key, current, complete } => {
                 let completed = current.is_some() && *key != self.key;
@@ -101,9 +102,15 @@ impl Aggregate {
                 if completed || current.is_none() {
                     std::mem::swap(key, &mut self.key);
                     // The memory of the group before the last one serves again.
-                    current.get_or_insert_default().begin(row.message, &self.combines);
+                    let group = current.get_or_insert_default();
+                    memory.give_back(group.kept_bytes);
+                    group.begin(row.message, &self.combines);
                 }
-                (current.as_mut().map(|group| group.accumulators.as_mut_slice()).unwrap_or_default(), completed)
+                let states = current.as_mut().map(|group| {
+                    kept_bytes = Some(&mut group.kept_bytes);
+                    group.accumulators.as_mut_slice()
+                });
+                (states.unwrap_or_default(), completed)
             }
             Groups::Hashed(table) => {
                 let number = match table.by_key.get(self.key.as_slice()) {
@@ -121,8 +128,9 @@ impl Aggregate {
         };
         for (combine, state) in self.combines.iter().zip(states) {
             let grown = combine.add(state, row.message, &self.split, &mut self.scratch)?;
-            if !sorted {
-                memory.take(grown)?;
+            memory.take(grown)?;
+            if let Some(kept) = &mut kept_bytes {
+                **kept += grown;
             }
         }
         Ok(completed)
@@ -159,6 +167,7 @@ impl Group {
     fn begin(&mut self, message: &[u8], combines: &[Combine]) {
         self.message.clear();
         self.message.extend_from_slice(message);
+        self.kept_bytes = 0;
         self.accumulators.clear();
         self.accumulators.extend(combines.iter().map(Combine::start));
     }

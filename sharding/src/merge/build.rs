@@ -150,10 +150,11 @@ impl Line<'_> {
                 self.stages.push(Stage::Sort(Sort::new(self.columns.order(keys)?)));
                 Ok(())
             }
-            Node::Limit { count, offset, input } => {
+            Node::Limit { count, offset, ties, input } => {
                 // The limit first: its errors are PostgreSQL's, those of the types below are ours.
                 let limit = Limit::new(*count, *offset, self.params)?;
                 self.add(input)?;
+                let limit = limit.with_ties(self.columns.order(ties)?);
                 if let (Some(Stage::Sort(sort)), Some(reach)) = (self.stages.last_mut(), limit.reach()) {
                     sort.keep(reach);
                 }

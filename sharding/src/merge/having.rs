@@ -12,8 +12,17 @@ use crate::value::oid;
 /// A condition with its numbers and parameters read.
 #[derive(Debug)]
 pub(super) enum Having {
-    Compare { left: Operand, operator: Comparison, right: Operand },
-    IsNull { operand: Operand, negated: bool },
+    Compare {
+        left: Operand,
+        operator: Comparison,
+        right: Operand,
+    },
+    IsNull {
+        operand: Operand,
+        negated: bool,
+    },
+    /// Of a truth value.
+    Truth(usize),
     And(Vec<Self>),
     Or(Vec<Self>),
     Not(Box<Self>),
@@ -48,6 +57,13 @@ impl Having {
             plan::Condition::IsNull { operand, negated } => {
                 Self::IsNull { operand: Operand::new(operand, Some(oid::INT8), params)?, negated: *negated }
             }
+            plan::Condition::Truth(number) => {
+                let type_oid = types.get(usize::from(*number)).copied().unwrap_or(0);
+                if type_oid != oid::BOOL {
+                    return Err(uncomparable(type_oid));
+                }
+                Self::Truth(usize::from(*number))
+            }
             plan::Condition::And(conditions) => Self::And(all(conditions)?),
             plan::Condition::Or(conditions) => Self::Or(all(conditions)?),
             plan::Condition::Not(inner) => Self::Not(Box::new(Self::new(inner, types, params)?)),
@@ -62,6 +78,11 @@ impl Having {
                 Ok(ordering.map(|ordering| satisfies(*operator, ordering)))
             }
             Self::IsNull { operand, negated } => Ok(Some(matches!(operand.value(results), Datum::Null) != *negated)),
+            Self::Truth(number) => Ok(match results.get(*number) {
+                // False is all zeros.
+                Some(Datum::Ordered(truth)) => Some(truth.iter().any(|byte| *byte != 0)),
+                _ => None,
+            }),
             Self::And(conditions) => fold(conditions, results, false),
             Self::Or(conditions) => fold(conditions, results, true),
             Self::Not(inner) => Ok(inner.holds(results)?.map(|holds| !holds)),
@@ -114,10 +135,14 @@ fn check_number(operand: &plan::Operand, types: &[u32]) -> Result<(), Refusal> {
     if Datum::is_number(type_oid) {
         return Ok(());
     }
-    Err(Refusal::unsupported(
+    Err(uncomparable(type_oid))
+}
+
+fn uncomparable(type_oid: u32) -> Refusal {
+    Refusal::unsupported(
         format!("comparing a result of type {} in HAVING is not supported over several shards", oid::name(type_oid)),
         "Compare a numeric result, or put the condition around the statement as a subquery in the application.",
-    ))
+    )
 }
 
 fn untyped() -> Refusal {

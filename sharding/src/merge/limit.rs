@@ -7,6 +7,8 @@ use crate::value::int::bad_binary;
 use crate::value::{Numeric, float, oid};
 
 use super::number::Datum;
+use super::order_key::OrderKey;
+use super::row::Row;
 
 /// Lets a window of rows through.
 #[derive(Debug)]
@@ -14,6 +16,16 @@ pub(super) struct Limit {
     skip: u64,
     /// `None` is no limit.
     left: Option<u64>,
+    ties: Option<Ties>,
+}
+
+/// Rows that are equal to the last one of the window.
+#[derive(Debug)]
+struct Ties {
+    keys: Vec<OrderKey>,
+    last: Vec<u8>,
+    /// The keys of the row at hand, kept only for its memory.
+    key: Vec<u8>,
 }
 
 /// What is to be done with a row.
@@ -27,40 +39,64 @@ pub(super) enum Window {
 }
 
 impl Limit {
-    /// The window of `LIMIT count OFFSET offset`.
+    /// The window of `LIMIT count OFFSET offset`; rows equal by [`Limit::with_ties`] are not in it yet.
     ///
     /// # Errors
     /// `2201X` and `2201W` for negative numbers, in the order PostgreSQL looks at them.
     pub(super) fn new(count: Option<Count>, offset: Option<Count>, params: &[Input<'_>]) -> Result<Self, Refusal> {
         let skip = offset.map(|offset| rows(offset, params, "OFFSET", "2201X")).transpose()?.flatten().unwrap_or(0);
         let left = count.map(|count| rows(count, params, "LIMIT", "2201W")).transpose()?.flatten();
-        Ok(Self { skip, left })
+        Ok(Self { skip, left, ties: None })
     }
 
-    /// How many rows from below can matter.
+    /// Lets the rows follow that are equal to the last one by these keys, of which there may be none.
+    pub(super) fn with_ties(mut self, keys: Vec<OrderKey>) -> Self {
+        self.ties = (!keys.is_empty()).then(|| Ties { keys, last: Vec::new(), key: Vec::new() });
+        self
+    }
+
+    /// How many rows from below can matter; `None` when nobody knows.
     pub(super) fn reach(&self) -> Option<u64> {
-        self.left.map(|left| left.saturating_add(self.skip))
+        self.left.filter(|_| self.ties.is_none()).map(|left| left.saturating_add(self.skip))
     }
 
-    pub(super) fn is_over(&self) -> bool {
+    /// Whether no row is let through at all; to be asked before the first.
+    pub(super) fn is_empty(&self) -> bool {
         self.left == Some(0)
     }
 
-    pub(super) fn window(&mut self) -> Window {
-        if self.is_over() {
-            return Window::Past;
-        }
-        if self.skip > 0 {
-            self.skip -= 1;
-            return Window::Skip;
-        }
-        match &mut self.left {
-            None => Window::Take,
-            Some(left) => {
-                *left -= 1;
-                if *left == 0 { Window::TakeLast } else { Window::Take }
+    pub(super) fn window(&mut self, row: Row<'_>) -> Result<Window, Refusal> {
+        match (&mut self.left, &mut self.ties) {
+            (Some(0), None) => return Ok(Window::Past),
+            (Some(0), Some(ties)) => return Ok(if ties.equals_last(row)? { Window::Take } else { Window::Past }),
+            _ if self.skip > 0 => {
+                self.skip -= 1;
+                return Ok(Window::Skip);
             }
+            (None, _) => return Ok(Window::Take),
+            (Some(left), _) => *left -= 1,
         }
+        match (&mut self.left, &mut self.ties) {
+            (Some(0), None) => Ok(Window::TakeLast),
+            (Some(0), Some(ties)) => {
+                ties.remember(row)?;
+                Ok(Window::Take)
+            }
+            _ => Ok(Window::Take),
+        }
+    }
+}
+
+impl Ties {
+    fn remember(&mut self, row: Row<'_>) -> Result<(), Refusal> {
+        self.last.clear();
+        self.keys.iter().try_for_each(|key| key.write(row, &mut self.last))
+    }
+
+    fn equals_last(&mut self, row: Row<'_>) -> Result<bool, Refusal> {
+        self.key.clear();
+        self.keys.iter().try_for_each(|key| key.write(row, &mut self.key))?;
+        Ok(self.key == self.last)
     }
 }
 

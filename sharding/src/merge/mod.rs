@@ -110,7 +110,7 @@ impl Merge {
         let mut line = Line::new(columns, params, shards);
         line.add(&gather.tree)?;
         // LIMIT 0 needs no row from below.
-        let over = line.stages.iter().rposition(|stage| matches!(stage, Stage::Limit(limit) if limit.is_over()));
+        let over = line.stages.iter().rposition(|stage| matches!(stage, Stage::Limit(limit) if limit.is_empty()));
         Ok(Self {
             visible: line.columns.visible,
             fields: line.columns.len(),

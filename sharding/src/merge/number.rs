@@ -122,7 +122,7 @@ impl Datum {
     }
 
     /// Exact numbers as numeric.
-    fn to_numeric(&self) -> Option<Numeric> {
+    pub(super) fn to_numeric(&self) -> Option<Numeric> {
         match self {
             Self::Int(value) => Some(Numeric::from(i128::from(*value))),
             Self::Numeric(value) => Some(value.clone()),

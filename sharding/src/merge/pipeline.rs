@@ -77,7 +77,7 @@ pub(super) fn push(
             }
         }
         Stage::Sort(sort) => sort.take(row, memory)?,
-        Stage::Limit(limit) => match limit.window() {
+        Stage::Limit(limit) => match limit.window(row)? {
             Window::Skip => {}
             Window::Take => return push(above, row, memory, project),
             Window::TakeLast => {

@@ -16,6 +16,8 @@ use crate::sql::parse::Parsed;
 use crate::sql::spans;
 use crate::sql::tree::{Body, Const, Distinct, Expr, Query, Select, SortItem, Value};
 
+const ON: &str = "DISTINCT ON";
+
 /// Everything the builder looks at.
 pub(super) struct Builder<'a, 'b, 'c> {
     pub binder: &'b mut Binder<'c>,
@@ -73,6 +75,7 @@ fn fits(spans: &spans::SelectSpans, query: &Query, select: &Select) -> bool {
         && (spans.limit.is_some() || query.limit.is_none())
         && spans.offset.is_some() == query.offset.is_some()
         && spans.distinct.is_some() != (select.distinct == Distinct::No)
+        && spans.distinct_on.len() == if let Distinct::On(exprs) = &select.distinct { exprs.len() } else { 0 }
 }
 
 /// What no query over several shards may have.
@@ -97,7 +100,6 @@ fn check(binder: &Binder<'_>, query: &Query, select: &Select, block: usize) -> R
         (facts.outer_aggregate, "an aggregate of the outer query in a subquery"),
         (facts.unknown_table, "a table or function the router does not know"),
         (binder.system, "a catalog of PostgreSQL together with sharded tables"),
-        (query.with_ties, "FETCH FIRST ... WITH TIES"),
         (select.grouping_sets, "GROUPING SETS, CUBE or ROLLUP"),
         (binder.blocks[block].set_returning, "a set-returning function in a query"),
         (query.order.iter().any(|item| item.using), "ORDER BY ... USING"),
@@ -170,27 +172,44 @@ impl<'a> Builder<'a, '_, '_> {
     /// Each shard's rows are rows of the answer.
     fn plain(&mut self) -> Result<(), Refusal> {
         self.draft.push(|input| Node::Append { input });
-        self.distinct()?;
-        let keys = self.sort_keys()?;
-        if !keys.is_empty() {
-            self.draft.push(|input| Node::Sort { keys, input });
+        match &self.select.distinct {
+            Distinct::No => {}
+            Distinct::Yes => self.distinct_rows()?,
+            Distinct::On(exprs) if exprs.iter().any(|expr| self.is_key_item(expr)) => {
+                // Which row of a group stays depends on the order.
+                self.draft.order = Clause::Keep;
+            }
+            Distinct::On(exprs) => return self.first_of_each(exprs),
         }
-        self.limit()
+        let keys = self.sort_keys()?;
+        self.sort(&keys);
+        self.limit(keys)
     }
 
-    fn distinct(&mut self) -> Result<(), Refusal> {
-        match &self.select.distinct {
-            Distinct::No => Ok(()),
-            Distinct::On(exprs) => {
-                if exprs.iter().any(|expr| self.is_key_item(expr)) {
-                    // Which row of a group stays depends on the order.
-                    self.draft.order = Clause::Keep;
-                    return Ok(());
-                }
-                Err(reasons::spread("DISTINCT ON without the sharding key"))
-            }
-            Distinct::Yes => self.distinct_rows(),
+    pub(super) fn sort(&mut self, keys: &[SortKey]) {
+        if !keys.is_empty() {
+            let keys = keys.to_vec();
+            self.draft.push(|input| Node::Sort { keys, input });
         }
+    }
+
+    /// DISTINCT ON: of the rows that are equal in `exprs` the first one stays.
+    fn first_of_each(&mut self, exprs: &[Expr]) -> Result<(), Refusal> {
+        let spans = &self.targets.spans.distinct_on;
+        let items = exprs.iter().zip(spans).map(|(expr, span)| self.targets.order_item(self.binder, expr, span, ON));
+        let items = items.collect::<Result<Vec<_>, _>>()?;
+        let order = self.order_items()?;
+        let is_sorted =
+            |item: &Item| order.iter().any(|(_, key)| self.binder.same(&key.expr, &item.expr) == Some(true));
+        // PostgreSQL wants ORDER BY to begin with them.
+        let sorted = items.iter().all(is_sorted);
+        let keys = items.iter().map(|item| self.group_key(&item.expr, &item.sql, ON));
+        let keys = keys.collect::<Result<Vec<_>, _>>()?;
+        let order = self.sort_keys()?;
+        self.draft.distinct = Clause::Remove;
+        self.sort(&order);
+        self.draft.push(|input| Node::Distinct { keys, sorted, input });
+        self.limit(order)
     }
 
     fn distinct_rows(&mut self) -> Result<(), Refusal> {
@@ -240,7 +259,9 @@ impl<'a> Builder<'a, '_, '_> {
     pub(super) fn order_items(&mut self) -> Result<Vec<(&'a SortItem, Item)>, Refusal> {
         let spans = &self.targets.spans.order_items;
         let items = self.query.order.iter().zip(spans);
-        items.map(|(item, span)| Ok((item, self.targets.order_item(self.binder, &item.expr, span)?))).collect()
+        items
+            .map(|(item, span)| Ok((item, self.targets.order_item(self.binder, &item.expr, span, "ORDER BY")?)))
+            .collect()
     }
 
     fn group_items(&mut self) -> Result<Vec<Item>, Refusal> {
@@ -275,17 +296,21 @@ impl<'a> Builder<'a, '_, '_> {
     }
 
     fn is_key_item(&mut self, expr: &Expr) -> bool {
-        self.targets.order_item(self.binder, expr, &(0..0)).is_ok_and(|item| self.is_key(&item.expr))
+        self.targets.order_item(self.binder, expr, &(0..0), ON).is_ok_and(|item| self.is_key(&item.expr))
     }
 
-    /// LIMIT and OFFSET, taken after everything else.
-    pub(super) fn limit(&mut self) -> Result<(), Refusal> {
+    /// LIMIT and OFFSET, taken after everything else, of rows in the order of `keys`.
+    pub(super) fn limit(&mut self, keys: Vec<SortKey>) -> Result<(), Refusal> {
         let count = count_of(self.query.limit.as_ref(), "LIMIT")?;
         let offset = count_of(self.query.offset.as_ref(), "OFFSET")?;
         let offset = offset.filter(|offset| *offset != Count::Rows(0));
         self.draft.limit_types = [cast_of(self.query.limit.as_ref()), cast_of(self.query.offset.as_ref())];
+        let ties = if self.query.with_ties { keys } else { Vec::new() };
+        if self.query.with_ties && (ties.is_empty() || count.is_none()) {
+            return Err(reasons::spread("FETCH FIRST ... WITH TIES without ORDER BY or without a number"));
+        }
         if count.is_some() || offset.is_some() {
-            self.draft.push(|input| Node::Limit { count, offset, input });
+            self.draft.push(|input| Node::Limit { count, offset, ties, input });
         }
         Ok(())
     }

@@ -3,8 +3,8 @@
 use std::fmt::{self, Display, Formatter};
 
 use super::{
-    Aggregate, AggregateFunction, ColumnRef, Comparison, Condition, Count, FinalQuery, Gather, GroupKey, KeyValue,
-    Node, Operand, Plan, Shards, SortKey, SortValue,
+    Aggregate, AggregateFunction, BitOperation, ColumnRef, Comparison, Condition, Count, FinalQuery, Gather, GroupKey,
+    KeyValue, Measure, Node, Operand, Plan, Shards, SortKey, SortValue,
 };
 use crate::copy::CopyTarget;
 
@@ -157,16 +157,16 @@ impl Display for Node {
                 named(f, "Distinct: ", keys)?;
                 f.write_str(if *sorted { " (sorted)" } else { "" })
             }
-            Self::Limit { count, offset, .. } => {
+            Self::Limit { count, offset, ties, .. } => {
                 f.write_str("Limit: ")?;
                 match count {
                     Some(count) => count.fmt(f)?,
                     None => f.write_str("all")?,
                 }
-                match offset {
-                    Some(offset) => write!(f, " after {offset}"),
-                    None => Ok(()),
+                if let Some(offset) = offset {
+                    write!(f, " after {offset}")?;
                 }
+                if ties.is_empty() { Ok(()) } else { named(f, " with ties of ", ties) }
             }
             Self::Project { .. } => f.write_str("Project"),
         }
@@ -221,9 +221,35 @@ impl Display for AggregateFunction {
             Self::Count { count } => write!(f, "count({count})"),
             Self::Sum { sum } => write!(f, "sum({sum})"),
             Self::Avg { sum, count } => write!(f, "sum({sum}) / sum({count})"),
+            Self::CountDistinct { value, present, sorted } => {
+                write!(f, "distinct({value}{}) where {present} > 0", if *sorted { " sorted" } else { "" })
+            }
+            Self::Spread { measure, count, sum, squares } => write!(f, "{measure}({count}, {sum}, {squares})"),
+            Self::Bits { operation, bits } => write!(f, "{operation}({bits})"),
             Self::Min { value, .. } => write!(f, "min({value})"),
             Self::Max { value, .. } => write!(f, "max({value})"),
         }
+    }
+}
+
+impl Display for Measure {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::VarSamp => "var_samp",
+            Self::VarPop => "var_pop",
+            Self::StddevSamp => "stddev_samp",
+            Self::StddevPop => "stddev_pop",
+        })
+    }
+}
+
+impl Display for BitOperation {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::And => "bit_and",
+            Self::Or => "bit_or",
+            Self::Xor => "bit_xor",
+        })
     }
 }
 
@@ -234,6 +260,7 @@ impl Display for Condition {
             Self::IsNull { operand, negated } => {
                 write!(f, "{operand} IS {}NULL", if *negated { "NOT " } else { "" })
             }
+            Self::Truth(number) => Operand::Aggregate(*number).fmt(f),
             Self::And(parts) => joined(f, parts, " AND "),
             Self::Or(parts) => joined(f, parts, " OR "),
             Self::Not(inner) => write!(f, "NOT ({inner})"),

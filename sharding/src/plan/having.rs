@@ -27,6 +27,7 @@ pub(super) fn condition(
             let right = operand(builder, aggregates, &op.right)?;
             Ok(Condition::Compare { left, operator, right })
         }
+        _ if is_aggregate(builder.binder, expr) => Ok(Condition::Truth(aggregates.number(builder, expr)?)),
         _ => Err(unknown()),
     }
 }

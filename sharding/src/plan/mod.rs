@@ -200,49 +200,24 @@ pub enum Node {
     /// The rows of every shard, one stream each.
     Route,
     /// The streams one after another, in whatever order they come.
-    Append {
-        input: Box<Self>,
-    },
+    Append { input: Box<Self> },
     /// Streams that are each sorted by `keys` -> one sorted stream. Nothing is buffered.
-    MergeSort {
-        keys: Vec<SortKey>,
-        input: Box<Self>,
-    },
+    MergeSort { keys: Vec<SortKey>, input: Box<Self> },
     /// Equal values of `keys` are brought together and their aggregates combined. When `sorted`,
     /// the input is sorted by the group keys, and each group is given out as soon as it is complete;
     /// else groups are kept in memory, in order of appearance. Without keys there is exactly one group.
-    Aggregate {
-        keys: Vec<GroupKey>,
-        aggregates: Vec<Aggregate>,
-        sorted: bool,
-        input: Box<Self>,
-    },
+    Aggregate { keys: Vec<GroupKey>, aggregates: Vec<Aggregate>, sorted: bool, input: Box<Self> },
     /// Rows for which `condition` is true stay.
-    Having {
-        condition: Condition,
-        input: Box<Self>,
-    },
+    Having { condition: Condition, input: Box<Self> },
     /// Equal rows become one; equality by the binary values of `keys`. When `sorted`, equal rows are
     /// neighbours.
-    Distinct {
-        keys: Vec<GroupKey>,
-        sorted: bool,
-        input: Box<Self>,
-    },
+    Distinct { keys: Vec<GroupKey>, sorted: bool, input: Box<Self> },
     /// Rows are kept in memory and given out sorted.
-    Sort {
-        keys: Vec<SortKey>,
-        input: Box<Self>,
-    },
-    Limit {
-        count: Option<Count>,
-        offset: Option<Count>,
-        input: Box<Self>,
-    },
+    Sort { keys: Vec<SortKey>, input: Box<Self> },
+    /// A window of the rows. Rows that are equal to its last one by `ties` follow it; none do without such keys.
+    Limit { count: Option<Count>, offset: Option<Count>, ties: Vec<SortKey>, input: Box<Self> },
     /// Only the visible columns leave.
-    Project {
-        input: Box<Self>,
-    },
+    Project { input: Box<Self> },
 }
 
 /// A column whose equal values are brought together.
@@ -300,7 +275,27 @@ pub enum AggregateFunction {
         sum: ColumnRef,
         count: ColumnRef,
     },
-    /// The least value; the winner's visible column is shown as it came.
+    /// The different values are counted, of the rows whose `present` is not zero. No shard counts a value twice, but
+    /// its rows are finer than the groups: there is one for every value. When `sorted`, equal values of a group are
+    /// neighbours.
+    CountDistinct {
+        value: GroupKey,
+        present: ColumnRef,
+        sorted: bool,
+    },
+    /// From the sums of the values and of their squares, as PostgreSQL computes it for exact numbers.
+    Spread {
+        measure: Measure,
+        count: ColumnRef,
+        sum: ColumnRef,
+        squares: ColumnRef,
+    },
+    /// Bits of integers are combined.
+    Bits {
+        operation: BitOperation,
+        bits: ColumnRef,
+    },
+    /// The least value; the winner's visible column is shown as it came. Of truth values that is bool_and().
     Min {
         value: ColumnRef,
         collation: crate::catalog::Collation,
@@ -311,11 +306,38 @@ pub enum AggregateFunction {
     },
 }
 
+/// How far values are from their mean.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Measure {
+    /// `var_samp`, by its other name `variance`.
+    VarSamp,
+    VarPop,
+    /// `stddev_samp`, by its other name `stddev`.
+    StddevSamp,
+    StddevPop,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BitOperation {
+    And,
+    Or,
+    Xor,
+}
+
 /// A condition over results of aggregates, in three-valued logic.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Condition {
-    Compare { left: Operand, operator: Comparison, right: Operand },
-    IsNull { operand: Operand, negated: bool },
+    Compare {
+        left: Operand,
+        operator: Comparison,
+        right: Operand,
+    },
+    IsNull {
+        operand: Operand,
+        negated: bool,
+    },
+    /// The result of the aggregate with this number, which is a truth value.
+    Truth(u16),
     And(Vec<Self>),
     Or(Vec<Self>),
     Not(Box<Self>),

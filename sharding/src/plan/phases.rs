@@ -4,6 +4,7 @@ mod push_distinct;
 mod push_limit;
 mod push_order;
 mod sort_groups;
+mod sort_values;
 
 use super::splice::Draft;
 use super::{Context, Node};
@@ -21,19 +22,23 @@ pub enum Phase {
     PushOrder,
     /// Each shard sorts its groups, so that the router holds one at a time.
     SortGroups,
+    /// Each shard sorts the values that are to be counted once, so that the router holds none of them.
+    SortValues,
     /// Each shard gives no more rows than the answer can need.
     PushLimit,
 }
 
 impl Phase {
     /// All phases in the order in which they run.
-    pub const ALL: [Self; 4] = [Self::PushDistinct, Self::PushOrder, Self::SortGroups, Self::PushLimit];
+    pub const ALL: [Self; 5] =
+        [Self::PushDistinct, Self::PushOrder, Self::SortGroups, Self::SortValues, Self::PushLimit];
 
     pub(super) fn apply(self, draft: &mut Draft<'_>) {
         match self {
             Self::PushDistinct => push_distinct::apply(draft),
             Self::PushOrder => push_order::apply(draft),
             Self::SortGroups => sort_groups::apply(draft),
+            Self::SortValues => sort_values::apply(draft),
             Self::PushLimit => push_limit::apply(draft),
         }
     }
@@ -74,7 +79,9 @@ impl Node {
             Self::Having { condition, input } => Self::Having { condition, input: boxed(input, &change) },
             Self::Distinct { keys, sorted, input } => Self::Distinct { keys, sorted, input: boxed(input, &change) },
             Self::Sort { keys, input } => Self::Sort { keys, input: boxed(input, &change) },
-            Self::Limit { count, offset, input } => Self::Limit { count, offset, input: boxed(input, &change) },
+            Self::Limit { count, offset, ties, input } => {
+                Self::Limit { count, offset, ties, input: boxed(input, &change) }
+            }
             Self::Project { input } => Self::Project { input: boxed(input, &change) },
         }
     }

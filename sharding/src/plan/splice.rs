@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::{Gather, Node, Shards};
+use super::{ColumnRef, Gather, Node, Shards};
 use crate::sql::spans::{self, SelectSpans};
 
 /// What becomes of a clause in the SQL for shards.
@@ -21,6 +21,12 @@ pub(super) struct Draft<'a> {
     span: Range<usize>,
     spans: &'a SelectSpans,
     helpers: Vec<String>,
+    /// Pieces of the target list that the shards can do without.
+    cuts: Vec<Range<usize>>,
+    /// Helpers by which the shards group beyond what the client asked for.
+    division: Vec<ColumnRef>,
+    /// They are of types that the router can order.
+    division_is_ordered: bool,
     pub tree: Node,
     pub order: Clause,
     pub limit: Clause,
@@ -41,6 +47,9 @@ impl<'a> Draft<'a> {
             span,
             spans,
             helpers: Vec::new(),
+            cuts: Vec::new(),
+            division: Vec::new(),
+            division_is_ordered: true,
             tree: Node::Route,
             order: Clause::Remove,
             limit: Clause::Remove,
@@ -67,9 +76,55 @@ impl<'a> Draft<'a> {
         u16::try_from(found).unwrap_or(u16::MAX)
     }
 
-    /// How many targets the client wrote; as many as there are visible columns when none is a star.
-    pub(super) fn targets(&self) -> usize {
-        self.spans.targets.len()
+    /// Makes the shards' groups finer: one for every value of this column, which the router can order or not.
+    pub(super) fn divide_by(&mut self, column: ColumnRef, is_ordered: bool) {
+        self.division_is_ordered &= is_ordered;
+        if !self.division.contains(&column) {
+            self.division.push(column);
+        }
+    }
+
+    /// Leaves a piece of the target list out.
+    pub(super) fn cut(&mut self, piece: Range<usize>) {
+        self.cuts.push(piece);
+    }
+
+    /// What alone makes the groups finer, if it can be ordered.
+    pub(super) fn ordered_division(&self) -> Option<ColumnRef> {
+        match self.division.as_slice() {
+            [column] if self.division_is_ordered => Some(*column),
+            _ => None,
+        }
+    }
+
+    /// The ORDER BY that the shards have.
+    pub(super) fn order_by(&self) -> Option<&str> {
+        match &self.order {
+            Clause::Keep => self.spans.order.clone().map(|span| &self.text[span]),
+            Clause::Replace(sql) => Some(sql),
+            Clause::Remove => None,
+        }
+    }
+
+    /// Whether the shards' groups are finer than the client's.
+    pub(super) fn is_divided(&self) -> bool {
+        !self.division.is_empty()
+    }
+
+    /// What a helper column shows; empty for a visible one.
+    pub(super) fn sql_of(&self, column: ColumnRef) -> &str {
+        match column {
+            ColumnRef::Visible(_) => "",
+            ColumnRef::Helper(helper) => self.helpers.get(usize::from(helper)).map_or("", String::as_str),
+        }
+    }
+
+    /// The place of a column among what the shards show; only where no target is a star.
+    pub(super) fn position(&self, column: ColumnRef) -> usize {
+        match column {
+            ColumnRef::Visible(column) => usize::from(column) + 1,
+            ColumnRef::Helper(helper) => self.spans.targets.len() + usize::from(helper) + 1,
+        }
     }
 
     pub(super) fn text_of(&self, span: Range<usize>) -> &'a str {
@@ -98,6 +153,13 @@ impl<'a> Draft<'a> {
         let columns = self.helpers.iter().enumerate();
         let columns: String = columns.map(|(index, sql)| format!(", ({sql}) AS sluice_h{}", index + 1)).collect();
         edits.push((end..end, columns));
+        edits.extend(self.cuts.iter().map(|piece| (piece.clone(), String::new())));
+        if self.is_divided() {
+            let positions: Vec<String> =
+                self.division.iter().map(|column| self.position(*column).to_string()).collect();
+            let (at, word) = spans.group.last().map_or((spans.rows_end, " GROUP BY "), |group| (group.end, ", "));
+            edits.push((at..at, format!("{word}{}", positions.join(", "))));
+        }
         for (clause, span) in [(&self.distinct, &spans.distinct), (&self.having, &spans.having)] {
             self.edit(clause, span, &mut edits);
         }

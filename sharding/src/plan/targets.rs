@@ -65,20 +65,21 @@ impl<'a> Targets<'a> {
         Self { text, select, spans, shown }
     }
 
-    /// What one item of ORDER BY or DISTINCT ON stands for.
+    /// What one item of ORDER BY or DISTINCT ON, which is `clause`, stands for.
     pub(crate) fn order_item(
         &self,
         binder: &mut Binder<'_>,
         expr: &Expr,
         span: &Range<usize>,
+        clause: &str,
     ) -> Result<Item, Refusal> {
         if let Expr::Column(names) = expr
             && let [name] = &**names
-            && let Some(item) = self.named(binder, name, "ORDER BY")?
+            && let Some(item) = self.named(binder, name, clause)?
         {
             return Ok(item);
         }
-        self.positioned(expr, span, "ORDER BY")
+        self.positioned(expr, span, clause)
     }
 
     /// What one item of GROUP BY stands for.

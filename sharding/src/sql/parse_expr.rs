@@ -295,11 +295,18 @@ impl Builder<'_> {
     }
 
     fn sort_item(&mut self, item: &nodes::SortBy) -> Result<SortItem> {
+        let mut operator = item.use_op().iter();
+        // What can be ordered at all has these operators, which ASC and DESC mean.
+        let (descending, using) = match (operator.next(), operator.next()) {
+            (Some(Node::String(name)), None) if name.sval() == Some("<") => (false, false),
+            (Some(Node::String(name)), None) if name.sval() == Some(">") => (true, false),
+            _ => (item.sortby_dir == 2, item.sortby_dir == 3),
+        };
         Ok(SortItem {
             expr: self.expr(item.node())?,
-            descending: item.sortby_dir == 2,
+            descending,
             nulls_first: [None, Some(true), Some(false)].get(item.sortby_nulls as usize).copied().flatten(),
-            using: item.sortby_dir == 3,
+            using,
         })
     }
 

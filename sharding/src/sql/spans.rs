@@ -463,15 +463,19 @@ fn name_at(text: &str, tokens: &[Token], index: usize) -> Option<(Range<usize>, 
 pub(crate) struct SelectSpans {
     /// The words `DISTINCT`, with `ON (...)`.
     pub distinct: Option<Range<usize>>,
+    /// What stands in the brackets of DISTINCT ON.
+    pub distinct_on: Vec<Range<usize>>,
     pub targets: Vec<Range<usize>>,
     pub group: Vec<Range<usize>>,
     /// Whole clauses, key word included.
     pub having: Option<Range<usize>>,
     pub order: Option<Range<usize>>,
-    /// The expressions of ORDER BY, without ASC, DESC and NULLS.
+    /// The expressions of ORDER BY, without ASC, DESC, USING and NULLS.
     pub order_items: Vec<Range<usize>>,
     pub limit: Option<Range<usize>>,
     pub offset: Option<Range<usize>>,
+    /// Where GROUP BY would go.
+    pub rows_end: usize,
     /// Where ORDER BY would go.
     pub body_end: usize,
 }
@@ -480,7 +484,9 @@ pub(crate) struct SelectSpans {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Clause {
     Targets,
-    Body,
+    /// FROM and WHERE.
+    Rows,
+    Window,
     Group,
     Having,
     Order,
@@ -499,6 +505,9 @@ pub(crate) fn select(text: &str, span: &Range<usize>, first_target: usize) -> Op
     let mut spans = SelectSpans::default();
     if is(head + 1, "distinct") {
         spans.distinct = Some(tokens[head + 1].start..tokens[first - 1].end);
+        if is(head + 2, "on") {
+            spans.distinct_on = split(text, tokens.get(head + 4..first - 1).unwrap_or_default());
+        }
     }
     let mut clauses = vec![(Clause::Targets, first, first)];
     let mut depth = 0i32;
@@ -515,7 +524,8 @@ pub(crate) fn select(text: &str, span: &Range<usize>, first_target: usize) -> Op
             let clause = match word(index).to_ascii_lowercase().as_str() {
                 "from" if is(index - 1, "distinct") => continue,
                 "group" if is(index - 1, "within") => continue,
-                "from" | "where" | "window" => Clause::Body,
+                "from" | "where" => Clause::Rows,
+                "window" => Clause::Window,
                 "group" => Clause::Group,
                 "having" => Clause::Having,
                 "order" => Clause::Order,
@@ -540,7 +550,8 @@ impl SelectSpans {
             let items = || split(text, tokens.get(*content..end).unwrap_or_default());
             match clause {
                 Clause::Targets => self.targets = items(),
-                Clause::Body | Clause::Locking => {}
+                Clause::Rows => self.rows_end = whole.end,
+                Clause::Window | Clause::Locking => {}
                 Clause::Group => self.group = items(),
                 Clause::Having => self.having = Some(whole.clone()),
                 Clause::Order => {
@@ -595,6 +606,8 @@ fn without_direction(text: &str, item: Range<usize>) -> Range<usize> {
     }
     if is(end.checked_sub(1), &["asc", "desc"]) {
         end -= 1;
+    } else if is(end.checked_sub(2), &["using"]) {
+        end -= 2;
     }
     range(&tokens[..end]).unwrap_or(item)
 }
@@ -616,10 +629,12 @@ pub(crate) fn without_alias(text: &str, target: &Range<usize>) -> Option<Range<u
 #[derive(Debug)]
 pub(crate) struct CallSpans {
     pub whole: Range<usize>,
-    /// What stands between the brackets.
-    pub args: Range<usize>,
     /// From the opening bracket on.
     pub tail: Range<usize>,
+    /// What stands between the brackets, without DISTINCT or ALL.
+    pub value: Range<usize>,
+    /// From behind the closing bracket on.
+    pub filter: Range<usize>,
 }
 
 /// The call whose name begins at byte `at`.
@@ -633,7 +648,10 @@ pub(crate) fn call(text: &str, end: usize, at: usize) -> Option<CallSpans> {
         last = closing(&word, close + 2, tokens.len())?;
     }
     let end = tokens[last].end;
-    Some(CallSpans { whole: at..end, args: tokens[open].end..tokens[close].start, tail: tokens[open].start..end })
+    let kind = word(open + 1);
+    let first = open + 1 + usize::from(kind.eq_ignore_ascii_case("distinct") || kind.eq_ignore_ascii_case("all"));
+    let value = range(&tokens[first..close.max(first)]).unwrap_or(tokens[open].end..tokens[open].end);
+    Some(CallSpans { whole: at..end, tail: tokens[open].start..end, value, filter: tokens[close].end..end })
 }
 
 fn closing<'t>(word: &impl Fn(usize) -> &'t str, open: usize, count: usize) -> Option<usize> {

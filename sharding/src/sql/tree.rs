@@ -180,7 +180,7 @@ pub(crate) struct SortItem {
     pub descending: bool,
     /// As written; `None` follows the direction.
     pub nulls_first: Option<bool>,
-    /// ORDER BY x USING op
+    /// ORDER BY x USING an operator that neither ASC nor DESC means.
     pub using: bool,
 }
 

@@ -7,4 +7,4 @@ pub mod oid;
 pub mod order;
 pub mod uuid;
 
-pub use numeric::Numeric;
+pub use numeric::{Moments, Numeric};

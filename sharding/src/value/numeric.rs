@@ -3,10 +3,14 @@
 //! A value is a row of base-10000 digits, as in PostgreSQL, so that the binary form is taken as it
 //! is; the display scale travels along, since it decides what a sum or an average looks like.
 
+mod moments;
+
 use std::cmp::Ordering;
 
 use crate::refusal::Refusal;
 use crate::value::int::{TrimC, bad_binary, invalid};
+
+pub use moments::Moments;
 
 const BASE: i32 = 10_000;
 /// Decimal digits in one digit of the base.
@@ -112,7 +116,7 @@ impl Numeric {
     /// Divides by a positive count with the display scale and rounding of PostgreSQL's `/`.
     pub fn divide_by_count(&self, count: u64) -> Self {
         match self {
-            Self::Finite(decimal) => Self::Finite(decimal.divide_by_count(count)),
+            Self::Finite(decimal) => Self::Finite(decimal.divide(u128::from(count))),
             special => special.clone(),
         }
     }
@@ -324,7 +328,8 @@ impl Decimal {
         Self { negative: large.negative, weight: start, scale, digits }.normal()
     }
 
-    fn divide_by_count(&self, count: u64) -> Self {
+    /// Divides by a count or a product of two, which is below 2^112.
+    fn divide(&self, count: u128) -> Self {
         let count = count.max(1);
         let scale = self.division_scale(count);
         // Enough digits for the scale and at least one decimal digit more, which decides rounding.
@@ -335,8 +340,8 @@ impl Decimal {
         let start = weight;
         while weight >= end {
             rest = rest * 10_000 + u128::from(self.digit(weight).unsigned_abs());
-            digits.push(i16::try_from(rest / u128::from(count)).unwrap_or_default());
-            rest %= u128::from(count);
+            digits.push(i16::try_from(rest / count).unwrap_or_default());
+            rest %= count;
             weight -= 1;
         }
         Self { negative: self.negative, weight: start, scale, digits }.normal().rounded(scale)
@@ -344,8 +349,10 @@ impl Decimal {
 
     /// PostgreSQL's `select_div_scale`: at least sixteen significant digits, by an estimate of where
     /// the first digit of the quotient will stand.
-    fn division_scale(&self, count: u64) -> i32 {
-        let Numeric::Finite(count) = Numeric::from(i128::from(count)) else { return self.scale };
+    fn division_scale(&self, count: u128) -> i32 {
+        let Numeric::Finite(count) = Numeric::from(i128::try_from(count).unwrap_or(i128::MAX)) else {
+            return self.scale;
+        };
         let first = self.digits.first().copied().unwrap_or(0);
         let divisor = count.digits.first().copied().unwrap_or(0);
         let mut weight = self.weight - count.weight;

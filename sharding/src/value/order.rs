@@ -32,6 +32,16 @@ pub enum Kind {
     Uuid,
     Interval,
     TimeTz,
+    /// money: an int8.
+    Money,
+    /// pg_lsn: an unsigned number of 64 bits.
+    Lsn,
+    /// macaddr and macaddr8: their bytes.
+    Mac,
+    /// inet and cidr: the network, then the length of its prefix, then the address.
+    Inet,
+    /// bit(n) and varbit: the bits, then how many they are.
+    Bits,
 }
 
 impl Kind {
@@ -53,6 +63,11 @@ impl Kind {
             oid::TIMETZ => Self::TimeTz,
             oid::NUMERIC => Self::Numeric,
             oid::UUID => Self::Uuid,
+            oid::MONEY => Self::Money,
+            oid::PG_LSN => Self::Lsn,
+            oid::MACADDR | oid::MACADDR8 => Self::Mac,
+            oid::INET | oid::CIDR => Self::Inet,
+            oid::BIT | oid::VARBIT => Self::Bits,
             _ => return None,
         })
     }
@@ -66,13 +81,33 @@ impl Kind {
     pub fn is_short(self) -> bool {
         !matches!(
             self,
-            Self::Bytea | Self::Text | Self::Bpchar | Self::Numeric | Self::Uuid | Self::Interval | Self::TimeTz
+            Self::Bytea
+                | Self::Text
+                | Self::Bpchar
+                | Self::Numeric
+                | Self::Uuid
+                | Self::Interval
+                | Self::TimeTz
+                | Self::Mac
+                | Self::Inet
+                | Self::Bits
         )
     }
 
     /// Whether the text form says what the value is, whatever the session's settings.
     pub fn reads_text(self) -> bool {
-        !matches!(self, Self::Date | Self::Microseconds | Self::Bytea | Self::Interval | Self::TimeTz | Self::Char)
+        matches!(
+            self,
+            Self::Bool
+                | Self::Int(_)
+                | Self::Oid
+                | Self::Float4
+                | Self::Float8
+                | Self::Text
+                | Self::Bpchar
+                | Self::Numeric
+                | Self::Uuid
+        )
     }
 
     /// A number whose unsigned order is that of the values; only for kinds that are short.
@@ -82,7 +117,7 @@ impl Kind {
     #[inline]
     pub fn short(self, bytes: &[u8], format: Format) -> Result<u64, Refusal> {
         Ok(match (self, format) {
-            (Self::Int(Width::Int8) | Self::Microseconds, Format::Binary) => {
+            (Self::Int(Width::Int8) | Self::Microseconds | Self::Money, Format::Binary) => {
                 ordered_i64(i64::from_be_bytes(fixed(bytes)?))
             }
             (Self::Int(Width::Int4) | Self::Date, Format::Binary) => {
@@ -90,6 +125,7 @@ impl Kind {
             }
             (Self::Int(Width::Int2), Format::Binary) => ordered_i64(i64::from(i16::from_be_bytes(fixed(bytes)?))),
             (Self::Int(width), Format::Text) => ordered_i64(int::parse(bytes, width)?),
+            (Self::Lsn, Format::Binary) => u64::from_be_bytes(fixed(bytes)?),
             (Self::Oid, Format::Binary) => u64::from(u32::from_be_bytes(fixed(bytes)?)),
             (Self::Oid, Format::Text) => ordered_i64(int::parse(bytes, Width::Int8)?),
             (Self::Float8, Format::Binary) => ordered_f64(f64::from_be_bytes(fixed(bytes)?)),
@@ -126,6 +162,14 @@ impl Kind {
                 out.extend_from_slice(&ordered_i64(moment).to_be_bytes());
                 out.extend_from_slice(&ordered_i64(i64::from(zone)).to_be_bytes());
             }
+            Self::Mac if matches!(bytes.len(), 6 | 8) => out.extend_from_slice(bytes),
+            Self::Mac => return Err(bad_binary("macaddr")),
+            Self::Inet => write_inet(bytes, out).ok_or_else(|| bad_binary("inet"))?,
+            Self::Bits => {
+                let (count, bits) = bytes.split_first_chunk::<4>().ok_or_else(|| bad_binary("bit"))?;
+                write_escaped(bits, out);
+                out.extend_from_slice(count);
+            }
             _ => out.extend_from_slice(&self.short(bytes, format)?.to_be_bytes()),
         }
         Ok(())
@@ -159,6 +203,21 @@ fn write_escaped(bytes: &[u8], out: &mut Vec<u8>) {
     }
     out.extend_from_slice(rest);
     out.extend_from_slice(&[0, 0]);
+}
+
+/// An address with the length of its network's prefix: networks are compared by the bits that both have, of which the shorter is
+/// less; so every bit of a network is written as 1 or 2, and its end as 0.
+fn write_inet(bytes: &[u8], out: &mut Vec<u8>) -> Option<()> {
+    let ([family, prefix, _is_cidr, length], address) = bytes.split_first_chunk::<4>()?;
+    if address.len() != usize::from(*length) || usize::from(*prefix) > address.len() * 8 {
+        return None;
+    }
+    out.push(*family);
+    let bit = |at: usize| address[at / 8] >> (7 - at % 8) & 1;
+    out.extend((0..usize::from(*prefix)).map(|at| bit(at) + 1));
+    out.push(0);
+    out.extend_from_slice(address);
+    Some(())
 }
 
 /// An interval's length as PostgreSQL compares it: a month is 30 days, a day is 24 hours.

@@ -45,7 +45,7 @@ impl Grammar<'_> {
     pub(super) fn aggregate(&mut self, sources: &[Source], depth: usize, filter: bool) -> String {
         let any = self.value(sources, depth);
         let number = self.number(sources, depth);
-        let call = match self.random.below(20) {
+        let call = match self.random.below(27) {
             0..4 => "count(*)".to_owned(),
             4 | 5 => format!("count({any})"),
             6 => match sources.iter().find_map(|source| Some(format!("{}.{}", source.alias, key_of(source)?))) {
@@ -58,7 +58,23 @@ impl Grammar<'_> {
             14 | 15 => format!("max({any})"),
             16 => format!("sum(DISTINCT {number})"),
             17 => format!("string_agg(DISTINCT ({any})::text COLLATE \"C\", ',')"),
-            18 => format!("bool_and({})", self.condition(sources, depth + 1)),
+            18 | 19 => {
+                let function = *self.random.pick(&["bool_and", "bool_or", "every"]);
+                format!("{function}({})", self.condition(sources, depth + 1))
+            }
+            20 | 21 => {
+                let function = *self.random.pick(&["variance", "var_samp", "var_pop", "stddev", "stddev_pop"]);
+                format!("{function}({number})")
+            }
+            22 | 23 => format!("count(DISTINCT {any})"),
+            24 | 25 => {
+                let function = *self.random.pick(&["bit_and", "bit_or", "bit_xor"]);
+                let (source, column) = self.column(sources, |kind| matches!(kind, Kind::Small | Kind::Int | Kind::Big));
+                match column.kind {
+                    Kind::Small | Kind::Int | Kind::Big => format!("{function}({source}.{})", column.name),
+                    _ => format!("{function}(length({source}.{}::text))", column.name),
+                }
+            }
             _ => format!("max(DISTINCT {number})"),
         };
         if filter && self.random.chance(12) {

@@ -2,7 +2,7 @@
 
 use super::data::{Column, Kind, Table, Tables};
 use super::random::Random;
-use super::select::{Literal, MARK, Order, Select};
+use super::select::{EXACT, Literal, MARK, Order, Select};
 
 /// One entry of FROM.
 #[derive(Clone)]
@@ -320,6 +320,18 @@ impl<'a> Grammar<'a> {
                 select.order = std::iter::once(key).chain(unique).map(order).collect();
                 select.total = true;
             }
+            (_, Some(unique)) if self.random.chance(40) && !select.targets[0].ends_with('*') => {
+                let columns: Vec<String> = (0..1 + self.random.below(2))
+                    .map(|_| {
+                        let (source, column) = self.column(sources, |kind| kind != Kind::Hidden);
+                        format!("{source}.{}", column.name)
+                    })
+                    .collect();
+                select.distinct = format!("DISTINCT ON ({}) ", columns.join(", "));
+                let directed = columns.into_iter().map(|column| format!("{column}{}", self.direction()));
+                select.order = directed.chain(unique).map(|sql| Order { sql, shown: None }).collect();
+                select.total = true;
+            }
             _ => select.distinct = "DISTINCT ".into(),
         }
     }
@@ -427,6 +439,13 @@ impl<'a> Grammar<'a> {
         }
         if select.total {
             self.limit(select);
+        } else if !select.order.is_empty() && self.random.chance(25) {
+            // All rows that are equal to the last one are shown, so any order will do.
+            let count = match self.random.below(2) {
+                0 => self.random.below(9).to_string(),
+                _ => format!("({})", self.literal(Kind::Count, true)),
+            };
+            select.limit = vec![format!("FETCH FIRST {count} ROWS WITH TIES")];
         }
     }
 
@@ -474,5 +493,6 @@ pub(super) fn unique_of(sources: &[Source]) -> Option<Vec<String>> {
 }
 
 fn is_aggregate(target: &str) -> bool {
-    ["count(", "sum(", "avg(", "min(", "max(", "string_agg(", "bool_and("].iter().any(|name| target.starts_with(name))
+    let other = ["min(", "max(", "string_agg(", "bool_and(", "bool_or(", "every(", "bit_and(", "bit_or(", "bit_xor("];
+    EXACT.iter().chain(&other).any(|name| target.starts_with(name))
 }

@@ -9,6 +9,10 @@ use super::random::Random;
 /// Encloses the number of a literal in a statement that is not yet written out.
 pub(super) const MARK: char = '\u{1}';
 
+/// Aggregates whose result is the same to the last digit, whatever the order of their rows.
+pub(super) const EXACT: [&str; 8] =
+    ["sum(", "avg(", "count(", "variance(", "var_samp(", "var_pop(", "stddev(", "stddev_pop("];
+
 /// A value that is chosen when the statement is written out.
 #[derive(Clone, Copy)]
 pub(super) struct Literal {
@@ -171,9 +175,8 @@ impl Select {
     pub(super) fn shows_any_of_equals(&self, column: usize, is_float: bool) -> bool {
         let whole = self.text();
         let chosen = whole.contains("DISTINCT ") || whole.contains("GROUP BY") || !self.limit.is_empty();
-        let exact = |target: &String| {
-            ["sum(", "avg(", "count("].iter().any(|start| target.starts_with(start)) && !whole.contains("DISTINCT ")
-        };
+        let exact =
+            |target: &String| EXACT.iter().any(|start| target.starts_with(start)) && !whole.contains("DISTINCT ");
         let extreme = |target: &String| ["min(", "max("].iter().any(|start| target.starts_with(start));
         match self.targets.get(column) {
             // A sum of doubles depends on the order of its rows.

@@ -4,7 +4,7 @@ use crate::plan::splice::{Clause, Draft};
 use crate::plan::{Count, Node};
 
 pub(super) fn apply(draft: &mut Draft<'_>) {
-    let Node::Limit { count: Some(count), offset, input } = &draft.tree else { return };
+    let Node::Limit { count: Some(count), offset, ties, input } = &draft.tree else { return };
     if !first_rows_suffice(input, draft) {
         return;
     }
@@ -25,8 +25,10 @@ pub(super) fn apply(draft: &mut Draft<'_>) {
             Some(format!("{} + {}", capped(&count), capped(&skipped)))
         }
     };
+    let with_ties = !ties.is_empty();
     if let Some(limit) = limit {
-        draft.limit = Clause::Replace(format!("LIMIT {limit}"));
+        let sql = if with_ties { format!("FETCH FIRST ({limit}) ROWS WITH TIES") } else { format!("LIMIT {limit}") };
+        draft.limit = Clause::Replace(sql);
     }
 }
 
@@ -44,7 +46,7 @@ fn first_rows_suffice(input: &Node, draft: &Draft<'_>) -> bool {
         Node::Append { .. } | Node::MergeSort { .. } => true,
         Node::Distinct { input, .. } => draft.distinct == Clause::Keep && first_rows_suffice(input, draft),
         // The first groups of each shard, in the order of all group keys: each is complete.
-        Node::Aggregate { sorted: true, .. } => draft.order == Clause::Keep,
+        Node::Aggregate { sorted: true, .. } => draft.order == Clause::Keep && !draft.is_divided(),
         _ => false,
     }
 }

@@ -57,14 +57,10 @@ fn merge_sorted(node: Node, keys: Vec<SortKey>) -> Node {
 /// The group keys by their places in the answer: a name would mean the visible column of that name
 /// first.
 fn positions(draft: &Draft<'_>, keys: &[GroupKey]) -> String {
-    let position = |key: &GroupKey| match key.column {
-        ColumnRef::Visible(column) => usize::from(column) + 1,
-        ColumnRef::Helper(helper) => draft.targets() + usize::from(helper) + 1,
-    };
-    keys.iter().map(|key| position(key).to_string()).collect::<Vec<_>>().join(", ")
+    keys.iter().map(|key| draft.position(key.column).to_string()).collect::<Vec<_>>().join(", ")
 }
 
-fn ascending(column: ColumnRef, name: &str) -> SortKey {
+pub(super) fn ascending(column: ColumnRef, name: &str) -> SortKey {
     SortKey {
         value: SortValue::Column(column),
         descending: false,
