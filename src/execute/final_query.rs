@@ -100,7 +100,7 @@ impl ArrayColumn {
 
 /// A final query whose inputs have been read.
 pub(super) struct Collected {
-    held: Held,
+    pub(super) held: Held,
     rows: Vec<InputRows>,
     pub(super) description: Rc<Description>,
 }
@@ -113,14 +113,19 @@ impl Collected {
 }
 
 /// The servers of a final query, one for each shard it concerns.
-struct Held {
+pub(super) struct Held {
     servers: Vec<(ShardId, u64)>,
     /// The one that runs it.
-    home: u64,
+    pub(super) home: u64,
 }
 
 impl Held {
-    fn on(&self, shards: &[ShardId]) -> Vec<u64> {
+    /// How many shards there are.
+    pub(super) fn shards(&self) -> usize {
+        self.servers.len()
+    }
+
+    pub(super) fn on(&self, shards: &[ShardId]) -> Vec<u64> {
         self.servers.iter().filter(|(shard, _)| shards.contains(shard)).map(|(_, id)| *id).collect()
     }
 }
@@ -183,7 +188,7 @@ impl Conversation {
 
     /// Servers in the order of the shards, so that clients who do the same wait in the same place. Where any shard will do, the query ends
     /// where the session is at work already.
-    async fn hold_for_final(&mut self, read: &FinalRead, access: Access) -> Result<Held, Failure> {
+    pub(super) async fn hold_for_final(&mut self, read: &FinalRead, access: Access) -> Result<Held, Failure> {
         let wrote = self.links.iter().find(|link| link.wrote).or(self.links.iter().next()).map(|link| link.shard);
         let home = read.query.home.or(wrote).unwrap_or(read.home);
         let mut shards: Vec<ShardId> = read.inputs.iter().flatten().copied().chain([home]).collect();

@@ -12,6 +12,7 @@ use pgsluice_sharding::merge::{ColumnType, Merge, MergeLimits, Progress, ShardIn
 use pgsluice_sharding::plan::Gather;
 use pgsluice_sharding::sql::Access;
 
+use crate::clock;
 use crate::pool::server::{Audience, Due, Preparation, StatementId, is_outdated_plan};
 use crate::protocol::backend::{self, Field};
 use crate::protocol::error::ErrorFields;
@@ -24,6 +25,7 @@ use super::ask::Answer;
 use super::client::write_all;
 use super::cursors::close_portal_of_router;
 use super::final_query::InputRows;
+use super::steps::Taken;
 use super::worker::{Description, shape_of_row};
 use super::{CatalogChange, Conversation, End, Failure};
 
@@ -77,6 +79,14 @@ impl Arguments {
         Err(ErrorFields::outdated_plan().into())
     }
 
+    /// The same with all results as text.
+    pub(super) fn as_text(&self) -> Result<Self, Failure> {
+        let mut message = BytesMut::new();
+        bind_for_shard(&mut message, b"", "", &self.bind()?, &[]);
+        let bind = message.freeze().slice(5..);
+        Ok(Self { text: self.text.clone(), param_types: self.param_types.clone(), bind, row: self.row })
+    }
+
     pub(super) fn bind(&self) -> Result<Bind<'_>, Failure> {
         Ok(Bind::read(&self.bind).map_err(ErrorFields::from)?)
     }
@@ -87,6 +97,8 @@ pub(super) enum Sink<'a> {
     Client,
     /// Into the input of a final query.
     Rows(&'a mut InputRows),
+    /// They are only counted, in bytes.
+    Nowhere(&'a mut u64),
 }
 
 /// How a read over several shards is asked for.
@@ -115,11 +127,13 @@ pub(super) enum Gathered {
 
 /// What lies in a link's buffer for the merge.
 #[derive(Clone, Copy, Default)]
-struct Head {
+pub(super) struct Head {
     /// Bytes of whole rows at the front.
-    rows: usize,
+    pub(super) rows: usize,
     /// CommandComplete follows them.
-    finished: bool,
+    pub(super) finished: bool,
+    /// All rows so far.
+    pub(super) taken: Taken,
 }
 
 impl Conversation {
@@ -171,17 +185,7 @@ impl Conversation {
         if request.describe {
             self.send_row_description(description, arguments)?;
         }
-        let formats = shard_formats(&arguments.bind()?, description);
-        let types = &description.parameter_types;
-        let started = match gather.locks {
-            true => self.start_one_by_one(ids, gather, types, &formats, arguments).await,
-            false => self.start_on_all(ids, gather, types, &formats, arguments),
-        };
-        let result = match started {
-            Ok(()) => self.run_merge(ids, &mut merge, &mut Sink::Client).await,
-            Err(failure) => Err(failure),
-        };
-        self.finish_all(ids, result.is_err()).await?;
+        let result = self.run_gather(gather, ids, description, &mut merge, arguments, &mut Sink::Client).await?;
         if merge.rows() == 0 && self.may_try_again(&result, attempt) {
             self.client.out.truncate(said);
             return Ok(Gathered::Outdated);
@@ -190,6 +194,30 @@ impl Conversation {
         self.measure.add_rows(merge.rows());
         backend::command_complete(&mut self.client.out, &format!("SELECT {}", merge.rows()));
         Ok(Gathered::Done)
+    }
+
+    /// Has the shards run their part, and merges what comes. All servers are at rest afterwards, or one is lost: that is the outer error.
+    pub(super) async fn run_gather(
+        &mut self,
+        gather: &Gather,
+        ids: &[u64],
+        description: &Description,
+        merge: &mut Merge,
+        arguments: &Arguments,
+        sink: &mut Sink<'_>,
+    ) -> Result<Result<(), Failure>, Failure> {
+        let formats = shard_formats(&arguments.bind()?, description);
+        let types = &description.parameter_types;
+        let started = match gather.locks {
+            true => self.start_one_by_one(ids, gather, types, &formats, arguments).await,
+            false => self.start_on_all(ids, gather, types, &formats, arguments),
+        };
+        let result = match started {
+            Ok(()) => self.run_merge(ids, merge, sink).await,
+            Err(failure) => Err(failure),
+        };
+        self.finish_all(ids, result.is_err()).await?;
+        Ok(result)
     }
 
     /// Whether an attempt has failed only because a shard had an outdated plan, outside of a block.
@@ -214,7 +242,7 @@ impl Conversation {
             .ok_or_else(|| ErrorFields::error("08006", "a shard's server closed the connection unexpectedly").into())
     }
 
-    fn merge(
+    pub(super) fn merge(
         &self,
         gather: &Gather,
         inputs: usize,
@@ -283,7 +311,7 @@ impl Conversation {
     }
 
     /// What PostgreSQL says of the statement and of the shards' part of it; asked once.
-    async fn description(
+    pub(super) async fn description(
         &mut self,
         id: u64,
         gather: &Gather,
@@ -425,6 +453,7 @@ impl Conversation {
         merge: &mut Merge,
         sink: &mut Sink<'_>,
     ) -> Result<(), Failure> {
+        let began = clock::now();
         let mut heads = vec![Head::default(); ids.len()];
         let mut out = Vec::new();
         for id in ids {
@@ -438,9 +467,15 @@ impl Conversation {
                 Progress::Full => self.write_rows(&mut out, sink).await?,
                 Progress::Needs(n) => {
                     let i = self.position(ids[n])?;
-                    self.fill(i, &mut heads[n]).await?;
+                    match self.measure.steps {
+                        Some(_) => self.fill_watching(ids, &mut heads, n).await?,
+                        None => self.fill(i, &mut heads[n]).await?,
+                    }
                 }
             }
+        }
+        if let Some(steps) = &mut self.measure.steps {
+            steps.merged(began, heads.iter().map(|head| head.taken), merge.rows_of_steps());
         }
         if matches!(sink, Sink::Client) && self.client.out.len() + out.len() < OUT_BYTES {
             self.client.out.extend_from_slice(&out);
@@ -474,14 +509,15 @@ impl Conversation {
     }
 
     async fn write_rows(&mut self, out: &mut Vec<u8>, sink: &mut Sink<'_>) -> Result<(), Failure> {
-        if let Sink::Rows(rows) = sink {
-            rows.take(out);
-            out.clear();
-            return Ok(());
+        match sink {
+            Sink::Client => {
+                self.client.flush().await?;
+                write_all(&mut self.client.stream, out).await.map_err(End::ClientGone)?;
+                self.served.stats.sent.add(out.len() as u64);
+            }
+            Sink::Rows(rows) => rows.take(out),
+            Sink::Nowhere(bytes) => **bytes += out.len() as u64,
         }
-        self.client.flush().await?;
-        write_all(&mut self.client.stream, out).await.map_err(End::ClientGone)?;
-        self.served.stats.sent.add(out.len() as u64);
         out.clear();
         Ok(())
     }
@@ -499,7 +535,7 @@ impl Conversation {
     }
 
     /// Finds out how many whole rows are at the front of a buffer, and what is behind them.
-    fn look_at(&mut self, i: usize, head: &mut Head) -> Result<(), Failure> {
+    pub(super) fn look_at(&mut self, i: usize, head: &mut Head) -> Result<(), Failure> {
         loop {
             let link = &mut self.links[i];
             let rest = &link.inbox.filled()[head.rows..];
@@ -512,9 +548,13 @@ impl Conversation {
             }
             let executing = link.server.state.executes();
             match header.tag {
-                b'D' if executing => head.rows += header.total,
+                b'D' if executing => {
+                    head.rows += header.total;
+                    head.taken.row(header.total);
+                }
                 b'C' if executing => {
                     head.finished = true;
+                    head.taken.complete();
                     return Ok(());
                 }
                 // Whatever else comes waits until the rows before it are taken.
@@ -639,7 +679,7 @@ fn shard_formats(bind: &Bind<'_>, description: &Description) -> Vec<i16> {
 }
 
 /// The client's Bind with the shards' statement and result formats.
-fn bind_for_shard(out: &mut BytesMut, portal: &[u8], statement: &str, bind: &Bind<'_>, formats: &[i16]) {
+pub(super) fn bind_for_shard(out: &mut BytesMut, portal: &[u8], statement: &str, bind: &Bind<'_>, formats: &[i16]) {
     put_message(out, b'B', |out| {
         put_cstr(out, portal);
         put_cstr(out, statement.as_bytes());

@@ -149,6 +149,14 @@ impl<'a> Mentioned<'a> {
     }
 }
 
+/// What takes the place of a piece of the text.
+struct Edit {
+    place: Range<usize>,
+    new: String,
+    /// What people see of it.
+    shown: String,
+}
+
 /// The final query in the making.
 struct Draft<'a, 'c> {
     context: Context<'a>,
@@ -156,7 +164,7 @@ struct Draft<'a, 'c> {
     parsed: &'a Parsed,
     mentioned: Mentioned<'a>,
     inputs: Vec<Input>,
-    edits: Vec<(Range<usize>, String)>,
+    edits: Vec<Edit>,
     /// Columns of all inputs so far.
     columns: usize,
 }
@@ -182,8 +190,9 @@ impl<'a> Draft<'a, '_> {
         let shards = binder.keys_of(occurrence).unwrap_or(Shards::All);
         let gather = Gather { shards, sql, helpers: 0, tree, params: self.parsed.params, or_else: None, locks: false };
         let alias = if occurrence.written.aliased { String::new() } else { format!(" AS {}", quoted(&rel.name)) };
-        let place = format!("({}){alias}", self.arrays_as_rows(&chosen));
-        self.edits.push((occurrence.written.at..end, place));
+        let new = format!("({}){alias}", self.arrays_as_rows(&chosen));
+        let shown = format!("(input {} {})", self.inputs.len() + 1, occurrence.table);
+        self.edits.push(Edit { place: occurrence.written.at..end, new, shown });
         self.group_by_key(occurrence, &chosen);
         self.inputs.push(Input { table: occurrence.table.clone(), gather });
         self.columns += chosen.len();
@@ -197,7 +206,8 @@ impl<'a> Draft<'a, '_> {
         let Some(end) = end.filter(|_| !implied.is_empty()) else { return };
         let name = quoted(&self.binder.rels[occurrence.rel].name);
         let columns = implied.iter().map(|column| format!(", {name}.{}", quoted(&column.name)));
-        self.edits.push((end..end, columns.collect()));
+        let new: String = columns.collect();
+        self.edits.push(Edit { place: end..end, shown: new.clone(), new });
     }
 
     /// What every shard is asked for.
@@ -300,17 +310,23 @@ impl<'a> Draft<'a, '_> {
     }
 
     fn finish(mut self, shards: Shards, home: Option<ShardId>) -> FinalQuery {
+        self.edits.sort_by_key(|edit| edit.place.start);
+        let (sql, shown) = (self.edited(|edit| &edit.new), self.edited(|edit| &edit.shown));
+        FinalQuery { shards, home, inputs: self.inputs, sql, shown, params: self.parsed.params }
+    }
+
+    /// The text with its edits, which are in the order of their places.
+    fn edited(&self, new: impl Fn(&Edit) -> &str) -> String {
         let (text, span) = (self.context.text, &self.parsed.span);
-        let mut sql = String::with_capacity(2 * span.len());
+        let mut edited = String::with_capacity(2 * span.len());
         let mut at = span.start;
-        self.edits.sort_by_key(|(place, _)| place.start);
-        for (place, new) in self.edits {
-            sql.push_str(&text[at..place.start]);
-            sql.push_str(&new);
-            at = place.end;
+        for edit in &self.edits {
+            edited.push_str(&text[at..edit.place.start]);
+            edited.push_str(new(edit));
+            at = edit.place.end;
         }
-        sql.push_str(&text[at..span.end]);
-        FinalQuery { shards, home, inputs: self.inputs, sql, params: self.parsed.params }
+        edited.push_str(&text[at..span.end]);
+        edited
     }
 }
 

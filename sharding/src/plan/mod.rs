@@ -27,6 +27,7 @@ mod resolve;
 mod route;
 mod scope;
 mod splice;
+mod steps;
 mod targets;
 mod terms;
 mod view;
@@ -40,6 +41,7 @@ use crate::refusal::Refusal;
 
 pub(crate) use decide::{Context, plan_statement};
 pub use phases::{Phase, build_with};
+pub use steps::Step;
 pub use view::view_kind;
 
 /// How one statement is answered. Immutable once made.
@@ -143,6 +145,8 @@ pub struct FinalQuery {
     pub home: Option<ShardId>,
     pub inputs: Vec<Input>,
     pub sql: String,
+    /// `sql` for people: in the place of each subquery over arrays stands the number and the table of its input.
+    pub shown: String,
     /// Highest parameter number in the client's text, 0 for none.
     pub params: u16,
 }
