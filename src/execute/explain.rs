@@ -32,7 +32,7 @@ use super::gather::{Arguments, Attempt, Head, ManyRequest, Sink, bind_for_shard}
 use super::steps::{Merged, Taken};
 use super::worker::Description;
 use super::{Conversation, Failure};
-use report::{Actual, Report, ServerPlan, ServerReport};
+use report::{Actual, Report, ServerPlan, ServerReport, Summary};
 
 /// The types of EXPLAIN's column besides text.
 const JSON_OID: u32 = 114;
@@ -91,7 +91,11 @@ impl Asked<'_> {
             if (self.runs == Runs::Once && for_running) || (name == "verbose" && !verbose) {
                 continue;
             }
-            let value = value.as_ref().map(|value| format!(" {}", quote_literal(value))).unwrap_or_default();
+            let value = value.as_ref().map(|value| match value.parse::<i64>() {
+                Ok(number) => format!(" {number}"),
+                Err(_) => format!(" {}", quote_literal(value)),
+            });
+            let value = value.unwrap_or_default();
             options.push(format!("\"{}\"{value}", name.replace('"', "\"\"")));
         }
         if self.explain.format != ExplainFormat::Text {
@@ -99,6 +103,10 @@ impl Asked<'_> {
             options.push("format json".to_owned());
         }
         if options.is_empty() { "EXPLAIN ".to_owned() } else { format!("EXPLAIN ({}) ", options.join(", ")) }
+    }
+
+    fn ran(&self, began: Instant, ended: Instant) -> Summary {
+        Summary { took: Some(ended.saturating_duration_since(began)), once: self.runs == Runs::Once }
     }
 
     fn is_timed(&self) -> bool {
@@ -126,17 +134,19 @@ impl Conversation {
             }
             Decision::Broadcast { .. } => self.explain_on_all(explain, statement, &arguments).await?,
             _ => {
-                let refusal = ErrorFields::error("0A000", "EXPLAIN of this statement is not supported over several shards");
+                let refusal =
+                    ErrorFields::error("0A000", "EXPLAIN of this statement is not supported over several shards");
                 return Err(refusal.with_hint("Explain it on one shard, past the router.").into());
             }
         };
-        self.tell_report(explain, &report, None, with_names);
+        self.tell_explained(explain, &Explained { report, ran: None }, with_names);
         Ok(())
     }
 
     /// Execute of a portal that explains.
     pub(super) async fn explain_portal(&mut self, explain: &Explain, portal: &ManyPortal) -> Result<(), Failure> {
-        let arguments = Arguments::of_portal(portal).of_part(&portal.statement.text[explain.inner.clone()]).as_text()?;
+        let arguments =
+            Arguments::of_portal(portal).of_part(&portal.statement.text[explain.inner.clone()]).as_text()?;
         let access = portal.statement.script.statements.first().map_or(Access::Read, |first| first.access);
         self.explain_read(explain, &portal.read, ManyRequest { arguments: &arguments, access, describe: false }).await
     }
@@ -168,7 +178,7 @@ impl Conversation {
                 self.explain_once(asked, read).await?
             }
         };
-        self.tell_report(explain, &explained.report, explained.took, request.describe);
+        self.tell_explained(explain, &explained, request.describe);
         Ok(())
     }
 
@@ -237,8 +247,8 @@ impl Conversation {
             }
         }
         self.add_servers(asked, &mut report, gather, ids, types, ran.as_ref().map(|ran| &ran.merged)).await?;
-        let took = ran.map(|ran| (ran.merged.began, ran.merged.ended));
-        Ok(Explained { report, took })
+        let ran = ran.map(|ran| asked.ran(ran.merged.began, ran.merged.ended));
+        Ok(Explained { report, ran })
     }
 
     async fn explain_final(&mut self, asked: Asked<'_>, last: &FinalRead) -> Result<Explained, Failure> {
@@ -251,17 +261,17 @@ impl Conversation {
             false => self.final_description(held.home, query, request.arguments).await?.parameter_types.clone(),
         };
         let mut merges = Vec::new();
-        let mut took = None;
+        let mut whole = None;
         if asked.runs != Runs::Never {
             let began = clock::now();
             let (collected, found) = self.collect_measured(last, request).await?;
             merges = found;
-            let (taken, ran) = self.run_final_to_nowhere(&collected, &query.sql, request.arguments).await?;
+            let (taken, final_began) = self.run_final_to_nowhere(&collected, &query.sql, request.arguments).await?;
             let end = taken.complete.unwrap_or_else(clock::now);
-            took = Some((began, end));
+            whole = Some(asked.ran(began, end));
             report.actual = Some(Actual::of(&taken, began, end, asked.is_timed()));
             let plan = self.plan_of_final(asked, &collected, &query.sql).await?;
-            let actual = Some(Actual::of(&taken, ran, end, asked.is_timed()));
+            let actual = Some(Actual::of(&taken, final_began, end, asked.is_timed()));
             let server = self.server_report(collected.home(), actual, plan)?;
             report.servers.push(server);
         }
@@ -275,7 +285,7 @@ impl Conversation {
             }
             self.add_servers(asked, report, &input.gather, &ids, &types, merged).await?;
         }
-        Ok(Explained { report, took })
+        Ok(Explained { report, ran: whole })
     }
 
     /// Reads the inputs of a final query; what was measured of each that some shard was asked for.
@@ -454,29 +464,21 @@ impl Conversation {
         ErrorFields::error("0A000", message).with_hint("Leave ANALYZE out.").into()
     }
 
-    /// Sends the document. `took` is when the run of ANALYZE began and ended.
-    fn tell_report(
-        &mut self,
-        explain: &Explain,
-        report: &Report,
-        took: Option<(Instant, Instant)>,
-        with_names: bool,
-    ) {
+    fn tell_explained(&mut self, explain: &Explain, explained: &Explained, with_names: bool) {
         if with_names {
             describe(&mut self.client.out, explain, 0);
         }
-        let took = took.filter(|_| explain.is_on("summary", true));
-        let took = took.map(|(began, ended)| ended.saturating_duration_since(began));
+        let mut summary = explained.ran;
+        if let Some(summary) = summary.as_mut().filter(|_| !explain.is_on("summary", true)) {
+            summary.took = None;
+        }
         match explain.format {
             ExplainFormat::Text => {
-                let mut text = report.to_text(took);
-                if !self.understands("└") {
-                    text = report::in_ascii(&text);
-                }
+                let text = explained.report.to_text(summary);
                 text.lines().for_each(|line| backend::data_row(&mut self.client.out, &[Some(line)]));
             }
             other => {
-                let document = document::show(other, report, took);
+                let document = document::show(other, &explained.report, summary);
                 backend::data_row(&mut self.client.out, &[Some(document)]);
             }
         }
@@ -484,10 +486,11 @@ impl Conversation {
     }
 }
 
-/// What is known of a read.
+/// What is known of a statement.
 struct Explained {
     report: Report,
-    took: Option<(Instant, Instant)>,
+    /// Of the router's run, if there was one.
+    ran: Option<Summary>,
 }
 
 /// A read that the router has merged.

@@ -3,8 +3,8 @@
 use std::fmt::{self, Display, Formatter};
 
 use super::{
-    Aggregate, AggregateFunction, ColumnRef, Comparison, Condition, Count, GroupKey, KeyValue, Node, Operand, Plan, Shards,
-    SortKey, SortValue,
+    Aggregate, AggregateFunction, ColumnRef, Comparison, Condition, Count, GroupKey, KeyValue, Node, Operand, Plan,
+    Shards, SortKey, SortValue,
 };
 use crate::copy::CopyTarget;
 

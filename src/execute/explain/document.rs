@@ -6,7 +6,7 @@ use std::time::Duration;
 use pgsluice_sharding::sql::ExplainFormat;
 use serde_json::{Map, Number, Value};
 
-use super::report::{Actual, Report, ServerPlan, ServerReport, milliseconds};
+use super::report::{Actual, Report, ServerPlan, ServerReport, Summary, milliseconds};
 
 /// The object in a server's document of FORMAT JSON; none if it is not what PostgreSQL writes.
 pub(super) fn read(text: &str) -> Option<Map<String, Value>> {
@@ -17,12 +17,15 @@ pub(super) fn read(text: &str) -> Option<Map<String, Value>> {
     }
 }
 
-/// The whole document in one of the formats that are not text. `took` is the time of the whole run.
-pub(super) fn show(format: ExplainFormat, report: &Report, took: Option<Duration>) -> String {
+/// The whole document in one of the formats that are not text.
+pub(super) fn show(format: ExplainFormat, report: &Report, summary: Option<Summary>) -> String {
     let mut query = Map::new();
-    query.insert("Plan".to_owned(), Value::Object(node(report, None)));
-    if let Some(took) = took {
-        query.insert("Execution Time".to_owned(), time(took));
+    put(&mut query, "Plan", Value::Object(node(report, None)));
+    if summary.is_some_and(|summary| summary.once) {
+        put(&mut query, "Shards Planned Only", Value::Bool(true));
+    }
+    if let Some(took) = summary.and_then(|summary| summary.took) {
+        put(&mut query, "Execution Time", time(took));
     }
     match format {
         ExplainFormat::Yaml => yaml(&query),
@@ -161,7 +164,9 @@ fn heading(node_type: &str, relation: Option<&str>) -> Map<String, Value> {
 
 fn put_actual(node: &mut Map<String, Value>, actual: &Actual) {
     if let Some((first, last)) = actual.time {
-        put(node, "Actual Startup Time", time(first));
+        if let Some(first) = first {
+            put(node, "Actual Startup Time", time(first));
+        }
         put(node, "Actual Total Time", time(last));
     }
     put(node, "Actual Rows", Value::Number(actual.rows.into()));
@@ -289,4 +294,89 @@ fn xml_name(key: &str) -> String {
 
 fn xml_text(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('\r', "&#x0d;")
+}
+
+#[cfg(test)]
+mod tests {
+    use pgsluice_sharding::plan::Step;
+    use pgsluice_sharding::sql::ExplainFormat;
+
+    use super::{Report, ServerPlan, ServerReport, read, show};
+
+    const PLAN: &str = r#"[{"Plan": {"Node Type": "Seq Scan", "Total Cost": 35.50, "Filter": "(a < '\"&'::text)",
+        "Sort Key": ["a", "b"], "I/O Read Time": 0.100}, "Planning Time": 1.20, "Triggers": []}]"#;
+
+    fn report() -> Report {
+        let step =
+            Step { name: "Route", detail: "all shards".into(), lines: vec!["SELECT 1".into()], ..Step::default() };
+        let merge = Step { name: "MergeSort", inputs: vec![step], ..Step::default() };
+        let mut report = Report::of(merge);
+        let plan = ServerPlan::Document(read(PLAN).unwrap_or_default());
+        report.leaf().servers.push(ServerReport { shard: "a".into(), role: "primary", actual: None, plan });
+        report
+    }
+
+    #[test]
+    fn a_plan_keeps_its_order_and_its_numbers() {
+        let json = show(ExplainFormat::Json, &report(), None);
+        assert!(json.starts_with("[\n  {\n    \"Plan\": {\n      \"Node Type\": \"Sluice Merge Sort\",\n"), "{json}");
+        let end =
+            json.split_once("\"Node Type\": \"Seq Scan\",").map(|(_, end)| end.split_whitespace().collect::<String>());
+        let expected =
+            r#""TotalCost":35.50,"Filter":"(a<'\"&'::text)","SortKey":["a","b"],"I/OReadTime":0.100}]}]}]}}]"#;
+        assert_eq!(end.as_deref(), Some(expected));
+    }
+
+    #[test]
+    fn yaml_is_indented_and_quoted() {
+        let yaml = show(ExplainFormat::Yaml, &report(), None);
+        let lines: Vec<&str> =
+            yaml.lines().filter(|line| !line.contains(" Aware") && !line.contains("Capable")).collect();
+        let expected = [
+            "- Plan: ",
+            "    Node Type: \"Sluice Merge Sort\"",
+            "    Plans: ",
+            "      - Node Type: \"Sluice Route\"",
+            "        Parent Relationship: \"Outer\"",
+            "        Detail: \"all shards\"",
+            "        Query: \"SELECT 1\"",
+            "        Plans: ",
+            "          - Node Type: \"Sluice Shard\"",
+            "            Parent Relationship: \"Outer\"",
+            "            Shard: \"a\"",
+            "            Role: \"primary\"",
+            "            Planning Time: 1.20",
+            "            Triggers: []",
+            "            Plans: ",
+            "              - Node Type: \"Seq Scan\"",
+            "                Total Cost: 35.50",
+            "                Filter: \"(a < '\\\"&'::text)\"",
+            "                Sort Key: ",
+            "                  - \"a\"",
+            "                  - \"b\"",
+            "                I/O Read Time: 0.100",
+        ];
+        assert_eq!(lines, expected);
+    }
+
+    #[test]
+    fn xml_is_nested_and_escaped() {
+        let xml = show(ExplainFormat::Xml, &report(), None);
+        let start = "<explain xmlns=\"http://www.postgresql.org/2009/explain\">\n  <Query>\n    <Plan>\n      \
+                     <Node-Type>Sluice Merge Sort</Node-Type>\n";
+        assert!(xml.starts_with(start), "{xml}");
+        let plan: String =
+            xml.split_once("Seq Scan</Node-Type>").map_or("", |(_, plan)| plan).split_whitespace().collect();
+        let expected = "<Total-Cost>35.50</Total-Cost><Filter>(a&lt;'\"&amp;'::text)</Filter><Sort-Key><Item>a</Item>\
+                        <Item>b</Item></Sort-Key><I-O-Read-Time>0.100</I-O-Read-Time></Plan></Plans></Plan></Plans>\
+                        </Plan></Plans></Plan></Query></explain>";
+        assert_eq!(plan, expected);
+    }
+
+    #[test]
+    fn what_is_no_plan_is_not_read() {
+        for text in ["", "[]", "{}", "[{}, {}]", "[1]", "[{\"Plan\": ", "null"] {
+            assert!(read(text).is_none(), "{text}");
+        }
+    }
 }

@@ -37,27 +37,36 @@ pub(super) struct Actual {
     pub(super) rows: u64,
     /// Of the rows, as messages of the protocol.
     pub(super) bytes: Option<u64>,
-    /// From the start to the first row, and to the end; without TIMING nothing.
-    pub(super) time: Option<(Duration, Duration)>,
+    /// From the start to the first row, where that is measured, and to the end; without TIMING nothing.
+    pub(super) time: Option<(Option<Duration>, Duration)>,
 }
 
 impl Actual {
     /// What one server has sent since `began`; `end` is when no more was needed.
     pub(super) fn of(taken: &Taken, began: Instant, end: Instant, is_timed: bool) -> Self {
         let end = taken.complete.unwrap_or(end);
-        let time = span(began, taken.first.unwrap_or(end), end);
+        let since = |at: Instant| at.saturating_duration_since(began);
+        let time = (Some(since(taken.first.unwrap_or(end))), since(end));
         Self { rows: taken.rows, bytes: Some(taken.bytes), time: is_timed.then_some(time) }
     }
 
     fn note(&self) -> String {
         let mut parts = Vec::new();
-        if let Some((first, last)) = self.time {
+        if let Some((Some(first), last)) = self.time {
             parts.push(format!("time={:.3}..{:.3}", milliseconds(first), milliseconds(last)));
         }
         parts.push(format!("rows={}", self.rows));
         parts.extend(self.bytes.map(|bytes| format!("bytes={bytes}")));
         format!("  (actual {})", parts.join(" "))
     }
+}
+
+/// What stands below all steps of a run.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Summary {
+    pub(super) took: Option<Duration>,
+    /// The statement has run once, so the servers' plans are estimates.
+    pub(super) once: bool,
 }
 
 impl Report {
@@ -92,16 +101,21 @@ impl Report {
             "Route" | "Project" | "Input" => below,
             _ => above.next().unwrap_or(below),
         };
-        let first = merged.shards.iter().filter_map(|taken| taken.first).min().unwrap_or(merged.ended);
-        let time = is_timed.then(|| span(merged.began, first, merged.ended));
         let bytes = matches!(self.step.name, "Route" | "Input").then(|| sum(|taken| taken.bytes));
-        self.actual = Some(Actual { rows, bytes, time: time.filter(|_| bytes.is_some()) });
+        let since = |at: Instant| at.saturating_duration_since(merged.began);
+        let first = merged.shards.iter().filter_map(|taken| taken.first).min().unwrap_or(merged.ended);
+        // When a step gives out its first row is not looked at; all end together.
+        let time = (bytes.is_some().then(|| since(first)), since(merged.ended));
+        self.actual = Some(Actual { rows, bytes, time: is_timed.then_some(time) });
         rows
     }
 
-    /// `took` is the time of the whole run.
-    pub(super) fn to_text(&self, took: Option<Duration>) -> String {
+    pub(super) fn to_text(&self, summary: Option<Summary>) -> String {
         let mut text = self.to_step().to_string();
+        let Some(Summary { took, once }) = summary else { return text };
+        if once {
+            text.push_str("\nIt locks, so it was run once, and the shards' own plans are estimates.");
+        }
         if let Some(took) = took {
             text.push_str(&format!("\nExecution Time: {:.3} ms", milliseconds(took)));
         }
@@ -121,22 +135,6 @@ impl Report {
         step.inputs = self.inputs.iter().map(Self::to_step).collect();
         step
     }
-}
-
-/// For clients whose encoding has no lines.
-pub(super) fn in_ascii(text: &str) -> String {
-    let plain = |char| match char {
-        '└' => '`',
-        '├' => '+',
-        '│' => '|',
-        '─' => '-',
-        other => other,
-    };
-    text.chars().map(plain).collect()
-}
-
-fn span(began: Instant, first: Instant, last: Instant) -> (Duration, Duration) {
-    (first.saturating_duration_since(began), last.saturating_duration_since(began))
 }
 
 pub(super) fn milliseconds(time: Duration) -> f64 {
