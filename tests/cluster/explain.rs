@@ -196,16 +196,18 @@ fn a_quick_shard_does_not_wait_for_a_slow_one() {
     explained(&mut client, "ANALYZE", sql);
     let mut blocker = two.shard(0);
     blocker.query("BEGIN; LOCK TABLE rt");
+    let locked = blocker.text("SELECT clock_timestamp()");
     let mut watcher = two.shard(0);
     let running = thread::spawn(move || explained(&mut client, "ANALYZE", sql));
     let waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'rt'::regclass \
                    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
     wait_for("the read to wait", || (watcher.text(waiting) == "1").then_some(()));
-    let other = two.shards[1].clone();
-    let done = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state = 'active' \
-                AND pid <> pg_backend_pid()";
-    let mut quick = superuser(shared(), &other);
-    wait_for("the other shard to be done", || (quick.text(done) == "0").then_some(()));
+    let done = format!(
+        "SELECT count(*) > 0 FROM pg_stat_activity WHERE datname = current_database() AND state = 'idle' \
+         AND query LIKE 'SELECT user_id, v%FROM rt ORDER BY%' AND query_start > '{locked}'"
+    );
+    let mut quick = two.shard(1);
+    wait_for("the other shard to be done", || (quick.text(&done) == "t").then_some(()));
     blocker.query("COMMIT");
     let document = running.join().unwrap();
     let shards = nodes(&document["Plan"], "Sluice Shard");
@@ -340,6 +342,14 @@ fn what_writes_is_not_run_over_several_shards() {
     }
     assert_eq!(client.text("SELECT sum(v) FROM rt"), before);
     assert!(client.text("EXPLAIN SELECT user_id, random() FROM rt").contains("Route: all shards"));
+    // A block that writes to one key may look at plans of writes to others.
+    client.query("BEGIN");
+    for key in 1..10 {
+        assert_eq!(client.query(&format!("EXPLAIN UPDATE rt SET v = 1 WHERE user_id = {key}")).sqlstate(), "");
+    }
+    assert_eq!(client.query("UPDATE rt SET v = v WHERE user_id = 1").sqlstate(), "");
+    assert_eq!(client.query("EXPLAIN SELECT rank() OVER (ORDER BY random()) FROM rt").sqlstate(), "");
+    assert_eq!(client.query("COMMIT").tag(), "COMMIT");
 }
 
 #[test]
@@ -392,4 +402,35 @@ fn what_stands_around_explain_does_not_matter() {
     let several = client.query("SELECT 1; EXPLAIN (COSTS OFF) SELECT v FROM rt; SELECT 2");
     assert_eq!(several.results.len(), 3);
     assert!(several.text().contains("Route: all shards"));
+    // In the middle of a pipeline, with and without parameters, and as a portal that is fetched in portions.
+    for (sql, parameters) in [
+        ("EXPLAIN (ANALYZE, COSTS OFF) SELECT v FROM rt WHERE v > $1", &[Some("3")][..]),
+        ("EXPLAIN (ANALYZE, COSTS OFF) SELECT rank() OVER (ORDER BY v) FROM rt", &[][..]),
+    ] {
+        let mut out = Vec::new();
+        for (sql, parameters) in
+            [("SELECT 1 FROM rt WHERE user_id = 1", &[][..]), (sql, parameters), ("SELECT 2 FROM rt LIMIT 1", &[][..])]
+        {
+            out.extend(wire::parse("", sql));
+            out.extend(wire::bind("p", "", parameters, false));
+            let rows_max = u8::from(sql.starts_with("EXPLAIN"));
+            out.extend(wire::message(b'E', &[b'p', 0, 0, 0, 0, rows_max]));
+            out.extend(wire::message(b'C', b"Pp\0"));
+        }
+        out.extend(wire::sync());
+        client.send(&out);
+        let answer = client.answer(&[]);
+        assert!(answer.error.is_none(), "{sql} {:?}", answer.error);
+        assert!(answer.results[1].rows.len() > 5 && answer.results[1].tag == "EXPLAIN", "{sql} {answer:?}");
+        assert_eq!(client.text("SELECT count(*) FROM rt"), "60");
+    }
+    // A portal of EXPLAIN has no rows of its statement.
+    let mut out = wire::parse("", "EXPLAIN SELECT v FROM rt");
+    out.extend(wire::bind("c", "", &[], false));
+    out.extend(wire::sync());
+    client.query("BEGIN");
+    client.send(&out);
+    assert!(client.answer(&[]).error.is_none());
+    assert_eq!(client.query("FETCH 1 FROM c").sqlstate(), "34000");
+    client.query("ROLLBACK");
 }

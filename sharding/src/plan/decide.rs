@@ -353,6 +353,8 @@ fn decide_explain(context: Context<'_>, mut explain: Explain, inner: &Stmt, pars
     };
     if !explain.analyze {
         decided.effects = Effects::default();
+        // Nothing is written, but planning takes the locks of a write.
+        decided.access = decided.access.min(Access::Lock);
     }
     if let Stmt::Declare { .. } = inner {
         start = spans::declared(context.text, &(start..parsed.span.end));
