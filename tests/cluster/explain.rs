@@ -402,6 +402,14 @@ fn what_stands_around_explain_does_not_matter() {
     let several = client.query("SELECT 1; EXPLAIN (COSTS OFF) SELECT v FROM rt; SELECT 2");
     assert_eq!(several.results.len(), 3);
     assert!(several.text().contains("Route: all shards"));
+    // What every shard runs as it is has no plan of its own.
+    let refresh = "REFRESH MATERIALIZED VIEW mv";
+    let utility = client.text(&format!("EXPLAIN {refresh}"));
+    assert!(utility.starts_with("Broadcast: all shards\n") && utility.matches("(primary)").count() == 2, "{utility}");
+    assert_eq!(client.execute(&format!("EXPLAIN {refresh}"), &[], false).text(), utility);
+    let json = explained(&mut client, "VERBOSE", refresh);
+    assert_eq!(nodes(&json["Plan"], "Utility Statement").len(), 2, "{json:#}");
+    assert_eq!(client.query(&format!("EXPLAIN ANALYZE {refresh}")).sqlstate(), "0A000");
     // In the middle of a pipeline, with and without parameters, and as a portal that is fetched in portions.
     for (sql, parameters) in [
         ("EXPLAIN (ANALYZE, COSTS OFF) SELECT v FROM rt WHERE v > $1", &[Some("3")][..]),

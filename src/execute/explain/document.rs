@@ -8,11 +8,17 @@ use serde_json::{Map, Number, Value};
 
 use super::report::{Actual, Report, ServerPlan, ServerReport, Summary, milliseconds};
 
-/// The object in a server's document of FORMAT JSON; none if it is not what PostgreSQL writes.
+/// The one object in a server's document of FORMAT JSON; none if it is not what PostgreSQL writes.
 pub(super) fn read(text: &str) -> Option<Map<String, Value>> {
     let Ok(Value::Array(mut documents)) = serde_json::from_str(text) else { return None };
     match (documents.pop(), documents.is_empty()) {
         (Some(Value::Object(document)), true) => Some(document),
+        // "Utility Statement": it has no plan.
+        (Some(Value::String(what)), true) => {
+            let mut document = Map::new();
+            put(&mut document, "Plan", Value::Object(heading(&what, None)));
+            Some(document)
+        }
         _ => None,
     }
 }
