@@ -44,6 +44,7 @@ fn run(tree: &Node, types: &[u32], helpers: u16, shards: &[Vec<u8>]) -> u64 {
     let gather = Gather {
         shards: Shards::All,
         sql: String::new(),
+        timed_sql: None,
         helpers,
         tree: tree.clone(),
         params: 0,

@@ -60,6 +60,7 @@ impl Case {
         let gather = Gather {
             shards: Shards::All,
             sql: String::new(),
+            timed_sql: None,
             helpers: u16::try_from(self.helpers.len()).unwrap(),
             tree: self.tree.clone(),
             params: 0,

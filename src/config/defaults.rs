@@ -71,7 +71,8 @@ impl Default for Limits {
             statement_bytes_max: 16 * MEGABYTE,
             plan_cache_bytes_max: 64 * MEGABYTE,
             merge_buffer_max: 64 * MEGABYTE,
-            final_query_bytes_max: 64 * MEGABYTE,
+            final_query_bytes_max: 1024 * MEGABYTE,
+            final_query_array_bytes_max: 16 * MEGABYTE,
             statements_per_client_max: 10_000,
             query_shapes_max: 1000,
         }

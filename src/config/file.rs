@@ -488,7 +488,8 @@ fn limits(mut section: Section<'_>, limits: &mut Limits) {
     section.size("statement_bytes_max", KILOBYTE, MESSAGE_MAX, &mut limits.statement_bytes_max);
     section.size("plan_cache_bytes_max", KILOBYTE, 64 * GIGABYTE, &mut limits.plan_cache_bytes_max);
     section.size("merge_buffer_max", KILOBYTE, 64 * GIGABYTE, &mut limits.merge_buffer_max);
-    section.size("final_query_bytes_max", KILOBYTE, GIGABYTE / 2, &mut limits.final_query_bytes_max);
+    section.size("final_query_bytes_max", KILOBYTE, 64 * GIGABYTE, &mut limits.final_query_bytes_max);
+    section.size("final_query_array_bytes_max", 0, GIGABYTE / 2, &mut limits.final_query_array_bytes_max);
     section.number("statements_per_client_max", 1, COUNT_MAX, &mut limits.statements_per_client_max);
     section.number("query_shapes_max", 1, COUNT_MAX, &mut limits.query_shapes_max);
     section.finish();

@@ -260,8 +260,10 @@ pub struct Limits {
     pub plan_cache_bytes_max: usize,
     /// Rows and groups that one merge keeps in memory.
     pub merge_buffer_max: usize,
-    /// Rows of shards that one statement hands to PostgreSQL to be finished; held in memory at once.
+    /// Rows of shards that one statement hands to PostgreSQL to be finished.
     pub final_query_bytes_max: usize,
+    /// As many of them are held in memory, and handed over as arrays; more go into temporary tables.
+    pub final_query_array_bytes_max: usize,
     /// Prepared statements and portals of one client.
     pub statements_per_client_max: usize,
     /// Kinds of statement that one worker counts for SHOW QUERIES; about 3.5 kB each.

@@ -150,6 +150,7 @@ impl Config {
         list.add("limits.plan_cache_bytes_max", show_size(self.limits.plan_cache_bytes_max));
         list.add("limits.merge_buffer_max", show_size(self.limits.merge_buffer_max));
         list.add("limits.final_query_bytes_max", show_size(self.limits.final_query_bytes_max));
+        list.add("limits.final_query_array_bytes_max", show_size(self.limits.final_query_array_bytes_max));
         list.add("limits.statements_per_client_max", self.limits.statements_per_client_max.to_string());
         list.add("limits.query_shapes_max", self.limits.query_shapes_max.to_string());
         list.add("log.format", if self.log.format == LogFormat::Json { "json" } else { "text" });

@@ -6,10 +6,12 @@ use std::task::Poll;
 
 use bytes::BytesMut;
 
-use crate::pool::server::{Audience, Due};
+use crate::pool::server::{Audience, Due, StatementId};
 use crate::protocol::error::ErrorFields;
 use crate::protocol::frame::Header;
+use crate::protocol::frontend;
 
+use super::cursors::close_portal_of_router;
 use super::links::Sent;
 use super::{Conversation, End, Failure};
 
@@ -106,7 +108,7 @@ impl Conversation {
             self.settle(i).await?;
         }
         let link = &mut self.links[i];
-        crate::protocol::frontend::query(&mut link.out, sql.as_bytes());
+        frontend::query(&mut link.out, sql.as_bytes());
         link.server.state.expect(Due::Query(Audience::Client));
         // A Query ends a pipeline as Sync does.
         link.sent = Sent::Synced;
@@ -116,6 +118,28 @@ impl Conversation {
     /// Reads what server `i` still owes.
     pub(super) async fn read_answer(&mut self, i: usize) -> Result<Answer, Failure> {
         self.read_into(i, Answer::default()).await
+    }
+
+    /// Runs one statement with its arguments on server `i`, as its unnamed statement, and reads the answer.
+    pub(super) async fn ask_bound(
+        &mut self,
+        i: usize,
+        sql: &str,
+        types: &[u32],
+        bind: impl FnOnce(&mut BytesMut, &[u8]) -> Result<(), Failure>,
+    ) -> Result<Answer, Failure> {
+        let portal = self.portal_of_router(self.links[i].server.id.0);
+        let link = &mut self.links[i];
+        frontend::parse(&mut link.out, b"", sql.as_bytes(), types);
+        link.server.state.expect(Due::Parse(StatementId::UNNAMED, Audience::Router));
+        bind(&mut link.out, portal)?;
+        link.server.state.expect(Due::Bind(Audience::Router));
+        frontend::execute(&mut link.out, portal, 0);
+        link.server.state.expect(Due::Execute(Audience::Router));
+        close_portal_of_router(link, portal);
+        frontend::sync(&mut link.out);
+        link.server.state.expect(Due::Sync(Audience::Router));
+        self.read_answer(i).await
     }
 
     async fn read_into(&mut self, i: usize, mut answer: Answer) -> Result<Answer, Failure> {
@@ -198,7 +222,7 @@ impl Conversation {
     /// `Told` when the server refused the statement.
     pub(super) async fn ask_passing(&mut self, i: usize, sql: &[u8]) -> Result<(), Failure> {
         self.links[i].effects.clear();
-        crate::protocol::frontend::query(&mut self.links[i].out, sql);
+        frontend::query(&mut self.links[i].out, sql);
         self.links[i].server.state.expect(Due::Part);
         self.pump_part(i).await
     }

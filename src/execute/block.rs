@@ -210,8 +210,10 @@ impl Conversation {
 
     /// Commits on every server of the block; false when the one server answered with ROLLBACK.
     pub(super) async fn commit_links(&mut self) -> Result<bool, Failure> {
-        let writers: Vec<usize> =
+        let mut writers: Vec<usize> =
             (0..self.links.len()).filter(|i| self.links[*i].joined && self.links[*i].wrote).collect();
+        // The last one decides, and is not prepared.
+        writers.sort_by_key(|i| self.links[*i].temporary_tables);
         if writers.len() > 1 {
             // Nobody is thrown out in the middle of this: prepared transactions would stay behind.
             self.presence.commits(true);
@@ -343,6 +345,7 @@ impl Conversation {
     fn left_block(&mut self, i: usize, committed: bool) {
         let link = &mut self.links[i];
         link.joined = false;
+        link.temporary_tables = 0;
         if let (false, Some(block)) = (committed, self.session.transaction.block()) {
             link.server.state.set_settings(block.settings_before().clone());
         }

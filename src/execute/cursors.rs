@@ -13,6 +13,7 @@ use crate::session::statements::{FinalRead, ManyPortal, ManyRead, Portal};
 use super::explain::explains;
 use super::extended::no_portal;
 use super::final_query::Collected;
+use super::final_tables::Until;
 use super::gather::{Arguments, Attempt, ManyRequest};
 use super::links::{Link, Sent};
 use super::prepared::ASIDE;
@@ -66,8 +67,8 @@ impl Conversation {
                 return Err(no_row_limit());
             }
         };
-        let collected = self.collected(last, request).await?;
-        let i = self.bind_collected(&collected, &last.query.sql, name.as_bytes(), request.arguments)?;
+        let collected = self.collected(last, request, Until::Closed).await?;
+        let i = self.bind_collected(&collected, &collected.text(&last.query), name.as_bytes())?;
         self.links[i].sent = Sent::Unsynced;
         Ok(collected.home())
     }
@@ -80,27 +81,38 @@ impl Conversation {
         read: &ManyRead,
         request: ManyRequest<'_>,
     ) -> Result<(), Failure> {
-        let (Command::DeclareCursor { query, .. }, ManyRead::Finished(last)) = (&statement.command, read) else {
+        let (Command::DeclareCursor { query, hold, .. }, ManyRead::Finished(last)) = (&statement.command, read) else {
             return Err(ErrorFields::error("XX000", "only a final query is declared").into());
         };
         let arguments = request.arguments.of_part(&text[query.clone()]);
-        let collected = self.collected(last, ManyRequest { arguments: &arguments, ..request }).await?;
+        let until = if *hold { Until::Done } else { Until::Closed };
+        let collected = self.collected(last, ManyRequest { arguments: &arguments, ..request }, until).await?;
         let i = self.position(collected.home())?;
-        self.refuse_second_cursor(&statement.command, Some(self.links[i].shard)).await?;
-        let sql = format!("{}{}", &text[statement.span.start..query.start], last.query.sql);
-        self.run_final(&collected, &sql, &arguments).await?;
-        let i = self.position(collected.home())?;
+        let result = self.refuse_second_cursor(&statement.command, Some(self.links[i].shard)).await;
+        let home = collected.home();
+        let sql = format!("{}{}", &text[statement.span.start..query.start], collected.text(&last.query));
+        let result = match result {
+            Ok(()) => self.run_final(&collected, &sql).await,
+            Err(failure) => Err(failure),
+        };
+        self.leave_tables(collected, result).await?;
+        let i = self.position(home)?;
         self.take_effect(i, &statement.command, text, statement.effects);
         Ok(())
     }
 
     /// The inputs of a final query, read a second time if a shard had an outdated plan.
-    async fn collected(&mut self, last: &FinalRead, request: ManyRequest<'_>) -> Result<Collected, Failure> {
-        if let Some(collected) = self.collect(last, request, Attempt::First).await? {
+    async fn collected(
+        &mut self,
+        last: &FinalRead,
+        request: ManyRequest<'_>,
+        until: Until,
+    ) -> Result<Collected, Failure> {
+        if let Some(collected) = self.collect(last, request, Attempt::First, until).await? {
             return Ok(collected);
         }
         self.refresh_catalog().await?;
-        self.collect(last, request, Attempt::Second).await?.ok_or(Failure::Told)
+        self.collect(last, request, Attempt::Second, until).await?.ok_or(Failure::Told)
     }
 
     /// Where a statement runs that would run on `shard`: if it is about a cursor, where that is.

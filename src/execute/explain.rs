@@ -7,16 +7,16 @@
 mod document;
 mod report;
 
-use std::rc::Rc;
 use std::time::Instant;
 
 use bytes::BytesMut;
 use pgsluice_sharding::ShardId;
+use pgsluice_sharding::merge::Merge;
 use pgsluice_sharding::plan::{Gather, Step};
 use pgsluice_sharding::sql::{Access, Command, Explain, ExplainFormat, Statement};
 
 use crate::clock;
-use crate::pool::server::{Audience, Due, StatementId};
+use crate::pool::server::{Audience, Due};
 use crate::protocol::backend::{self, Field};
 use crate::protocol::error::ErrorFields;
 use crate::protocol::frontend;
@@ -27,9 +27,10 @@ use crate::session::statements::{FinalRead, ManyPortal, ManyRead};
 use super::ask::Answer;
 use super::cursors::close_portal_of_router;
 use super::decide::Decision;
-use super::final_query::Collected;
-use super::gather::{Arguments, Attempt, Head, ManyRequest, Sink, bind_for_shard};
-use super::steps::{Merged, Taken};
+use super::final_query::{Collected, Held};
+use super::final_tables::Until;
+use super::gather::{Arguments, Attempt, Head, ManyRequest, OUT_OF_MEMORY, Sink, bind_for_shard, sql_for_shards};
+use super::steps::{Merged, Steps, Taken};
 use super::worker::Description;
 use super::{Conversation, Failure};
 use report::{Actual, Report, ServerPlan, ServerReport, Summary};
@@ -192,21 +193,34 @@ impl Conversation {
         let ids = self.link_all(shards, asked.request.access).await?;
         // A plan for whatever parameters has none to look at.
         if asked.runs == Runs::Never && asked.explain.is_on("generic_plan", false) {
-            return self.explain_merge(asked, gather, &ids, &[], None).await;
+            let part = Part { sql: &gather.sql, types: &[], arguments };
+            return self.explain_merge(asked, gather, &ids, part, None).await;
         }
         let description = self.description(ids[0], gather, arguments).await?;
-        match (self.merge(gather, ids.len(), &description, arguments), or_else) {
-            (Ok(_), _) => {}
+        let told = match &gather.timed_sql {
+            Some(_) => self.timed(arguments, gather.params, ids[0]).await?,
+            None => arguments.clone(),
+        };
+        let merge = match (self.merge(gather, ids.len(), &description, &told), or_else) {
+            (Ok(merge), _) => merge,
+            // The types of the rows forbid it.
             (Err(Failure::Error(fields)), Some(last)) if fields.sqlstate == "0A000" => {
                 return self.explain_final(asked, last).await;
             }
             (Err(failure), _) => return Err(failure),
-        }
-        let ran = match asked.runs {
-            Runs::Never => None,
-            Runs::Once | Runs::Twice => Some(self.run_to_nowhere(gather, &ids, &description, arguments).await?),
         };
-        self.explain_merge(asked, gather, &ids, &description.parameter_types, ran).await
+        let mut ran = None;
+        if asked.runs != Runs::Never {
+            ran = match (self.run_to_nowhere(gather, &ids, &description, merge, &told).await, or_else) {
+                (Ok(found), _) => Some(found),
+                (Err(Failure::Error(fields)), Some(last)) if fields.sqlstate == OUT_OF_MEMORY => {
+                    return self.explain_final(asked, last).await;
+                }
+                (Err(failure), _) => return Err(failure),
+            };
+        }
+        let part = Part { sql: sql_for_shards(gather), types: &description.parameter_types, arguments: &told };
+        self.explain_merge(asked, gather, &ids, part, ran).await
     }
 
     /// Runs a read that the router merges.
@@ -214,10 +228,10 @@ impl Conversation {
         &mut self,
         gather: &Gather,
         ids: &[u64],
-        description: &Rc<Description>,
+        description: &Description,
+        mut merge: Merge,
         arguments: &Arguments,
     ) -> Result<Ran, Failure> {
-        let mut merge = self.merge(gather, ids.len(), description, arguments)?;
         let mut bytes = 0;
         let began = clock::now();
         self.measure.steps = Some(Box::default());
@@ -225,7 +239,7 @@ impl Conversation {
             self.run_gather(gather, ids, description, &mut merge, arguments, &mut Sink::Nowhere(&mut bytes)).await;
         let steps = self.measure.steps.take();
         result??;
-        let mut merged = steps.and_then(|mut steps| steps.merges.pop()).ok_or_else(not_measured)?;
+        let mut merged = steps.and_then(|steps| steps.of_input(0)).ok_or_else(not_measured)?;
         // The locks of all shards but the last were waited for before the merge began.
         merged.began = began;
         Ok(Ran { merged, bytes })
@@ -236,7 +250,7 @@ impl Conversation {
         asked: Asked<'_>,
         gather: &Gather,
         ids: &[u64],
-        types: &[u32],
+        part: Part<'_>,
         ran: Option<Ran>,
     ) -> Result<Explained, Failure> {
         let mut report = Report::of(gather.steps());
@@ -246,69 +260,115 @@ impl Conversation {
                 actual.bytes = Some(ran.bytes);
             }
         }
-        self.add_servers(asked, &mut report, gather, ids, types, ran.as_ref().map(|ran| &ran.merged)).await?;
+        self.add_servers(asked, &mut report, ids, part, ran.as_ref().map(|ran| &ran.merged)).await?;
         let ran = ran.map(|ran| asked.ran(ran.merged.began, ran.merged.ended));
         Ok(Explained { report, ran })
     }
 
     async fn explain_final(&mut self, asked: Asked<'_>, last: &FinalRead) -> Result<Explained, Failure> {
-        let (query, request) = (&*last.query, asked.request);
-        let mut report = Report::of(query.steps(asked.explain.is_on("verbose", false)));
-        let held = self.hold_for_final(last, request.access).await?;
-        self.measure.touches(held.shards());
-        let types = match asked.runs == Runs::Never && asked.explain.is_on("generic_plan", false) {
-            true => Vec::new(),
-            false => self.final_description(held.home, query, request.arguments).await?.parameter_types.clone(),
-        };
-        let mut merges = Vec::new();
-        let mut whole = None;
+        let (query, arguments) = (&*last.query, asked.request.arguments);
+        let report = Report::of(query.steps(asked.explain.is_on("verbose", false)));
         if asked.runs != Runs::Never {
-            let began = clock::now();
-            let (collected, found) = self.collect_measured(last, request).await?;
-            merges = found;
-            let (taken, final_began) = self.run_final_to_nowhere(&collected, &query.sql, request.arguments).await?;
-            let end = taken.complete.unwrap_or_else(clock::now);
-            whole = Some(asked.ran(began, end));
-            report.actual = Some(Actual::of(&taken, began, end, asked.is_timed()));
-            let plan = self.plan_of_final(asked, &collected, &query.sql).await?;
-            let actual = Some(Actual::of(&taken, final_began, end, asked.is_timed()));
-            let server = self.server_report(collected.home(), actual, plan)?;
-            report.servers.push(server);
+            return self.run_and_explain_final(asked, last, report).await;
         }
-        let mut merges = merges.iter();
-        for ((input, shards), report) in query.inputs.iter().zip(&last.inputs).zip(&mut report.inputs) {
-            let ids = held.on(shards);
-            // What no shard is asked for was not merged.
-            let merged = if ids.is_empty() { None } else { merges.next() };
-            if let Some(merged) = merged {
-                report.measured(merged, asked.is_timed());
-            }
-            self.add_servers(asked, report, &input.gather, &ids, &types, merged).await?;
-        }
-        Ok(Explained { report, ran: whole })
+        let held = self.hold_for_final(last, asked.request.access).await?;
+        self.measure.touches(held.shards());
+        let report = if asked.explain.is_on("generic_plan", false) {
+            let inputs = Inputs { last, held: &held, types: &[], arguments, is_timed: false };
+            self.explain_inputs(asked, report, inputs, &Steps::default()).await?
+        } else {
+            let types = self.final_description(held.home, query, arguments).await?.parameter_types.clone();
+            let told = match query.timed {
+                true => self.timed(arguments, query.params, held.home).await?,
+                false => arguments.clone(),
+            };
+            let inputs = Inputs { last, held: &held, types: &types, arguments: &told, is_timed: query.timed };
+            self.explain_inputs(asked, report, inputs, &Steps::default()).await?
+        };
+        Ok(Explained { report, ran: None })
     }
 
-    /// Reads the inputs of a final query; what was measured of each that some shard was asked for.
-    async fn collect_measured(
+    /// Explains a final query that is run for it.
+    async fn run_and_explain_final(
         &mut self,
+        asked: Asked<'_>,
         last: &FinalRead,
-        request: ManyRequest<'_>,
-    ) -> Result<(Collected, Vec<Merged>), Failure> {
+        report: Report,
+    ) -> Result<Explained, Failure> {
+        let began = clock::now();
         self.measure.steps = Some(Box::default());
-        let collected = self.collect(last, request, Attempt::Second).await;
-        let merges = self.measure.steps.take().map(|steps| steps.merges).unwrap_or_default();
-        Ok((collected?.ok_or(Failure::Told)?, merges))
+        let collected = self.collect(last, asked.request, Attempt::Second, Until::Done).await;
+        let steps = self.measure.steps.take().unwrap_or_default();
+        let collected = collected?.ok_or(Failure::Told)?;
+        // Tables for the inputs go with their transaction, so all is asked before.
+        let explained = self.explain_collected(asked, last, &collected, report, (began, &steps)).await;
+        let (explained, result) = match explained {
+            Ok(explained) => (Some(explained), Ok(())),
+            Err(failure) => (None, Err(failure)),
+        };
+        self.leave_tables(collected, result).await?;
+        explained.ok_or(Failure::Told)
+    }
+
+    async fn explain_collected(
+        &mut self,
+        asked: Asked<'_>,
+        last: &FinalRead,
+        collected: &Collected,
+        mut report: Report,
+        (began, steps): (Instant, &Steps),
+    ) -> Result<Explained, Failure> {
+        let sql = collected.text(&last.query);
+        if collected.tables.is_some() {
+            report.step.detail.push_str(", inputs in temporary tables");
+            if asked.explain.is_on("verbose", false) {
+                report.step.lines = sql.lines().map(str::to_owned).collect();
+            }
+        }
+        let (taken, final_began) = self.run_final_to_nowhere(collected, &sql).await?;
+        let end = taken.complete.unwrap_or_else(clock::now);
+        report.actual = Some(Actual::of(&taken, began, end, asked.is_timed()));
+        let plan = self.plan_of_final(asked, collected, &sql).await?;
+        let actual = Some(Actual::of(&taken, final_began, end, asked.is_timed()));
+        let server = self.server_report(collected.home(), actual, plan)?;
+        report.servers.push(server);
+        let inputs = Inputs {
+            last,
+            held: &collected.held,
+            types: &collected.description.parameter_types,
+            arguments: &collected.arguments,
+            is_timed: last.query.timed,
+        };
+        let report = self.explain_inputs(asked, report, inputs, steps).await?;
+        Ok(Explained { report, ran: Some(asked.ran(began, end)) })
+    }
+
+    /// Adds to the report of a final query what was measured of its inputs and what the shards say of them.
+    async fn explain_inputs(
+        &mut self,
+        asked: Asked<'_>,
+        mut report: Report,
+        inputs: Inputs<'_>,
+        steps: &Steps,
+    ) -> Result<Report, Failure> {
+        let each = inputs.last.query.inputs.iter().zip(&inputs.last.inputs).zip(&mut report.inputs);
+        for (number, ((input, shards), report)) in each.enumerate() {
+            let ids = inputs.held.on(shards);
+            let merged = steps.of_input(number);
+            if let Some(merged) = &merged {
+                report.measured(merged, asked.is_timed());
+            }
+            let sql = if inputs.is_timed { sql_for_shards(&input.gather) } else { &input.gather.sql };
+            let part = Part { sql, types: inputs.types, arguments: inputs.arguments };
+            self.add_servers(asked, report, &ids, part, merged.as_ref()).await?;
+        }
+        Ok(report)
     }
 
     /// Runs a final query; what came of it, and when it began.
-    async fn run_final_to_nowhere(
-        &mut self,
-        collected: &Collected,
-        sql: &str,
-        arguments: &Arguments,
-    ) -> Result<(Taken, Instant), Failure> {
+    async fn run_final_to_nowhere(&mut self, collected: &Collected, sql: &str) -> Result<(Taken, Instant), Failure> {
         let began = clock::now();
-        self.send_final(collected, sql, arguments)?;
+        self.send_final(collected, sql)?;
         let home = collected.home();
         let i = self.position(home)?;
         self.links[i].borrow_buffer(&self.worker);
@@ -340,27 +400,23 @@ impl Conversation {
     ) -> Result<ServerPlan, Failure> {
         // VERBOSE would show all rows of the inputs: they are constants there.
         let sql = format!("{}{sql}", asked.prefix(false));
-        self.send_final(collected, &sql, asked.request.arguments)?;
+        self.send_final(collected, &sql)?;
         let i = self.position(collected.home())?;
         let answer = self.read_answer(i).await?;
         self.plan_in(asked, answer)
     }
 
     /// Sends a text over the inputs of a final query to its server.
-    fn send_final(&mut self, collected: &Collected, sql: &str, arguments: &Arguments) -> Result<(), Failure> {
+    fn send_final(&mut self, collected: &Collected, sql: &str) -> Result<(), Failure> {
         let portal = self.portal_of_router(collected.home());
-        let i = self.bind_collected(collected, sql, portal, arguments)?;
-        self.execute_for_router(i, portal);
-        Ok(())
-    }
-
-    fn execute_for_router(&mut self, i: usize, portal: &[u8]) {
+        let i = self.bind_collected(collected, sql, portal)?;
         let link = &mut self.links[i];
         frontend::execute(&mut link.out, portal, 0);
         link.server.state.expect(Due::Execute(Audience::Router));
         close_portal_of_router(link, portal);
         frontend::sync(&mut link.out);
         link.server.state.expect(Due::Sync(Audience::Router));
+        Ok(())
     }
 
     /// Adds to a report what each shard says of its part.
@@ -368,45 +424,33 @@ impl Conversation {
         &mut self,
         asked: Asked<'_>,
         report: &mut Report,
-        gather: &Gather,
         ids: &[u64],
-        types: &[u32],
+        part: Part<'_>,
         merged: Option<&Merged>,
     ) -> Result<(), Failure> {
-        let sql = format!("{}{}", asked.prefix(true), gather.sql);
-        for (number, id) in ids.iter().enumerate() {
+        let sql = format!("{}{}", asked.prefix(true), part.sql);
+        for id in ids {
             let i = self.position(*id)?;
-            let answer = match asked.request.arguments.bind()?.values.count() {
+            let bind = part.arguments.bind()?;
+            let answer = match bind.values.count() {
                 0 => self.ask(i, &sql).await?,
-                _ => self.ask_bound(i, &sql, types, asked.request.arguments).await?,
+                _ => {
+                    let put = |out: &mut BytesMut, portal: &[u8]| {
+                        bind_for_shard(out, portal, "", &bind, &[]);
+                        Ok(())
+                    };
+                    self.ask_bound(i, &sql, part.types, put).await?
+                }
             };
             let plan = self.plan_in(asked, answer)?;
             let actual = merged.and_then(|merged| {
-                let taken = merged.shards.get(number)?;
+                let taken = merged.taken_of(*id)?;
                 Some(Actual::of(taken, merged.began, merged.ended, asked.is_timed()))
             });
             let server = self.server_report(*id, actual, plan)?;
             report.leaf().servers.push(server);
         }
         Ok(())
-    }
-
-    /// Runs a text with the client's parameters on server `i` and reads the answer.
-    async fn ask_bound(
-        &mut self,
-        i: usize,
-        sql: &str,
-        types: &[u32],
-        arguments: &Arguments,
-    ) -> Result<Answer, Failure> {
-        let portal = self.portal_of_router(self.links[i].server.id.0);
-        let link = &mut self.links[i];
-        frontend::parse(&mut link.out, b"", sql.as_bytes(), types);
-        link.server.state.expect(Due::Parse(StatementId::UNNAMED, Audience::Router));
-        bind_for_shard(&mut link.out, portal, "", &arguments.bind()?, &[]);
-        link.server.state.expect(Due::Bind(Audience::Router));
-        self.execute_for_router(i, portal);
-        self.read_answer(i).await
     }
 
     fn server_report(&self, id: u64, actual: Option<Actual>, plan: ServerPlan) -> Result<ServerReport, Failure> {
@@ -484,6 +528,26 @@ impl Conversation {
         }
         self.complete("EXPLAIN");
     }
+}
+
+/// What shards run for a step.
+#[derive(Clone, Copy)]
+struct Part<'a> {
+    sql: &'a str,
+    types: &'a [u32],
+    /// With the time, if the text asks for it.
+    arguments: &'a Arguments,
+}
+
+/// The inputs of a final query and who has them.
+#[derive(Clone, Copy)]
+struct Inputs<'a> {
+    last: &'a FinalRead,
+    held: &'a Held,
+    types: &'a [u32],
+    arguments: &'a Arguments,
+    /// The arguments say what time it is.
+    is_timed: bool,
 }
 
 /// What is known of a statement.

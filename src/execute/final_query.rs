@@ -1,5 +1,8 @@
-//! A read that PostgreSQL finishes: the shards' rows go, undecoded, as arrays to one server, which runs the client's own text over them.
+//! A read that PostgreSQL finishes: the shards' rows go, undecoded, to one server, which runs the client's own text over them. They go as
+//! arrays, or, when they are many, by way of temporary tables.
 
+use std::borrow::Cow;
+use std::cell::Cell;
 use std::rc::Rc;
 
 use bytes::{Buf, BufMut, BytesMut};
@@ -20,13 +23,12 @@ use crate::session::statements::FinalRead;
 
 use super::ask::Answer;
 use super::cursors::close_portal_of_router;
-use super::gather::{Arguments, Attempt, Described, Gathered, ManyRequest, Sink, columns};
+use super::final_tables::{InputTables, Until};
+use super::gather::{Arguments, Attempt, BINARY, Described, Gathered, ManyRequest, Sink, columns, sql_for_shards};
 use super::links::Sent;
+use super::timed::TIME_TYPE;
 use super::worker::Description;
 use super::{Conversation, Failure};
-
-/// Results in binary, whatever the client asked for.
-const BINARY: i16 = 1;
 
 /// The rows of one input, turned into one array for each column.
 pub(super) struct InputRows {
@@ -34,8 +36,18 @@ pub(super) struct InputRows {
     rows: usize,
     /// Bytes of values seen, kept or not.
     bytes: usize,
-    /// More than this is counted but not kept.
+    /// More than this is not kept.
     bytes_max: usize,
+    beyond: Beyond,
+}
+
+/// What becomes of rows for which there is no room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Beyond {
+    /// They are counted, to say how many there are.
+    Counted,
+    /// There is another place for all of them: no more are read.
+    Elsewhere,
 }
 
 #[derive(Default)]
@@ -46,9 +58,41 @@ struct ArrayColumn {
 }
 
 impl InputRows {
-    fn new(columns: usize, bytes_max: usize) -> Self {
+    fn new(columns: usize, bytes_max: usize, beyond: Beyond) -> Self {
         let columns = (0..columns).map(|_| ArrayColumn::default()).collect();
-        Self { columns, rows: 0, bytes: 0, bytes_max }
+        Self { columns, rows: 0, bytes: 0, bytes_max, beyond }
+    }
+
+    /// For rows that pass through.
+    pub(super) fn batch(columns: usize) -> Self {
+        Self::new(columns, usize::MAX, Beyond::Counted)
+    }
+
+    /// Whether the reading may end before the last row.
+    pub(super) fn is_full(&self) -> bool {
+        self.beyond == Beyond::Elsewhere && self.bytes > self.bytes_max
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.rows == 0
+    }
+
+    /// Forgets the rows and keeps the memory.
+    pub(super) fn clear(&mut self) {
+        (self.rows, self.bytes) = (0, 0);
+        for column in &mut self.columns {
+            column.elements.clear();
+            column.has_nulls = false;
+        }
+    }
+
+    /// Every column as an array, each as a value of a Bind message.
+    pub(super) fn put(&self, out: &mut BytesMut, types: &[ColumnType]) {
+        self.columns.iter().zip(types).for_each(|(column, found)| column.put(out, self.rows, found.type_oid));
     }
 
     /// Takes whole DataRow messages.
@@ -101,14 +145,26 @@ impl ArrayColumn {
 /// A final query whose inputs have been read.
 pub(super) struct Collected {
     pub(super) held: Held,
-    rows: Vec<InputRows>,
+    /// None when they are in tables.
+    pub(super) rows: Vec<InputRows>,
+    pub(super) tables: Option<InputTables>,
     pub(super) description: Rc<Description>,
+    /// The client's, and the time if the query is told it.
+    pub(super) arguments: Arguments,
 }
 
 impl Collected {
     /// The id of the server that runs it.
     pub(super) fn home(&self) -> u64 {
         self.held.home
+    }
+
+    /// The text that the server runs.
+    pub(super) fn text<'a>(&self, query: &'a FinalQuery) -> Cow<'a, str> {
+        match &self.tables {
+            None => Cow::Borrowed(&query.sql),
+            Some(tables) => Cow::Owned(query.over_tables(&tables.names)),
+        }
     }
 }
 
@@ -138,11 +194,18 @@ impl Conversation {
         request: ManyRequest<'_>,
         attempt: Attempt,
     ) -> Result<Gathered, Failure> {
-        let Some(collected) = self.collect(read, request, attempt).await? else { return Ok(Gathered::Outdated) };
-        if request.describe {
-            self.send_row_description(&collected.description, request.arguments)?;
-        }
-        self.run_final(&collected, &read.query.sql, request.arguments).await?;
+        let Some(collected) = self.collect(read, request, attempt, Until::Done).await? else {
+            return Ok(Gathered::Outdated);
+        };
+        let result = match request.describe {
+            true => self.send_row_description(&collected.description, request.arguments),
+            false => Ok(()),
+        };
+        let result = match result {
+            Ok(()) => self.run_final(&collected, &collected.text(&read.query)).await,
+            Err(failure) => Err(failure),
+        };
+        self.leave_tables(collected, result).await?;
         Ok(Gathered::Done)
     }
 
@@ -152,38 +215,74 @@ impl Conversation {
         read: &FinalRead,
         request: ManyRequest<'_>,
         attempt: Attempt,
+        until: Until,
     ) -> Result<Option<Collected>, Failure> {
         let (query, arguments) = (&*read.query, request.arguments);
-        let given = arguments.bind()?.values.count();
-        if given != usize::from(query.params) {
-            let message = format!("the statement names {} parameters, but {given} are given", query.params);
-            let refusal = ErrorFields::error("0A000", message);
-            return Err(refusal.with_hint("Declare only the parameters that the statement uses.").into());
-        }
+        arguments.check_count(query.params)?;
         let held = self.hold_for_final(read, request.access).await?;
         self.measure.touches(held.servers.len());
         let description = self.final_description(held.home, query, arguments).await?;
         arguments.check_told(&description, attempt)?;
+        let arguments = match query.timed {
+            true => self.timed(arguments, query.params, held.home).await?,
+            false => arguments.clone(),
+        };
         let said = self.client.out.len();
-        let mut rows: Vec<InputRows> = Vec::with_capacity(query.inputs.len());
-        for ((input, types), shards) in query.inputs.iter().zip(&description.inputs).zip(&read.inputs) {
-            let before = rows.iter().map(|rows| rows.bytes).sum();
-            let ids = held.on(shards);
-            let found = self.read_input(input, types, &ids, &description.parameter_types, arguments, before).await;
-            match found {
-                Ok(found) => rows.push(found),
-                Err(failure) => {
-                    let result = Err(failure);
-                    if self.may_try_again(&result, attempt) {
-                        self.client.out.truncate(said);
-                        return Ok(None);
-                    }
-                    return result.map(|()| None);
+        let beyond = if self.can_have_tables(until) { Beyond::Elsewhere } else { Beyond::Counted };
+        let result = match beyond == Beyond::Elsewhere && description.large.get() {
+            true => Ok(None),
+            false => self.read_inputs(read, &held, &description, &arguments, beyond).await,
+        };
+        match result {
+            Ok(Some(rows)) => Ok(Some(Collected { held, rows, tables: None, description, arguments })),
+            Ok(None) => {
+                description.large.set(true);
+                self.collect_into_tables(read, request.access, description, arguments, until).await.map(Some)
+            }
+            Err(failure) => {
+                let result = Err(failure);
+                if self.may_try_again(&result, attempt) {
+                    self.client.out.truncate(said);
+                    return Ok(None);
                 }
+                result.map(|()| None)
             }
         }
-        self.check_size(rows.iter().map(|rows| rows.bytes).sum())?;
-        Ok(Some(Collected { held, rows, description }))
+    }
+
+    /// What the shards hold of all inputs; `None` when that is more than arrays may be, and goes elsewhere.
+    async fn read_inputs(
+        &mut self,
+        read: &FinalRead,
+        held: &Held,
+        description: &Description,
+        arguments: &Arguments,
+        beyond: Beyond,
+    ) -> Result<Option<Vec<InputRows>>, Failure> {
+        let (query, types) = (&*read.query, &description.parameter_types);
+        let mut all: Vec<InputRows> = Vec::with_capacity(query.inputs.len());
+        for ((input, columns), shards) in query.inputs.iter().zip(&description.inputs).zip(&read.inputs) {
+            if let Some(steps) = &mut self.measure.steps {
+                steps.reads_input(all.len());
+            }
+            let before = all.iter().map(|rows| rows.bytes).sum();
+            let mut rows = InputRows::new(columns.len(), self.array_bytes_max().saturating_sub(before), beyond);
+            let ids = held.on(shards);
+            let mut sink = Sink::Rows(&mut rows);
+            self.read_input(input, columns, &ids, types, arguments, &mut sink).await?;
+            if rows.is_full() {
+                return Ok(None);
+            }
+            all.push(rows);
+        }
+        self.check_size(all.iter().map(|rows| rows.bytes).sum(), self.array_bytes_max())?;
+        Ok(Some(all))
+    }
+
+    /// How large the arrays of one statement may be.
+    fn array_bytes_max(&self) -> usize {
+        let limits = self.worker.limits();
+        limits.final_query_array_bytes_max.min(limits.final_query_bytes_max)
     }
 
     /// Servers in the order of the shards, so that clients who do the same wait in the same place. Where any shard will do, the query ends
@@ -223,11 +322,12 @@ impl Conversation {
         }
         let i = self.position(home)?;
         let original = self.describe_text(i, &arguments.text, &arguments.param_types).await?;
-        let types = reply::parameter_description(&original.parameters).map_err(ErrorFields::from)?;
+        let mut types = reply::parameter_description(&original.parameters).map_err(ErrorFields::from)?;
+        types.extend(query.timed.then_some(TIME_TYPE));
         let mut inputs = Vec::with_capacity(query.inputs.len());
         for input in &query.inputs {
             let i = self.position(home)?;
-            let shard = self.describe_text(i, &input.gather.sql, &types).await?;
+            let shard = self.describe_text(i, sql_for_shards(&input.gather), &types).await?;
             inputs.push(columns(&shard.row)?);
         }
         let i = self.position(home)?;
@@ -237,6 +337,7 @@ impl Conversation {
             client_columns: columns(&original.row)?,
             shard_columns: Vec::new(),
             inputs,
+            large: Cell::new(false),
             parameters: original.parameters,
             parameter_types: types,
             client_row: original.row,
@@ -269,58 +370,58 @@ impl Conversation {
         refuse("With the rows as input its columns would have other types.".to_owned())
     }
 
-    /// Reads what the shards hold of one input. `before` is the size of the inputs before it.
-    async fn read_input(
+    /// Reads what some shards hold of one input.
+    pub(super) async fn read_input(
         &mut self,
         input: &Input,
         types: &[ColumnType],
         ids: &[u64],
         parameter_types: &[u32],
         arguments: &Arguments,
-        before: usize,
-    ) -> Result<InputRows, Failure> {
-        let max = self.worker.limits().final_query_bytes_max;
-        let mut rows = InputRows::new(types.len(), max.saturating_sub(before));
+        sink: &mut Sink<'_>,
+    ) -> Result<(), Failure> {
         if ids.is_empty() {
-            return Ok(rows);
+            return Ok(());
         }
         let limits = MergeLimits { buffered_bytes_max: self.worker.limits().merge_buffer_max };
         let binary = vec![Format::Binary; types.len()];
         let mut merge = Merge::new(&input.gather, ids.len(), types, types, &binary, &[], limits)?;
         let formats = vec![BINARY; types.len()];
         let result = match self.start_on_all(ids, &input.gather, parameter_types, &formats, arguments) {
-            Ok(()) => self.run_merge(ids, &mut merge, &mut Sink::Rows(&mut rows)).await,
+            Ok(()) => self.run_merge(ids, &mut merge, sink).await,
             Err(failure) => Err(failure),
         };
-        self.finish_all(ids, result.is_err()).await?;
-        result?;
-        Ok(rows)
+        self.finish_all(ids, result.is_err() || sink.has_enough()).await?;
+        result
     }
 
-    fn check_size(&self, bytes: usize) -> Result<(), Failure> {
-        let max = self.worker.limits().final_query_bytes_max;
+    /// Refuses inputs of more than `max` bytes.
+    pub(super) fn check_size(&self, bytes: usize, max: usize) -> Result<(), Failure> {
         if bytes <= max {
             return Ok(());
         }
-        let message = format!(
-            "the statement needs {} of the shards' rows, more than limits.final_query_bytes_max ({}) allows",
-            show_size(bytes),
-            show_size(max)
-        );
-        let hint = "Add conditions or leave columns out, or raise the limit.";
-        Err(ErrorFields::error("54000", message).with_hint(hint).into())
+        let in_arrays = max < self.worker.limits().final_query_bytes_max;
+        let limit = if in_arrays { "final_query_array_bytes_max" } else { "final_query_bytes_max" };
+        let (bytes, max) = (show_size(bytes), show_size(max));
+        let message =
+            format!("the statement needs {bytes} of the shards' rows, more than limits.{limit} ({max}) allows");
+        let error =
+            ErrorFields::error("54000", message).with_hint("Add conditions or leave columns out, or raise the limit.");
+        Err(match in_arrays {
+            true => error
+                .with_detail(
+                    "Temporary tables cannot take the rows where nothing may be written, nor within a pipeline.",
+                )
+                .into(),
+            false => error.into(),
+        })
     }
 
     /// Runs a text over the inputs of a final query; its rows pass undecoded.
-    pub(super) async fn run_final(
-        &mut self,
-        collected: &Collected,
-        sql: &str,
-        arguments: &Arguments,
-    ) -> Result<(), Failure> {
+    pub(super) async fn run_final(&mut self, collected: &Collected, sql: &str) -> Result<(), Failure> {
         let home = collected.home();
         let portal = self.portal_of_router(home);
-        let i = self.bind_collected(collected, sql, portal, arguments)?;
+        let i = self.bind_collected(collected, sql, portal)?;
         let link = &mut self.links[i];
         frontend::execute(&mut link.out, portal, 0);
         link.server.state.expect(Due::Execute(Audience::Client));
@@ -335,32 +436,21 @@ impl Conversation {
     }
 
     /// Has the server of a final query parse a text and bind it, with the inputs, as `portal`; its position.
-    pub(super) fn bind_collected(
-        &mut self,
-        collected: &Collected,
-        sql: &str,
-        portal: &[u8],
-        arguments: &Arguments,
-    ) -> Result<usize, Failure> {
+    pub(super) fn bind_collected(&mut self, collected: &Collected, sql: &str, portal: &[u8]) -> Result<usize, Failure> {
         let description = &collected.description;
         let i = self.position(collected.home())?;
         let link = &mut self.links[i];
         frontend::parse(&mut link.out, b"", sql.as_bytes(), &description.parameter_types);
         link.server.state.expect(Due::Parse(StatementId::UNNAMED, Audience::Router));
-        bind_arrays(&mut link.out, portal, &collected.rows, description, arguments)?;
+        bind_arrays(&mut link.out, portal, collected)?;
         link.server.state.expect(Due::Bind(Audience::Router));
         Ok(i)
     }
 }
 
 /// The client's parameters, then the arrays; results as the client wants them.
-fn bind_arrays(
-    out: &mut BytesMut,
-    portal: &[u8],
-    rows: &[InputRows],
-    description: &Description,
-    arguments: &Arguments,
-) -> Result<(), Failure> {
+fn bind_arrays(out: &mut BytesMut, portal: &[u8], collected: &Collected) -> Result<(), Failure> {
+    let Collected { rows, description, arguments, .. } = collected;
     let bind = arguments.bind()?;
     let arrays: usize = rows.iter().map(|rows| rows.columns.len()).sum();
     put_message(out, b'B', |out| {
@@ -371,11 +461,7 @@ fn bind_arrays(
         (0..arrays).for_each(|_| out.put_i16(BINARY));
         put_count(out, bind.values.count() + arrays);
         bind.values.iter().for_each(|value| put_value(out, value));
-        for (rows, types) in rows.iter().zip(&description.inputs) {
-            for (column, column_type) in rows.columns.iter().zip(types) {
-                column.put(out, rows.rows, column_type.type_oid);
-            }
-        }
+        rows.iter().zip(&description.inputs).for_each(|(rows, types)| rows.put(out, types));
         put_count(out, bind.result_formats.count());
         bind.result_formats.codes().for_each(|code| out.put_i16(code));
     });
@@ -386,13 +472,13 @@ fn bind_arrays(
 mod tests {
     use bytes::BytesMut;
 
-    use super::InputRows;
+    use super::{Beyond, InputRows};
     use crate::protocol::backend;
 
     fn rows(rows: &[[Option<&str>; 2]], bytes_max: usize) -> InputRows {
         let mut out = BytesMut::new();
         rows.iter().for_each(|row| backend::data_row(&mut out, row));
-        let mut input = InputRows::new(2, bytes_max);
+        let mut input = InputRows::new(2, bytes_max, Beyond::Counted);
         input.take(&out);
         input
     }

@@ -3,13 +3,14 @@
 //! Every shard runs the gather's SQL as a prepared statement; its rows stay in the link's buffer
 //! until the merge takes them, so a shard that is ahead waits and memory stays bounded.
 
+use std::cell::Cell;
 use std::rc::Rc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use pgsluice_sharding::ShardId;
 use pgsluice_sharding::key::{Format, Input};
 use pgsluice_sharding::merge::{ColumnType, Merge, MergeLimits, Progress, ShardInput};
-use pgsluice_sharding::plan::Gather;
+use pgsluice_sharding::plan::{Gather, Node};
 use pgsluice_sharding::sql::Access;
 
 use crate::clock;
@@ -25,7 +26,9 @@ use super::ask::Answer;
 use super::client::write_all;
 use super::cursors::close_portal_of_router;
 use super::final_query::InputRows;
+use super::final_tables::InputTable;
 use super::steps::Taken;
+use super::timed::{TIME_TYPE, bind_with};
 use super::worker::{Description, shape_of_row};
 use super::{CatalogChange, Conversation, End, Failure};
 
@@ -35,10 +38,17 @@ const OUT_BYTES: usize = 64 << 10;
 /// What is read at once of rows that are all kept.
 const TAKEN_IN_BYTES: usize = 16 << 10;
 
+/// What a merge says that would need more memory than it may have.
+pub(super) const OUT_OF_MEMORY: &str = "53200";
+
+/// Results in binary, whatever the client asked for.
+pub(super) const BINARY: i16 = 1;
+
 /// The Bind of a statement without parameters whose results are text.
 const NO_ARGUMENTS: &[u8] = b"\0\0\0\0\0\0\0\0";
 
 /// A statement over several shards with what its Bind brought.
+#[derive(Clone)]
 pub(super) struct Arguments {
     /// As the client wrote it.
     pub(super) text: Rc<str>,
@@ -87,6 +97,23 @@ impl Arguments {
         Ok(Self { text: self.text.clone(), param_types: self.param_types.clone(), bind, row: self.row })
     }
 
+    /// The same with one more value behind the others, in binary.
+    pub(super) fn with(&self, value: &[u8]) -> Result<Self, Failure> {
+        let bind = bind_with(&self.bind()?, value);
+        Ok(Self { text: self.text.clone(), param_types: self.param_types.clone(), bind, row: self.row })
+    }
+
+    /// What follows the client's parameters has its place by how many the statement names.
+    pub(super) fn check_count(&self, params: u16) -> Result<(), Failure> {
+        let given = self.bind()?.values.count();
+        if given == usize::from(params) {
+            return Ok(());
+        }
+        let message = format!("the statement names {params} parameters, but {given} are given");
+        let refusal = ErrorFields::error("0A000", message);
+        Err(refusal.with_hint("Declare only the parameters that the statement uses.").into())
+    }
+
     pub(super) fn bind(&self) -> Result<Bind<'_>, Failure> {
         Ok(Bind::read(&self.bind).map_err(ErrorFields::from)?)
     }
@@ -94,11 +121,42 @@ impl Arguments {
 
 /// Where merged rows go.
 pub(super) enum Sink<'a> {
-    Client,
+    Client(&'a mut Outflow),
     /// Into the input of a final query.
     Rows(&'a mut InputRows),
+    /// Into a temporary table.
+    Table(&'a mut InputTable),
     /// They are only counted, in bytes.
     Nowhere(&'a mut u64),
+}
+
+/// What of the rows has left for the client.
+#[derive(Default)]
+pub(super) struct Outflow {
+    /// Some has, so that the statement cannot be answered in another way any more.
+    began: bool,
+    /// Rows that wait because it may have to be.
+    held: Option<Vec<u8>>,
+}
+
+impl Outflow {
+    /// Rows that are given out while others are still remembered wait until it is sure that the memory suffices.
+    fn of(gather: &Gather) -> Self {
+        let mut node = Some(&gather.tree);
+        let mut remembers = false;
+        while let Some(found) = node {
+            remembers |= matches!(found, Node::Distinct { sorted: false, .. });
+            node = found.input();
+        }
+        Self { began: false, held: (remembers && gather.or_else.is_some()).then(Vec::new) }
+    }
+}
+
+impl Sink<'_> {
+    /// Whether it is known already that the rows will not be used.
+    pub(super) fn has_enough(&self) -> bool {
+        matches!(self, Self::Rows(rows) if rows.is_full())
+    }
 }
 
 /// How a read over several shards is asked for.
@@ -118,11 +176,13 @@ pub(super) enum Attempt {
 }
 
 /// What has become of an attempt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) enum Gathered {
     Done,
     /// A shard had an outdated plan; the client has seen nothing.
     Outdated,
+    /// The rows take more memory than a merge may have; the client has seen nothing.
+    TooLarge(Box<ErrorFields>),
 }
 
 /// What lies in a link's buffer for the merge.
@@ -140,7 +200,7 @@ impl Conversation {
     /// Reads on several shards and sends the rows and the command tag.
     pub(super) async fn read_many(&mut self, read: &ManyRead, request: ManyRequest<'_>) -> Result<(), Failure> {
         let first = self.read_once(read, request, Attempt::First).await?;
-        if first == Gathered::Outdated {
+        if matches!(first, Gathered::Outdated) {
             // Plans are made and shards are asked anew. Of the first attempt the client has seen nothing.
             self.refresh_catalog().await?;
             self.read_once(read, request, Attempt::Second).await?;
@@ -160,12 +220,30 @@ impl Conversation {
         };
         self.measure.touches(shards.len());
         let ids = self.link_all(shards, request.access).await?;
-        let description = self.description(ids[0], gather, request.arguments).await?;
-        request.arguments.check_told(&description, attempt)?;
+        let arguments = request.arguments;
+        let description = self.description(ids[0], gather, arguments).await?;
+        arguments.check_told(&description, attempt)?;
+        let told;
+        let request = match &gather.timed_sql {
+            Some(_) => {
+                told = self.timed(request.arguments, gather.params, ids[0]).await?;
+                ManyRequest { arguments: &told, ..request }
+            }
+            None => request,
+        };
         match (self.merge(gather, ids.len(), &description, request.arguments), or_else) {
-            (Ok(merge), _) => self.gather(gather, &ids, &description, merge, request, attempt).await,
+            (Ok(merge), or_else) => {
+                let gathered = self.gather(gather, &ids, &description, merge, request, attempt).await?;
+                match (gathered, or_else) {
+                    (Gathered::TooLarge(_), Some(last)) => {
+                        self.final_query(last, ManyRequest { arguments, ..request }, attempt).await
+                    }
+                    (Gathered::TooLarge(error), None) => Err(Failure::Error(*error)),
+                    (gathered, _) => Ok(gathered),
+                }
+            }
             (Err(Failure::Error(fields)), Some(last)) if fields.sqlstate == "0A000" => {
-                self.final_query(last, request, attempt).await
+                self.final_query(last, ManyRequest { arguments, ..request }, attempt).await
             }
             (Err(failure), _) => Err(failure),
         }
@@ -185,12 +263,20 @@ impl Conversation {
         if request.describe {
             self.send_row_description(description, arguments)?;
         }
-        let result = self.run_gather(gather, ids, description, &mut merge, arguments, &mut Sink::Client).await?;
+        let mut outflow = Outflow::of(gather);
+        let mut sink = Sink::Client(&mut outflow);
+        let result = self.run_gather(gather, ids, description, &mut merge, arguments, &mut sink).await?;
         if merge.rows() == 0 && self.may_try_again(&result, attempt) {
             self.client.out.truncate(said);
             return Ok(Gathered::Outdated);
         }
-        result?;
+        match result {
+            Err(Failure::Error(fields)) if !outflow.began && fields.sqlstate == OUT_OF_MEMORY => {
+                self.client.out.truncate(said);
+                return Ok(Gathered::TooLarge(Box::new(fields)));
+            }
+            result => result?,
+        }
         self.measure.add_rows(merge.rows());
         backend::command_complete(&mut self.client.out, &format!("SELECT {}", merge.rows()));
         Ok(Gathered::Done)
@@ -330,13 +416,15 @@ impl Conversation {
         }
         let i = self.position(id)?;
         let original = self.describe_text(i, &arguments.text, &arguments.param_types).await?;
-        let types = reply::parameter_description(&original.parameters).map_err(ErrorFields::from)?;
+        let mut types = reply::parameter_description(&original.parameters).map_err(ErrorFields::from)?;
+        types.extend(gather.timed_sql.as_ref().map(|_| TIME_TYPE));
         let i = self.position(id)?;
-        let shard = self.describe_text(i, &gather.sql, &types).await?;
+        let shard = self.describe_text(i, sql_for_shards(gather), &types).await?;
         let description = Rc::new(Description {
             client_columns: columns(&original.row)?,
             shard_columns: columns(&shard.row)?,
             inputs: Vec::new(),
+            large: Cell::new(false),
             parameters: original.parameters,
             parameter_types: types,
             client_row: original.row,
@@ -376,7 +464,8 @@ impl Conversation {
     ) -> Result<(), Failure> {
         let bind = arguments.bind()?;
         let reading = self.session.reading();
-        let statement = self.worker.statement_id(&self.served, &*self.catalog()?, &reading, &gather.sql, types);
+        let sql = sql_for_shards(gather);
+        let statement = self.worker.statement_id(&self.served, &*self.catalog()?, &reading, sql, types);
         let name = statement.name();
         for id in ids {
             let i = self.position(*id)?;
@@ -387,7 +476,7 @@ impl Conversation {
                     frontend::close(&mut link.out, Kind::Statement, old.name().as_bytes());
                     link.server.state.expect(Due::Evict(old));
                 }
-                frontend::parse(&mut link.out, name.as_bytes(), gather.sql.as_bytes(), types);
+                frontend::parse(&mut link.out, name.as_bytes(), sql.as_bytes(), types);
                 link.server.state.expect(Due::Parse(statement, Audience::Router));
                 self.presence.prepared_on(link.server.id.0, link.server.state.prepared_count());
             }
@@ -464,7 +553,12 @@ impl Conversation {
         loop {
             match self.step(ids, &mut heads, merge, &mut out)? {
                 Progress::Done => break,
-                Progress::Full => self.write_rows(&mut out, sink).await?,
+                Progress::Full => {
+                    self.write_rows(&mut out, sink).await?;
+                    if sink.has_enough() {
+                        return Ok(());
+                    }
+                }
                 Progress::Needs(n) => {
                     let i = self.position(ids[n])?;
                     match self.measure.steps {
@@ -475,12 +569,18 @@ impl Conversation {
             }
         }
         if let Some(steps) = &mut self.measure.steps {
-            steps.merged(began, heads.iter().map(|head| head.taken), merge.rows_of_steps());
+            steps.merged(began, ids, heads.iter().map(|head| head.taken), merge.rows_of_steps());
         }
-        if matches!(sink, Sink::Client) && self.client.out.len() + out.len() < OUT_BYTES {
-            self.client.out.extend_from_slice(&out);
-            self.served.stats.sent.add(out.len() as u64);
-            return Ok(());
+        if let Sink::Client(outflow) = sink {
+            if let Some(mut held) = outflow.held.take() {
+                held.append(&mut out);
+                out = held;
+            }
+            if self.client.out.len() + out.len() < OUT_BYTES {
+                self.client.out.extend_from_slice(&out);
+                self.served.stats.sent.add(out.len() as u64);
+                return Ok(());
+            }
         }
         self.write_rows(&mut out, sink).await
     }
@@ -510,13 +610,16 @@ impl Conversation {
 
     async fn write_rows(&mut self, out: &mut Vec<u8>, sink: &mut Sink<'_>) -> Result<(), Failure> {
         match sink {
-            Sink::Client => {
+            Sink::Client(Outflow { held: Some(held), .. }) => held.append(out),
+            Sink::Client(outflow) => {
+                outflow.began = true;
                 self.client.flush().await?;
                 write_all(&mut self.client.stream, out).await.map_err(End::ClientGone)?;
                 self.served.stats.sent.add(out.len() as u64);
             }
             Sink::Rows(rows) => rows.take(out),
             Sink::Nowhere(bytes) => **bytes += out.len() as u64,
+            Sink::Table(table) => self.put_into_table(table, out).await?,
         }
         out.clear();
         Ok(())
@@ -637,6 +740,11 @@ impl Conversation {
         }
         Ok(())
     }
+}
+
+/// What shards run, whether or not they are told the time.
+pub(super) fn sql_for_shards(gather: &Gather) -> &str {
+    gather.timed_sql.as_ref().unwrap_or(&gather.sql)
 }
 
 /// What Describe of a statement gave.

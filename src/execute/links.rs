@@ -42,6 +42,8 @@ pub(super) struct Link {
     pub(super) joined: bool,
     /// A statement of this transaction may have changed rows here.
     pub(super) wrote: bool,
+    /// Temporary tables that the transaction has made here for final queries: with them it cannot be prepared, only committed.
+    pub(super) temporary_tables: usize,
     pub(super) sent: Sent,
     pub(super) copy: Copying,
     pub(super) life: Life,
@@ -251,6 +253,11 @@ impl Link {
         self.sent != Sent::Synced
     }
 
+    /// A pipeline that no Sync has ended has run something here, or has failed.
+    pub(super) fn has_executed(&self) -> bool {
+        matches!(self.sent, Sent::Executed | Sent::Failed)
+    }
+
     /// A message of the extended protocol is on its way that executes nothing.
     pub(super) fn sends(&mut self) {
         if self.sent == Sent::Synced {
@@ -413,6 +420,7 @@ impl Conversation {
             passing: 0,
             joined: false,
             wrote: false,
+            temporary_tables: 0,
             sent: Sent::Synced,
             copy: Copying::No,
             life: Life::Well,

@@ -34,6 +34,7 @@ mod encoding;
 mod explain;
 mod extended;
 mod final_query;
+mod final_tables;
 mod forward;
 mod gather;
 pub mod greeting;
@@ -48,6 +49,7 @@ mod simple;
 mod steps;
 mod sync;
 mod tables;
+mod timed;
 pub mod worker;
 
 use std::io;

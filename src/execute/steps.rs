@@ -39,32 +39,75 @@ impl Taken {
     }
 }
 
-/// One merge from its start to its end.
-#[derive(Debug)]
+/// One merge from its start to its end, or what a server has put into a table of its own.
+#[derive(Clone, Debug)]
 pub(super) struct Merged {
+    /// Which input of a final query it was for, counted from 0.
+    input: usize,
     pub(super) began: Instant,
     pub(super) ended: Instant,
-    /// In the order of the shards.
-    pub(super) shards: Vec<Taken>,
+    /// By the ids of the servers, in the order of the shards.
+    pub(super) shards: Vec<(u64, Taken)>,
     /// What each step has given on, from below.
     pub(super) steps: Vec<u64>,
+}
+
+impl Merged {
+    /// One after the other, for the same input.
+    fn and(mut self, next: &Self) -> Self {
+        self.ended = next.ended;
+        self.shards.extend(&next.shards);
+        self.steps.resize(self.steps.len().max(next.steps.len()), 0);
+        self.steps.iter_mut().zip(&next.steps).for_each(|(rows, more)| *rows += more);
+        self
+    }
+
+    pub(super) fn taken_of(&self, server: u64) -> Option<&Taken> {
+        self.shards.iter().find(|(id, _)| *id == server).map(|(_, taken)| taken)
+    }
 }
 
 /// The merges of a read, in their order.
 #[derive(Debug, Default)]
 pub(super) struct Steps {
-    pub(super) merges: Vec<Merged>,
+    merges: Vec<Merged>,
+    input: usize,
 }
 
 impl Steps {
+    /// What is merged from now on is for this input of a final query.
+    pub(super) fn reads_input(&mut self, number: usize) {
+        self.input = number;
+    }
+
+    /// All inputs are read again, to go elsewhere.
+    pub(super) fn begins_anew(&mut self) {
+        self.merges.clear();
+    }
+
     pub(super) fn merged(
         &mut self,
         began: Instant,
+        ids: &[u64],
         shards: impl Iterator<Item = Taken>,
         steps: impl Iterator<Item = u64>,
     ) {
-        let (shards, steps) = (shards.collect(), steps.collect());
-        self.merges.push(Merged { began, ended: clock::now(), shards, steps });
+        let (shards, steps) = (ids.iter().copied().zip(shards).collect(), steps.collect());
+        self.merges.push(Merged { input: self.input, began, ended: clock::now(), shards, steps });
+    }
+
+    /// A server has put rows of its own into a table; none of them has crossed.
+    pub(super) fn put_into_table(&mut self, server: u64, began: Instant, rows: u64) {
+        let ended = clock::now();
+        let taken = Taken { rows, bytes: 0, first: Some(ended), complete: Some(ended) };
+        self.merges.push(Merged { input: self.input, began, ended, shards: vec![(server, taken)], steps: vec![rows] });
+    }
+
+    /// All that was read for an input; nothing if no shard was asked.
+    pub(super) fn of_input(&self, number: usize) -> Option<Merged> {
+        let mut merges = self.merges.iter().filter(|merged| merged.input == number);
+        let first = merges.next()?.clone();
+        Some(merges.fold(first, Merged::and))
     }
 }
 

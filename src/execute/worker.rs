@@ -118,6 +118,11 @@ impl Worker {
         format!("sluice:{:016x}:{}:{}", xxh3::xxh3_64(&self.seed.to_be_bytes()), self.index, self.count())
     }
 
+    /// A name for a temporary table that no other has.
+    pub fn new_table_name(&self) -> String {
+        format!("sluice_input_{}_{}", self.index, self.count())
+    }
+
     /// A number that no worker has given before, nor any shared catalog as its version.
     pub fn own_number(&self) -> u64 {
         (1 << 63) | ((self.index as u64) << 48) | self.count()
@@ -405,6 +410,8 @@ pub struct Description {
     pub shard_columns: Vec<ColumnType>,
     /// The columns of each input of a final query.
     pub inputs: Vec<Vec<ColumnType>>,
+    /// The inputs were too large for arrays when they were last read.
+    pub large: Cell<bool>,
 }
 
 /// Types from here on are made by users; they have other numbers on other shards.

@@ -95,6 +95,12 @@ impl Block {
         (begin, self.options.clone())
     }
 
+    /// Whether BEGIN or SET TRANSACTION said READ ONLY, or the session's default at the beginning.
+    pub fn is_read_only(&self) -> bool {
+        let default = || self.settings.get("default_transaction_read_only").is_some_and(is_on);
+        self.options.read_only.unwrap_or_else(default)
+    }
+
     /// Whether every statement of the block may go to a replica: READ ONLY and an isolation that
     /// replicas have.
     pub fn fits_replica(&self) -> bool {
@@ -112,6 +118,11 @@ impl Block {
     pub fn needs_one_snapshot(&self) -> bool {
         self.isolation().is_some_and(|isolation| isolation >= Isolation::RepeatableRead)
     }
+}
+
+/// Whether a setting is on; its value is as it is written in SQL.
+pub fn is_on(value: &str) -> bool {
+    matches!(value.trim_matches(['\'', '"']).to_ascii_lowercase().as_str(), "on" | "true" | "yes" | "1")
 }
 
 /// The isolation level that a setting names; its value is as it is written in SQL.

@@ -15,8 +15,13 @@ struct Two {
 
 impl Two {
     fn new(name: &str) -> Self {
+        Self::with(name, "")
+    }
+
+    /// With more of a configuration.
+    fn with(name: &str, config: &str) -> Self {
         let shards = databases(name, 2);
-        let router = Running::start(&database_config(shared(), &shards, RULES));
+        let router = Running::start(&format!("{config}\n{}", database_config(shared(), &shards, RULES)));
         router.wait_until_ready();
         let mut client = router.client();
         assert_eq!(client.query("CREATE TABLE rt (user_id bigint PRIMARY KEY, v int, t text)").sqlstate(), "");
@@ -158,6 +163,67 @@ fn analyze_counts_what_crosses_to_a_final_query_and_shows_its_plan() {
     let inputs = nodes(&nothing["Plan"], "Sluice Input");
     assert_eq!(nodes(inputs[0], "Sluice Shard").len(), 0, "{nothing:#}");
     assert_eq!(numbers(&nodes(inputs[1], "Sluice Route"), "Actual Rows"), [second[0] + second[1]]);
+}
+
+#[test]
+fn inputs_in_tables_are_counted_too() {
+    let two = Two::with("tabled", "[limits]\nfinal_query_array_bytes_max = \"1kB\"");
+    let mut client = two.router.client();
+    let sql = "SELECT rank() OVER (ORDER BY a.t), a.t FROM rt a JOIN rt b ON a.v = b.user_id";
+    let answer = client.text(sql).lines().count() as u64;
+    let each = two.counts("SELECT count(*) FROM rt");
+    let referred = two.counts("SELECT count(*) FROM rt");
+    for block in [false, true] {
+        if block {
+            client.query("BEGIN");
+        }
+        let document = explained(&mut client, "ANALYZE, VERBOSE", sql);
+        let plan = &document["Plan"];
+        assert!(plan["Detail"].as_str().is_some_and(|detail| detail.contains("in temporary tables")), "{plan:#}");
+        assert!(plan["Query"].as_str().is_some_and(|text| text.contains("pg_temp.")), "{plan:#}");
+        assert_eq!(numbers(&[plan], "Actual Rows"), [answer]);
+        let shards = nodes(plan, "Sluice Shard");
+        assert_eq!(numbers(&shards, "Actual Rows"), [answer, each[0], each[1], referred[0], referred[1]], "{plan:#}");
+        assert_eq!(numbers(&nodes(plan, "Sluice Append"), "Actual Rows"), [60, 60]);
+        // What the finishing server has itself does not cross.
+        assert_eq!(numbers(&shards[1..], "Actual Bytes").iter().filter(|bytes| **bytes == 0).count(), 2);
+        if block {
+            client.query("COMMIT");
+        }
+        let left = "SELECT count(*) FROM pg_class WHERE relpersistence = 't'";
+        assert_eq!(two.counts(left), [0, 0]);
+        assert_eq!(client.text(sql).lines().count() as u64, answer);
+    }
+    let failing = sql.replace("a.t FROM", "1 / (a.user_id - 30) FROM");
+    assert_eq!(client.query(&format!("EXPLAIN ANALYZE {failing}")).sqlstate(), "22012");
+    assert_eq!(client.text(sql).lines().count() as u64, answer);
+}
+
+#[test]
+fn the_time_is_told_to_all() {
+    let two = Two::new("time");
+    let mut client = two.router.client();
+    let condition = "now() > '2000-01-01' AND user_id > $1";
+    let above = two.counts("SELECT count(*) FROM rt WHERE user_id > 30");
+    for select in ["SELECT v", "SELECT rank() OVER (ORDER BY v)"] {
+        let sql = format!("{select} FROM rt WHERE {condition}");
+        let plain = client.query(&format!("EXPLAIN {}", sql.replace("$1", "30")));
+        assert_eq!(plain.text().matches("Shard ").count(), 2, "{}", plain.text());
+        let bound = client.execute(&format!("EXPLAIN (ANALYZE, FORMAT json) {sql}"), &[Some("30")], false);
+        let document = document(&bound);
+        assert_eq!(numbers(&nodes(&document["Plan"], "Sluice Route"), "Actual Rows"), [above[0] + above[1]]);
+    }
+}
+
+#[test]
+fn what_is_too_much_for_a_merge_is_explained_as_it_is_finished() {
+    let two = Two::with("sorted", "[limits]\nmerge_buffer_max = \"1kB\"");
+    let mut client = two.router.client();
+    let sql = "SELECT DISTINCT user_id + 0, t FROM rt";
+    assert_eq!(client.text(sql).lines().count(), 60);
+    let document = explained(&mut client, "ANALYZE", sql);
+    assert_eq!(document["Plan"]["Node Type"], "Sluice Final");
+    assert_eq!(document["Plan"]["Actual Rows"], 60);
 }
 
 #[test]

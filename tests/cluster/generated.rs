@@ -16,7 +16,7 @@ use self::data::Tables;
 use self::grammar::Grammar;
 use self::random::Random;
 use self::select::{Select, Written};
-use crate::support::running::{Running, databases, shared, superuser};
+use crate::support::running::{RULES, Running, SMALL, database_config, databases, shared, superuser};
 use crate::support::wire::{Answer, Column, Result, Row, Wire};
 
 /// Statements asked over the same tables.
@@ -151,7 +151,10 @@ impl Sides {
         let mut direct = Vec::new();
         for count in 1..=3 {
             let shards = databases("shards", count);
-            let router = Running::over(&shards);
+            // Over three shards what is small is taken for large: temporary tables, merges that go over to a final query.
+            let limits = if count == 3 { SMALL } else { "" };
+            let router = Running::start(&format!("{limits}{}", database_config(shared(), &shards, RULES)));
+            router.wait_until_ready();
             routed.push((count, router.client()));
             routers.push(router);
             direct.push(shards.iter().map(|shard| Wire::connect(shared().port(), "app", shard)).collect::<Vec<_>>());

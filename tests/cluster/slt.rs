@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use sqllogictest::DefaultColumnType;
 use sqllogictest::parser::{Connection, QueryExpect, Record, SortMode, StatementExpect, parse_file};
 
-use crate::support::running::{Running, databases, shared, superuser};
+use crate::support::running::{RULES, Running, SMALL, database_config, databases, shared, superuser};
 use crate::support::wire::{Answer, Row, Wire};
 
 const MISMATCHES_SHOWN: usize = 12;
@@ -36,6 +36,7 @@ macro_rules! files {
 
 files! {
     aggregates,
+    clocks,
     collations,
     empty,
     errors,
@@ -103,14 +104,17 @@ fn run_file(name: &str) {
         let plain = databases(name, 1);
         let judge = run(shared().port(), &plain[0], &steps, protocol, false);
         check_the_file(&steps, &judge);
-        for shards in 1..=3 {
+        for (shards, limits) in [(1, ""), (2, ""), (3, ""), (2, SMALL)] {
             let over = databases(name, shards);
-            let router = Running::over(&over);
+            let router = Running::start(&format!("{limits}{}", database_config(shared(), &over, RULES)));
+            router.wait_until_ready();
             let answers = run(router.port, "app", &steps, protocol, shards > 1);
             for ((step, expected), got) in steps.iter().zip(&judge).zip(&answers) {
                 if let Some(difference) = compare(step, expected, got, shards) {
-                    mismatches
-                        .push(format!("{}, {protocol:?}, {shards} shards:\n{}\n{difference}", step.place, step.sql));
+                    mismatches.push(format!(
+                        "{}, {protocol:?}, {shards} shards {limits}:\n{}\n{difference}",
+                        step.place, step.sql
+                    ));
                 }
             }
         }

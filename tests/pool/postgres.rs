@@ -82,6 +82,7 @@ fn config(cluster: &Cluster, size: u32) -> Config {
             plan_cache_bytes_max: 1 << 20,
             merge_buffer_max: 1 << 20,
             final_query_bytes_max: 64 << 20,
+            final_query_array_bytes_max: 16 << 20,
             statements_per_client_max: 100,
         },
         log: Log { format: LogFormat::Text, level: "info".to_owned() },

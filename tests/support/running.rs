@@ -14,6 +14,9 @@ use super::wire::Wire;
 const PATIENCE: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(5);
 
+/// Bounds beyond which merges fall to final queries, and those to temporary tables: all but the smallest merges.
+pub const SMALL: &str = "[limits]\nmerge_buffer_max = \"1KB\"\nfinal_query_array_bytes_max = \"0B\"\n";
+
 /// The rules of sharding that all tests use.
 pub const RULES: &str = r#"
 sharding_key = "user_id"

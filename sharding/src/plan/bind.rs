@@ -5,7 +5,7 @@
 //! here.
 
 use super::KeyValue;
-use super::conditions::Condition;
+use super::conditions::{Clause, Condition};
 use super::scope::{Columns, Found, Names, Rel, is_sharded, is_view};
 use super::terms::{ColumnKind, Family, Nature, Term, Terms, ValueSet};
 use crate::catalog::{Collation, Table, TableKind};
@@ -60,8 +60,14 @@ pub(crate) struct Root {
 pub(crate) struct Facts {
     /// A volatile function, by name.
     pub volatile: Option<String>,
-    /// A function that tells the time.
+    /// A function that tells the time, other than those in `clocks`.
     pub clock: Option<String>,
+    /// How often the time is asked for that a transaction began: now(), CURRENT_DATE and the like.
+    pub clocks: usize,
+    /// How many of them stand in WHERE or ON.
+    pub clocks_in_conditions: usize,
+    /// Shards are told the time wherever a condition asks for it.
+    pub tells_time: bool,
     /// A user-defined function that may read tables.
     pub reader: Option<String>,
     /// A function that means something only on the first shard.
@@ -155,9 +161,10 @@ pub(crate) struct Block {
     /// PARTITION BY of every window, as columns.
     pub windows: Vec<Vec<Term>>,
     pub set_returning: bool,
-    /// The conditions of WHERE that are true wherever they are asked, of so many.
+    /// The conditions of WHERE and ON that are true wherever they are asked.
     pub conditions: Vec<Condition>,
-    pub conjuncts: usize,
+    /// WHERE first, if there is one; then every ON whose text is found by the table before it.
+    pub clauses: Vec<Clause>,
     /// The block for whose rows this one is asked, once for each that fulfils its WHERE.
     pub around: Option<usize>,
     /// How far the walk is with it.
@@ -445,7 +452,7 @@ impl<'c> Binder<'c> {
                 if *sole.get_or_insert(rel) != rel {
                     return None;
                 }
-            } else if !self.is_constant_part(part) {
+            } else if !self.is_constant_part(part) || self.is_clock(part) {
                 return None;
             }
         }

@@ -29,7 +29,7 @@ impl Binder<'_> {
             Expr::Func(call) => self.call(call),
             Expr::Sublink(link) => self.sublink(link),
             Expr::Clock => {
-                self.facts.clock.get_or_insert_with(|| "CURRENT_TIMESTAMP".into());
+                self.note_clock();
             }
             Expr::Other(other) => self.exprs(&other.args),
             Expr::Opaque => self.facts.opaque = true,
@@ -117,7 +117,7 @@ impl Binder<'_> {
             self.note_volatile(name);
         }
         if known.built_in {
-            self.note_built_in(name);
+            self.note_built_in(call);
         } else if known.function.volatility != Volatility::Immutable && !functions::is_harmless(name) {
             self.facts.reader.get_or_insert_with(|| name.to_owned());
         }
@@ -136,8 +136,16 @@ impl Binder<'_> {
         self.facts.outer_aggregate |= self.sight.len() > 1 && !owners.is_empty() && !owners.contains(&true);
     }
 
-    fn note_built_in(&mut self, name: &str) {
-        if functions::is_clock(name) {
+    fn note_clock(&mut self) {
+        self.facts.clocks += 1;
+        self.facts.clocks_in_conditions += usize::from(self.noting > 0);
+    }
+
+    fn note_built_in(&mut self, call: &Func) {
+        let name = &*call.name;
+        if functions::is_transaction_clock(name) {
+            self.note_clock();
+        } else if functions::is_clock(name) && !(name == "age" && call.args.len() == 2) {
             self.facts.clock.get_or_insert_with(|| format!("{name}()"));
         }
         if functions::reads_tables(name) {

@@ -2,6 +2,7 @@
 
 use super::bind::{Binder, Block, CteScope, Output, Root, Stage};
 use super::bind_values::Reach;
+use super::conditions::{ClausePlace, Keeps};
 use super::scope::{Columns, Rel};
 use super::terms::{ColumnKind, Nature, Term};
 use crate::sql::tree::{
@@ -41,7 +42,7 @@ impl Binder<'_> {
             self.blocks[block].stage = Stage::Rows;
         }
         if let Some(filter) = &select.filter {
-            self.filter(filter, block);
+            self.filter(filter, block, ClausePlace::Where, Keeps::Fulfilled);
             self.predicates(filter, &Reach::Block(block), true);
         }
         self.reduce_outer_joins(block);
@@ -178,7 +179,7 @@ impl Binder<'_> {
         };
         let mut missing = self.using(join, &left, &right, &reach);
         if let Some(on) = &join.on {
-            self.expr(on);
+            self.join_condition(on, join);
             missing.extend(self.predicates(on, &reach, false));
         }
         let block = self.block();
@@ -187,6 +188,22 @@ impl Binder<'_> {
         }
         self.facts.opaque |= join.alias.is_some();
         left.into_iter().chain(right).collect()
+    }
+
+    /// An ON whose text is found: behind a table, and of a join that says which rows there are.
+    fn join_condition(&mut self, on: &Expr, join: &Join) {
+        let place = match &join.right {
+            From::Table(table) => ClausePlace::On(table.at.0 as usize),
+            _ => return self.expr(on),
+        };
+        let block = self.block();
+        let right = self.blocks[block].rels.last().copied();
+        let keeps = match (join.kind, right) {
+            (JoinKind::Inner, _) => Keeps::Fulfilled,
+            (JoinKind::Left, Some(nullable)) => Keeps::Matches { nullable },
+            _ => return self.expr(on),
+        };
+        self.filter(on, block, place, keeps);
     }
 
     /// USING and NATURAL: equal columns that become one.

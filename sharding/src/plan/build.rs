@@ -40,6 +40,7 @@ pub(super) fn gather(
         return Err(reasons::spread("UNION, INTERSECT, EXCEPT or VALUES with sharded tables"));
     };
     check(binder, query, select, block)?;
+    let timed = check_clocks(context, binder, parsed)?;
     check_locks(binder, query, block)?;
     let roots = binder.blocks[block].roots.clone();
     let root = binder.partition(&roots)?;
@@ -57,7 +58,7 @@ pub(super) fn gather(
         phase.apply(&mut draft);
     }
     let locks = !query.locking.is_empty();
-    Ok(Gather { locks, ..draft.finish(shards, parsed.params) })
+    Ok(Gather { locks, ..draft.finish(shards, parsed.params, timed) })
 }
 
 /// Whether the spans found in the text are those of the tree.
@@ -105,6 +106,15 @@ fn check(binder: &Binder<'_>, query: &Query, select: &Select, block: usize) -> R
         Some((_, what)) => Err(reasons::spread(what)),
         None => Ok(()),
     }
+}
+
+/// Whether the statement asks for the time; refused when not all places are found where it does.
+fn check_clocks(context: Context<'_>, binder: &Binder<'_>, parsed: &Parsed) -> Result<bool, Refusal> {
+    let clocks = binder.facts.clocks;
+    if clocks > 0 && spans::clocks(context.text, &parsed.span) != clocks {
+        return Err(reasons::differs("CURRENT_TIMESTAMP"));
+    }
+    Ok(clocks > 0)
 }
 
 /// Row locks are exact where the rows that the shards lock are the rows of the answer, and each is on one shard alone.

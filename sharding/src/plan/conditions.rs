@@ -1,4 +1,4 @@
-//! The conditions that AND joins in a WHERE: which relations each is about, and whether it is true wherever it is asked.
+//! The conditions that AND joins in a WHERE or ON: which relations each is about, and whether it is true wherever it is asked.
 
 use std::ops::Range;
 
@@ -16,23 +16,61 @@ const AGGREGATES: [&str; 5] = ["avg", "count", "max", "min", "sum"];
 /// A condition that has the same truth for the same rows, whenever and wherever it is asked.
 #[derive(Clone, Debug)]
 pub(crate) struct Condition {
-    /// Which of the conditions of its WHERE it is, counted from 0.
+    /// Which clause of its block it stands in, and which of the conditions there it is; both counted from 0.
+    pub clause: usize,
     pub position: usize,
     /// What it is about, relations of its subqueries left out. None of them is nullable.
     pub rels: Vec<usize>,
+    /// It asks for the time.
+    pub clock: bool,
     /// The occurrences of sharded tables in its subqueries.
     pub inner: Range<usize>,
+    pub role: Role,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    Filters,
     /// `a = b`, columns of two relations.
-    pub joins: bool,
+    Joins,
+    /// About the nullable side of its join alone: it says which of those rows can be joined, and nothing of rows without a match.
+    OfNullable,
+}
+
+/// A WHERE or ON, by which its text is found again.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Clause {
+    pub place: ClausePlace,
+    /// How many conditions AND joins in it.
+    pub conjuncts: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ClausePlace {
+    /// The WHERE of its block.
+    Where,
+    /// The ON behind the table whose name begins here.
+    On(usize),
+}
+
+/// What the conditions of a clause are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Keeps {
+    /// Rows that do not fulfil them are gone.
+    Fulfilled,
+    /// They are joined with rows of this relation or, if there are none, with NULLs.
+    Matches { nullable: usize },
 }
 
 impl Binder<'_> {
-    /// Takes note of everything in the WHERE of a block.
-    pub(crate) fn filter(&mut self, filter: &Expr, block: usize) {
+    /// Takes note of everything in the WHERE, or in an ON, of a block.
+    pub(crate) fn filter(&mut self, filter: &Expr, block: usize, place: ClausePlace, keeps: Keeps) {
         let conditions = conjuncts(filter);
-        self.blocks[block].conjuncts = conditions.len();
+        let clause = self.blocks[block].clauses.len();
+        self.blocks[block].clauses.push(Clause { place, conjuncts: conditions.len() });
         for (position, condition) in conditions.into_iter().enumerate() {
             let (rels, inner, touched) = (self.rels.len(), self.occurrences.len(), self.touched.len());
+            let clocks = self.facts.clocks;
             let outside = (self.homes.len(), self.cte_uses.iter().sum::<usize>());
             self.noting += 1;
             self.expr(condition);
@@ -46,10 +84,16 @@ impl Binder<'_> {
                     Columns::Unknown => false,
                 })
                 && let Some(about) = self.touched_of(touched, rels)
+                && self.is_kept(&about, keeps)
             {
                 let inner = inner..self.occurrences.len();
-                let joins = about.len() == 2 && is_column_pair(condition);
-                self.blocks[block].conditions.push(Condition { position, rels: about, inner, joins });
+                let role = match keeps {
+                    Keeps::Matches { .. } => Role::OfNullable,
+                    Keeps::Fulfilled if about.len() == 2 && is_column_pair(condition) => Role::Joins,
+                    Keeps::Fulfilled => Role::Filters,
+                };
+                let clock = clocks < self.facts.clocks;
+                self.blocks[block].conditions.push(Condition { clause, position, rels: about, clock, inner, role });
             }
             if self.noting == 0 {
                 self.touched.clear();
@@ -63,7 +107,15 @@ impl Binder<'_> {
         about.retain(|rel| *rel < rels);
         about.sort_unstable();
         about.dedup();
-        about.iter().all(|rel| !self.rels[*rel].nullable).then_some(about)
+        Some(about)
+    }
+
+    /// Whether a condition about these relations says which of their rows matter.
+    fn is_kept(&self, about: &[usize], keeps: Keeps) -> bool {
+        match keeps {
+            Keeps::Fulfilled => about.iter().all(|rel| !self.rels[*rel].nullable),
+            Keeps::Matches { nullable } => about == [nullable],
+        }
     }
 
     /// Whether the truth of a condition follows from the rows it is about alone.
@@ -95,17 +147,33 @@ impl Binder<'_> {
             // Numbers of types, tables and the like differ between servers.
             Expr::Cast(cast) => is_built_in_type(&cast.target.name) && !cast.target.name.starts_with("reg"),
             Expr::Other(other) => !other.what.starts_with("value ") && !other.what.starts_with("current"),
-            Expr::Sublink(_) | Expr::Star(_) | Expr::Clock | Expr::Default | Expr::Opaque => false,
+            Expr::Sublink(_) | Expr::Star(_) | Expr::Default | Expr::Opaque => false,
             _ => true,
+        }
+    }
+
+    /// Whether this piece of an expression is the time at which the transaction began.
+    pub(super) fn is_clock(&self, part: &Expr) -> bool {
+        match part {
+            Expr::Func(call) => functions::is_transaction_clock(&call.name),
+            Expr::Clock => true,
+            _ => false,
         }
     }
 
     fn is_constant_call(&self, call: &Func) -> bool {
         let known = functions::lookup(self.names.catalog, call.schema.as_deref(), &call.name);
         known.is_some_and(|known| {
-            known.built_in
-                && known.function.kind == FunctionKind::Plain
-                && known.function.volatility == Volatility::Immutable
+            let constant = match known.function.volatility {
+                Volatility::Immutable => true,
+                // Of one date and time it is the time from today.
+                Volatility::Stable if &*call.name == "age" => call.args.len() == 2,
+                Volatility::Stable => {
+                    functions::follows_settings(&call.name) || functions::is_transaction_clock(&call.name)
+                }
+                Volatility::Volatile => false,
+            };
+            constant && known.built_in && known.function.kind == FunctionKind::Plain
         })
     }
 }

@@ -301,7 +301,8 @@ fn copy_spread(
     let inner = Parsed { stmt: Stmt::Session(Box::new(Command::Empty)), span, params: parsed.params };
     let gather = build::gather(context, binder, query, seen, shards, &inner)?;
     let is_appended = matches!(&gather.tree, Node::Append { input } if **input == Node::Route);
-    if !is_appended || gather.helpers > 0 || gather.locks {
+    // COPY has no parameters by which shards could be told the time.
+    if !is_appended || gather.helpers > 0 || gather.locks || gather.timed_sql.is_some() {
         return Err(no());
     }
     Ok(Plan::CopyTo { shards: gather.shards, header: copy_plan::has_header(copy) })

@@ -7,6 +7,7 @@ use std::ops::Range;
 
 use super::bind::{Binder, Occurrence};
 use super::bind_query::Seen;
+use super::conditions::ClausePlace;
 use super::decide::Context;
 use super::reduce::Place;
 use super::scope::{Columns, Rel};
@@ -33,6 +34,10 @@ pub(super) fn final_query(
     parsed: &Parsed,
 ) -> Result<FinalQuery, Refusal> {
     check(binder)?;
+    // Where the answer shows the time, a parameter would take the column's name away.
+    let clocks = binder.facts.clocks;
+    let in_conditions = clocks > 0 && clocks == binder.facts.clocks_in_conditions;
+    binder.facts.tells_time = in_conditions && spans::clocks(context.text, &parsed.span) == clocks;
     let top = final_parts::top_rows(context, binder, query, seen, parsed);
     let binder = &*binder;
     let mentioned = Mentioned::of(query);
@@ -46,7 +51,8 @@ pub(super) fn final_query(
     if let Some(top) = top.filter(|_| draft.applies_all_conditions())
         && let [input] = draft.inputs.as_mut_slice()
     {
-        input.gather.sql.push_str(&top);
+        let gather = &mut input.gather;
+        [Some(&mut gather.sql), gather.timed_sql.as_mut()].into_iter().flatten().for_each(|sql| sql.push_str(&top));
     }
     draft.check_rows()?;
     Ok(draft.finish(shards, home))
@@ -188,13 +194,16 @@ impl<'a> Draft<'a, '_> {
         let sql = self.shards_sql(index, &chosen).ok_or_else(|| reasons::spread("this syntax"))?;
         let tree = Node::Append { input: Box::new(Node::Route) };
         let shards = binder.keys_of(occurrence).unwrap_or(Shards::All);
-        let gather = Gather { shards, sql, helpers: 0, tree, params: self.parsed.params, or_else: None, locks: false };
+        let params = self.parsed.params;
+        let timed_sql = binder.facts.tells_time.then(|| spans::with_clock(&sql, usize::from(params) + 1));
+        let gather = Gather { shards, sql, timed_sql, helpers: 0, tree, params, or_else: None, locks: false };
         let alias = if occurrence.written.aliased { String::new() } else { format!(" AS {}", quoted(&rel.name)) };
-        let new = format!("({}){alias}", self.arrays_as_rows(&chosen));
+        let (columns, source, types) = self.arrays_as_rows(&chosen);
+        let new = format!("(SELECT {columns} FROM {source}){alias}");
         let shown = format!("(input {} {})", self.inputs.len() + 1, occurrence.table);
         self.edits.push(Edit { place: occurrence.written.at..end, new, shown });
         self.group_by_key(occurrence, &chosen);
-        self.inputs.push(Input { table: occurrence.table.clone(), gather });
+        self.inputs.push(Input { table: occurrence.table.clone(), gather, source, types });
         self.columns += chosen.len();
         Ok(())
     }
@@ -251,7 +260,7 @@ impl<'a> Draft<'a, '_> {
         let [occurrence] = self.binder.occurrences.as_slice() else { return false };
         let block = &self.binder.blocks[self.binder.rels[occurrence.rel].block];
         let own = self.binder.reduction(0).own;
-        own.len() == block.conjuncts && self.texts(&own).is_some()
+        own.len() == block.clauses.iter().map(|clause| clause.conjuncts).sum::<usize>() && self.texts(&own).is_some()
     }
 
     /// The texts of conditions; `None` if one of them is not found.
@@ -259,10 +268,16 @@ impl<'a> Draft<'a, '_> {
         let text = self.context.text;
         let find = |place: &Place| {
             let block = &self.binder.blocks[place.block];
-            let at = block.rels.iter().find_map(|rel| self.binder.rels[*rel].written)?.at;
-            let found =
-                spans::conditions(text, &self.parsed.span, at).filter(|found| found.len() == block.conjuncts)?;
-            text.get(found.get(place.position)?.clone())
+            let clause = block.clauses.get(place.clause)?;
+            let found = match clause.place {
+                ClausePlace::Where => {
+                    let at = block.rels.iter().find_map(|rel| self.binder.rels[*rel].written)?.at;
+                    spans::conditions(text, &self.parsed.span, at)?
+                }
+                ClausePlace::On(at) => spans::join_conditions(text, &self.parsed.span, at)?,
+            };
+            let position = found.get(place.position).filter(|_| found.len() == clause.conjuncts)?;
+            text.get(position.clone())
         };
         places.iter().map(find).collect()
     }
@@ -278,9 +293,9 @@ impl<'a> Draft<'a, '_> {
         Some(format!("{}{alias}", &self.context.text[written.at..end]))
     }
 
-    /// The rows again, out of one array for each column.
-    fn arrays_as_rows(&self, chosen: &[&Column]) -> String {
-        let (mut shown, mut arrays, mut names) = (Vec::new(), Vec::new(), Vec::new());
+    /// The rows again, out of one array for each column: the columns as the table has them, the arrays, and what types their elements have.
+    fn arrays_as_rows(&self, chosen: &[&Column]) -> (String, String, Vec<String>) {
+        let (mut shown, mut arrays, mut names, mut types) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for (position, column) in chosen.iter().enumerate() {
             let name = format!("c{}", position + 1);
             let crossing = &column.crossing;
@@ -290,12 +305,14 @@ impl<'a> Draft<'a, '_> {
             };
             let collate = crossing.collation.as_ref().map(|name| format!(" COLLATE {name}")).unwrap_or_default();
             shown.push(format!("{name}{cast}{collate} AS {}", quoted(&column.name)));
-            let number = usize::from(self.parsed.params) + self.columns + position + 1;
+            let before = usize::from(self.parsed.params) + usize::from(self.binder.facts.tells_time) + self.columns;
+            let number = before + position + 1;
             arrays.push(format!("pg_catalog.unnest(${number}::{element}[])"));
             names.push(name);
+            types.push(element.to_owned());
         }
         let (shown, arrays, names) = (shown.join(", "), arrays.join(", "), names.join(", "));
-        format!("SELECT {shown} FROM ROWS FROM({arrays}) AS sluice_input({names})")
+        (shown, format!("ROWS FROM({arrays}) AS sluice_input({names})"), types)
     }
 
     /// A row of a subquery is no row of the table's type.
@@ -311,8 +328,12 @@ impl<'a> Draft<'a, '_> {
 
     fn finish(mut self, shards: Shards, home: Option<ShardId>) -> FinalQuery {
         self.edits.sort_by_key(|edit| edit.place.start);
-        let (sql, shown) = (self.edited(|edit| &edit.new), self.edited(|edit| &edit.shown));
-        FinalQuery { shards, home, inputs: self.inputs, sql, shown, params: self.parsed.params }
+        let (mut sql, shown) = (self.edited(|edit| &edit.new), self.edited(|edit| &edit.shown));
+        let timed = self.binder.facts.tells_time;
+        if timed {
+            sql = spans::with_clock(&sql, usize::from(self.parsed.params) + 1);
+        }
+        FinalQuery { timed, shards, home, inputs: self.inputs, sql, shown, params: self.parsed.params }
     }
 
     /// The text with its edits, which are in the order of their places.

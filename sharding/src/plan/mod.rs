@@ -120,6 +120,9 @@ pub struct Gather {
     pub shards: Shards,
     /// What every shard runs.
     pub sql: String,
+    /// The same, if the statement asks for the time: a parameter behind the client's, a `timestamptz`, says when the transaction began,
+    /// and no shard looks at its own clock.
+    pub timed_sql: Option<String>,
     /// How many helper columns `sql` has at its end.
     pub helpers: u16,
     /// What happens in the router; the leaf is [`Node::Route`].
@@ -139,6 +142,8 @@ pub struct Gather {
 /// parameters that follow the client's, one for each column of each input, in their order.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FinalQuery {
+    /// A parameter behind the client's and before the arrays, a `timestamptz`, says when the transaction began.
+    pub timed: bool,
     /// Where the rows are; one shard answers alone.
     pub shards: Shards,
     /// The shard that has what no other has: local tables, sequences. Else any will do.
@@ -158,6 +163,18 @@ pub struct Input {
     pub table: String,
     /// Its columns are all visible, and read in binary.
     pub gather: Gather,
+    /// What stands for its rows in the final query's text: the arrays, with columns `c1`, `c2` and so on.
+    pub source: String,
+    /// The types of its columns in SQL, as they cross.
+    pub types: Vec<String>,
+}
+
+impl FinalQuery {
+    /// The text when the rows of the inputs are not in arrays but in these tables, with columns `c1`, `c2` and so on.
+    pub fn over_tables(&self, tables: &[String]) -> String {
+        let pairs = self.inputs.iter().zip(tables);
+        pairs.fold(self.sql.clone(), |sql, (input, table)| sql.replace(&input.source, &format!("pg_temp.{table}")))
+    }
 }
 
 /// A column of a shard's row. Helpers are counted from the first helper, because a star hides how

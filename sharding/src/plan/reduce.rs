@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use super::bind::{Binder, Occurrence};
-use super::conditions::Condition;
+use super::conditions::{Condition, Role};
 use super::scope::Columns;
 use crate::catalog::TableKind;
 
@@ -26,10 +26,11 @@ pub(crate) struct Partners {
     pub conditions: Vec<Place>,
 }
 
-/// A condition: its block, and which of its WHERE it is.
+/// A condition: its block, the clause there, and which of the clause's conditions it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Place {
     pub block: usize,
+    pub clause: usize,
     pub position: usize,
 }
 
@@ -38,8 +39,11 @@ impl Binder<'_> {
     pub(crate) fn reduction(&self, index: usize) -> Reduction {
         let occurrence = &self.occurrences[index];
         let rel = &self.rels[occurrence.rel];
-        if rel.nullable || self.facts.time_word {
+        if self.facts.time_word {
             return Reduction::default();
+        }
+        if rel.nullable {
+            return Reduction { own: self.matchable(occurrence.rel), partners: Vec::new() };
         }
         let usable = self.usable(index);
         let mut reduction = Reduction::default();
@@ -54,12 +58,27 @@ impl Binder<'_> {
             };
             let found: Vec<_> = usable.iter().filter(|(_, condition)| inside(condition)).collect();
             // Equal columns alone, mostly of a foreign key, leave hardly a row out.
-            if found.iter().any(|(_, condition)| !condition.joins) {
+            if found.iter().any(|(_, condition)| condition.role != Role::Joins) {
                 let conditions = found.iter().map(|(place, _)| *place).collect();
                 reduction.partners.push(Partners { rels: rels.into_iter().collect(), conditions });
             }
         }
         reduction
+    }
+
+    /// What the rows of the nullable side of a join fulfil that can be joined.
+    fn matchable(&self, rel: usize) -> Vec<Place> {
+        let block = self.rels[rel].block;
+        let conditions = self.blocks[block].conditions.iter();
+        let own =
+            conditions.filter(|found| found.role == Role::OfNullable && found.rels == [rel] && self.is_known(found));
+        let own = own.filter(|found| found.inner.is_empty());
+        own.map(|found| Place { block, clause: found.clause, position: found.position }).collect()
+    }
+
+    /// Whether the text of a condition says the same wherever it is asked.
+    fn is_known(&self, condition: &Condition) -> bool {
+        !condition.clock || self.facts.tells_time
     }
 
     /// The blocks whose rows decide whether a row of the first one matters: itself, and those around its subquery.
@@ -85,8 +104,9 @@ impl Binder<'_> {
                 } else {
                     condition.inner.is_empty()
                 };
-                if known {
-                    usable.push((Place { block, position: condition.position }, condition));
+                if known && condition.role != Role::OfNullable && self.is_known(condition) {
+                    let place = Place { block, clause: condition.clause, position: condition.position };
+                    usable.push((place, condition));
                 }
             }
         }
@@ -108,7 +128,7 @@ impl Binder<'_> {
         }
         loop {
             let before = group.len();
-            for (_, condition) in usable.iter().filter(|(_, condition)| condition.joins) {
+            for (_, condition) in usable.iter().filter(|(_, condition)| condition.role == Role::Joins) {
                 let joined = condition.rels.iter().any(|rel| group.contains(rel));
                 let fit = |rel: &usize| group.contains(rel) || self.is_partner(occurrence, *rel, &blocks);
                 if joined && condition.rels.iter().all(fit) {

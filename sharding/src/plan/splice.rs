@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use super::{Gather, Node, Shards};
-use crate::sql::spans::SelectSpans;
+use crate::sql::spans::{self, SelectSpans};
 
 /// What becomes of a clause in the SQL for shards.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,12 +81,14 @@ impl<'a> Draft<'a> {
         self.span.end
     }
 
-    pub(super) fn finish(mut self, shards: Shards, params: u16) -> Gather {
+    pub(super) fn finish(mut self, shards: Shards, params: u16, timed: bool) -> Gather {
         if !self.helpers.is_empty() {
             self.push(|input| Node::Project { input });
         }
         let helpers = u16::try_from(self.helpers.len()).unwrap_or(u16::MAX);
-        Gather { shards, sql: self.sql(), helpers, tree: self.tree, params, or_else: None, locks: false }
+        let sql = self.sql();
+        let timed_sql = timed.then(|| spans::with_clock(&sql, usize::from(params) + 1));
+        Gather { shards, sql, timed_sql, helpers, tree: self.tree, params, or_else: None, locks: false }
     }
 
     fn sql(&self) -> String {

@@ -44,7 +44,7 @@ impl Gather {
             None => Step {
                 name: node.name(),
                 detail: self.shards.to_string(),
-                lines: lines_of(&self.sql),
+                lines: lines_of(self.timed_sql.as_ref().unwrap_or(&self.sql)),
                 ..Step::default()
             },
             Some(input) => {

@@ -24,7 +24,7 @@ pub fn view_kind(catalog: &Catalog, definition: &str) -> Option<TableKind> {
     if binder.problem.is_some() || facts.reader.is_some() || facts.home.is_some() {
         return None;
     }
-    let same_everywhere = facts.volatile.is_none() && facts.clock.is_none() && !facts.time_word;
+    let same_everywhere = facts.volatile.is_none() && facts.clock.is_none() && facts.clocks == 0 && !facts.time_word;
     if facts.unknown_table || facts.opaque || facts.locking > 0 || facts.pin.is_some() || !same_everywhere {
         return None;
     }

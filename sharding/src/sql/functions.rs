@@ -45,16 +45,8 @@ const HARMLESS: [&str; 9] = [
 ];
 
 /// Functions whose answer depends on the moment, and would differ between shards.
-const CLOCKS: [&str; 8] = [
-    "age",
-    "current_query",
-    "now",
-    "pg_conf_load_time",
-    "pg_postmaster_start_time",
-    "statement_timestamp",
-    "transaction_timestamp",
-    "txid_current",
-];
+const CLOCKS: [&str; 6] =
+    ["age", "current_query", "pg_conf_load_time", "pg_postmaster_start_time", "statement_timestamp", "txid_current"];
 
 /// The function of this name, if there is one.
 pub(crate) fn lookup(catalog: &Catalog, schema: Option<&str>, name: &str) -> Option<Known> {
@@ -75,6 +67,46 @@ pub(crate) fn is_harmless(name: &str) -> bool {
     HARMLESS.contains(&name)
 }
 
+/// Stable functions whose answer depends on nothing but their arguments and on settings, which all servers of a session have in common.
+pub(crate) fn follows_settings(name: &str) -> bool {
+    matches!(
+        name,
+        "age"
+            | "array_to_string"
+            | "concat"
+            | "concat_ws"
+            | "date"
+            | "date_bin"
+            | "date_part"
+            | "date_trunc"
+            | "extract"
+            | "format"
+            | "json_build_array"
+            | "json_build_object"
+            | "jsonb_build_array"
+            | "jsonb_build_object"
+            | "make_timestamptz"
+            | "time"
+            | "timestamp"
+            | "timestamptz"
+            | "timezone"
+            | "to_char"
+            | "to_date"
+            | "to_json"
+            | "to_jsonb"
+            | "to_number"
+            | "to_timestamp"
+            | "to_tsquery"
+            | "to_tsvector"
+    )
+}
+
+/// The time at which the transaction began: the same for the whole of it.
+pub(crate) fn is_transaction_clock(name: &str) -> bool {
+    matches!(name, "now" | "transaction_timestamp")
+}
+
+/// Other functions whose answer depends on when or where they are asked.
 pub(crate) fn is_clock(name: &str) -> bool {
     CLOCKS.contains(&name)
 }

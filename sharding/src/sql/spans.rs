@@ -77,12 +77,41 @@ pub(crate) fn conditions(text: &str, span: &Range<usize>, at: usize) -> Option<V
             return None;
         }
     }
+    anded(text, tokens, |word, _| ends_condition(word))
+}
+
+/// The conditions that AND joins in the ON behind the table whose name begins at `at`; `None` when it has no plain form.
+pub(crate) fn join_conditions(text: &str, span: &Range<usize>, at: usize) -> Option<Vec<Range<usize>>> {
+    let word = |token: &Token| text[token.start..token.end].to_ascii_lowercase();
+    let mut depth = 0i32;
+    let mut tokens = Lexer::starting_at(&text[..span.end], at);
+    loop {
+        let token = tokens.next()?;
+        match word(&token).as_str() {
+            "(" => depth += 1,
+            ")" => depth -= 1,
+            "on" if depth == 0 => break,
+            _ => {}
+        }
+        let word = word(&token);
+        if depth < 0 || depth == 0 && (word == "," || ends_condition(&word) || ends_join(&word, "")) {
+            return None;
+        }
+    }
+    anded(text, tokens, |word, next| word == "," || ends_condition(word) || ends_join(word, next))
+}
+
+/// Where a clause is over that began before `tokens`, and what AND joins in it. `ends` is asked of a word and the one behind it.
+fn anded(text: &str, tokens: Lexer<'_>, ends: impl Fn(&str, &str) -> bool) -> Option<Vec<Range<usize>>> {
+    let word = |token: &Token| text[token.start..token.end].to_ascii_lowercase();
     let mut found = Vec::new();
     let mut open: Option<Range<usize>> = None;
     // Of CASE and of brackets, where AND joins something else, as it does after BETWEEN.
     let (mut depth, mut betweens) = (0i32, 0);
     let mut before = String::new();
-    for token in tokens {
+    let mut tokens = tokens.peekable();
+    while let Some(token) = tokens.next() {
+        let next = tokens.peek().map_or_else(String::new, word);
         let is_name = before == ".";
         let word = word(&token);
         before.clone_from(&word);
@@ -96,7 +125,7 @@ pub(crate) fn conditions(text: &str, span: &Range<usize>, at: usize) -> Option<V
                 found.push(open.take()?);
                 continue;
             }
-            other if depth == 0 && ends_condition(other) => break,
+            other if depth == 0 && ends(other, &next) => break,
             _ => {}
         }
         if depth < 0 {
@@ -106,6 +135,84 @@ pub(crate) fn conditions(text: &str, span: &Range<usize>, at: usize) -> Option<V
     }
     found.push(open?);
     Some(found)
+}
+
+/// Words with which another join begins, or another clause of the same one. Some are names of functions too.
+fn ends_join(word: &str, next: &str) -> bool {
+    match word {
+        "on" | "using" | "where" => true,
+        "join" | "cross" | "natural" | "inner" => next != "(",
+        "left" | "right" | "full" => matches!(next, "join" | "outer"),
+        _ => false,
+    }
+}
+
+/// A place where a statement asks for the time its transaction began, and what it makes of it.
+struct Clock {
+    place: Range<usize>,
+    /// The casts of the `timestamptz` that give the same.
+    casts: String,
+}
+
+/// How often a statement asks for the time at which its transaction began.
+pub(crate) fn clocks(text: &str, span: &Range<usize>) -> usize {
+    clocks_in(&text[..span.end], span.start).len()
+}
+
+/// A text in which a parameter, a `timestamptz`, tells the time at which the transaction began.
+pub(crate) fn with_clock(text: &str, param: usize) -> String {
+    let mut told = String::with_capacity(text.len() + 32);
+    let mut at = 0;
+    for clock in clocks_in(text, 0) {
+        told.push_str(&text[at..clock.place.start]);
+        told.push_str(&format!("${param}::pg_catalog.timestamptz{}", clock.casts));
+        at = clock.place.end;
+    }
+    told.push_str(&text[at..]);
+    told
+}
+
+fn clocks_in(text: &str, start: usize) -> Vec<Clock> {
+    let tokens: Vec<Token> = Lexer::starting_at(text, start).collect();
+    let word = |index: usize| tokens.get(index).map_or("", |token: &Token| &text[token.start..token.end]);
+    let mut clocks = Vec::new();
+    for (index, token) in tokens.iter().enumerate() {
+        if token.kind != TokenKind::Word {
+            continue;
+        }
+        let qualified = index > 0 && word(index - 1) == ".";
+        let name = word(index).to_ascii_lowercase();
+        if matches!(&*name, "now" | "transaction_timestamp") && word(index + 1) == "(" && word(index + 2) == ")" {
+            let schema = index.checked_sub(2).map(word).filter(|_| qualified);
+            let known = schema.is_none_or(|schema| schema.eq_ignore_ascii_case("pg_catalog"));
+            let start = if qualified { tokens[index - 2].start } else { token.start };
+            if known {
+                clocks.push(Clock { place: start..tokens[index + 2].end, casts: String::new() });
+            }
+            continue;
+        }
+        let Some(cast) = clock_cast(&name).filter(|_| !qualified) else { continue };
+        let precise = name != "current_date"
+            && word(index + 1) == "("
+            && tokens.get(index + 2).is_some_and(|token| token.kind == TokenKind::Integer)
+            && word(index + 3) == ")";
+        let precision = if precise { format!("({})", word(index + 2)) } else { String::new() };
+        let end = if precise { tokens[index + 3].end } else { token.end };
+        clocks.push(Clock { place: token.start..end, casts: format!("{cast}{precision}") });
+    }
+    clocks
+}
+
+/// What key words make of the time.
+fn clock_cast(word: &str) -> Option<&'static str> {
+    match word {
+        "current_timestamp" => Some("::pg_catalog.timestamptz"),
+        "current_date" => Some("::pg_catalog.date"),
+        "current_time" => Some("::pg_catalog.timetz"),
+        "localtimestamp" => Some("::pg_catalog.timestamp"),
+        "localtime" => Some("::pg_catalog.time"),
+        _ => None,
+    }
 }
 
 /// Where the GROUP BY ends of the SELECT whose FROM has something at `at`; `None` when it has none in plain form.

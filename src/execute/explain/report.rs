@@ -91,7 +91,7 @@ impl Report {
 
     /// `above` gives the rows of the steps that are above the source.
     fn measured_from(&mut self, merged: &Merged, above: &mut dyn Iterator<Item = u64>, is_timed: bool) -> u64 {
-        let sum = |of: fn(&Taken) -> u64| merged.shards.iter().map(of).sum::<u64>();
+        let sum = |of: fn(&Taken) -> u64| merged.shards.iter().map(|(_, taken)| of(taken)).sum::<u64>();
         let below = match self.inputs.first_mut() {
             Some(input) => input.measured_from(merged, above, is_timed),
             None => sum(|taken| taken.rows),
@@ -103,7 +103,7 @@ impl Report {
         };
         let bytes = matches!(self.step.name, "Route" | "Input").then(|| sum(|taken| taken.bytes));
         let since = |at: Instant| at.saturating_duration_since(merged.began);
-        let first = merged.shards.iter().filter_map(|taken| taken.first).min().unwrap_or(merged.ended);
+        let first = merged.shards.iter().filter_map(|(_, taken)| taken.first).min().unwrap_or(merged.ended);
         // When a step gives out its first row is not looked at; all end together.
         let time = (bytes.is_some().then(|| since(first)), since(merged.ended));
         self.actual = Some(Actual { rows, bytes, time: is_timed.then_some(time) });

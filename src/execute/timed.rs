@@ -1,0 +1,78 @@
+//! One time for all shards: what a statement over several of them asks for as `now()` is asked of one server and told to all.
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use crate::protocol::error::ErrorFields;
+use crate::protocol::frame::{put_count, put_cstr, put_value};
+use crate::protocol::frontend::Bind;
+use crate::protocol::reply;
+
+use super::gather::{Arguments, BINARY, bind_for_shard};
+use super::{Conversation, Failure};
+
+/// The type of the time: `timestamptz`.
+pub(super) const TIME_TYPE: u32 = 1184;
+
+/// What the time is asked for with.
+const QUESTION: &str = "SELECT pg_catalog.now()";
+
+impl Conversation {
+    /// The arguments with one more behind the `params` that a statement names: the time at which the transaction began, as server `id`
+    /// has it, or the one that was first to join the client's transaction.
+    pub(super) async fn timed(&mut self, arguments: &Arguments, params: u16, id: u64) -> Result<Arguments, Failure> {
+        arguments.check_count(params)?;
+        let i = match self.links.iter().position(|link| link.joined) {
+            Some(first) => first,
+            None => self.position(id)?,
+        };
+        let time = self.transaction_time(i).await?;
+        arguments.with(&time)
+    }
+
+    /// When the transaction of server `i` began, in PostgreSQL's binary form.
+    async fn transaction_time(&mut self, i: usize) -> Result<Bytes, Failure> {
+        let nothing = Arguments::none(QUESTION);
+        let bind = nothing.bind()?;
+        let put = |out: &mut BytesMut, portal: &[u8]| {
+            bind_for_shard(out, portal, "", &bind, &[BINARY]);
+            Ok(())
+        };
+        let answer = self.ask_bound(i, QUESTION, &[], put).await?;
+        let cell = answer.rows().find_map(|row| reply::data_row(row).ok()?.next()?.ok()?);
+        let time = cell.map(Bytes::copy_from_slice);
+        answer.into_result(self)?;
+        time.ok_or_else(|| ErrorFields::error("08P01", "the server did not say what time it is").into())
+    }
+}
+
+/// The body of a Bind message with one more value, in binary.
+pub(super) fn bind_with(bind: &Bind<'_>, value: &[u8]) -> Bytes {
+    let mut out = BytesMut::new();
+    put_cstr(&mut out, bind.portal);
+    put_cstr(&mut out, bind.statement);
+    put_count(&mut out, bind.values.count() + 1);
+    bind.parameters().for_each(|(format, _)| out.put_i16(format));
+    out.put_i16(BINARY);
+    put_count(&mut out, bind.values.count() + 1);
+    bind.values.iter().for_each(|value| put_value(&mut out, value));
+    put_value(&mut out, Some(value));
+    put_count(&mut out, bind.result_formats.count());
+    bind.result_formats.codes().for_each(|code| out.put_i16(code));
+    out.freeze()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_more_value() {
+        let body = b"p\0s\0\0\x01\0\x01\0\x02\0\0\0\x01a\xff\xff\xff\xff\0\x01\0\x01";
+        let bind = Bind::read(body).expect("is well formed");
+        let more = bind_with(&bind, b"xyz");
+        let more = Bind::read(&more).expect("is well formed");
+        let parameters: Vec<(i16, Option<&[u8]>)> = more.parameters().collect();
+        assert_eq!(parameters, [(1, Some(&b"a"[..])), (1, None), (1, Some(&b"xyz"[..]))]);
+        assert_eq!(more.result_formats.of(7), 1);
+    }
+}
