@@ -13,11 +13,13 @@ use crate::protocol::backend;
 use crate::protocol::error::{ErrorFields, Severity};
 use crate::protocol::reply;
 use crate::session::SettingChange;
+use crate::session::transaction::Snapshot;
 
 use super::ask::Notices;
 use super::extended::no_statement;
 use super::gather::rounds_floats;
 use super::greeting::unreadable;
+use super::snapshots::{SETTING, Snapshots, invalid_value};
 use super::{CatalogChange, Conversation, End, Failure};
 
 impl Conversation {
@@ -342,7 +344,7 @@ impl Conversation {
     }
 
     /// The block is over on server `i`: after a rollback it has the settings with which it joined.
-    fn left_block(&mut self, i: usize, committed: bool) {
+    pub(super) fn left_block(&mut self, i: usize, committed: bool) {
         let link = &mut self.links[i];
         link.joined = false;
         link.temporary_tables = 0;
@@ -456,6 +458,9 @@ impl Conversation {
         {
             return Err(refusal.into());
         }
+        if name.eq_ignore_ascii_case(SETTING) && Snapshots::parse(value).is_none() {
+            return Err(invalid_value(value).into());
+        }
         // The session does not keep what holds for one transaction.
         let local = matches!(command, Command::Set { local: true, .. });
         if self.served.shards.len() > 1 && local && name == "extra_float_digits" && rounds_floats(value) {
@@ -557,6 +562,7 @@ impl Conversation {
     /// A statement is about to run on server `i`: notes that it may write, and refuses what would
     /// need a commit over several shards.
     pub(super) fn note_access(&mut self, i: usize, access: Access) -> Result<(), Failure> {
+        self.session.transaction.takes_snapshot(Snapshot::OfJoined);
         if access != Access::Write {
             return Ok(());
         }

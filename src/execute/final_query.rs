@@ -293,6 +293,9 @@ impl Conversation {
         let mut shards: Vec<ShardId> = read.inputs.iter().flatten().copied().chain([home]).collect();
         shards.sort_unstable();
         shards.dedup();
+        if shards.len() > 1 {
+            self.begin_on_several().await?;
+        }
         let for_inputs = if access == Access::Read { Access::Read } else { Access::Lock };
         let mut servers = Vec::with_capacity(shards.len());
         for shard in shards {

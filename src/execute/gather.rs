@@ -314,6 +314,9 @@ impl Conversation {
 
     /// A server on each of `shards`, settled and in step; their ids, in the order of the shards.
     pub(super) async fn link_all(&mut self, shards: &[ShardId], access: Access) -> Result<Vec<u64>, Failure> {
+        if shards.len() > 1 {
+            self.begin_on_several().await?;
+        }
         let mut ids = Vec::with_capacity(shards.len());
         for shard in shards {
             let i = self.link(Some(*shard), access).await?;
@@ -383,6 +386,7 @@ impl Conversation {
     /// Describe of a portal over several shards.
     pub(super) async fn describe_many(&mut self, portal: &ManyPortal) -> Result<(), Failure> {
         let arguments = Arguments::of_portal(portal);
+        self.begin_on_several().await?;
         let description = match &portal.read {
             ManyRead::Merged { gather, shards, .. } => {
                 let ids = self.link_all(&shards[..1], Access::Read).await?;

@@ -15,9 +15,9 @@ use crate::pool::driver::{AcquireError, Pool, Release};
 use crate::pool::health::{Fault, InstanceHealth};
 use crate::pool::server::{Audience, Due};
 use crate::protocol::backend::TransactionStatus;
-use crate::protocol::error::ErrorFields;
 use crate::protocol::frontend;
 use crate::session::Session;
+use crate::session::transaction::Block;
 use crate::stats::microseconds;
 use crate::transport::buffer::Buffer;
 
@@ -386,7 +386,6 @@ impl Conversation {
         if let Some(i) = self.links.find(shard, replica_ok) {
             return Ok(i);
         }
-        self.check_snapshot(shard)?;
         let (place, server) = match self.take_server(shard, replica_ok).await {
             // A replica that lets nobody in is out of use; the next choice falls on another instance.
             Err(Failure::Error(_)) if replica_ok => Box::pin(self.take_server(shard, false)).await?,
@@ -469,21 +468,6 @@ impl Conversation {
         Place { served: self.served.clone(), shard, instance, replica: instance != primary }
     }
 
-    /// One snapshot over several shards does not exist.
-    fn check_snapshot(&self, shard: ShardId) -> Result<(), Failure> {
-        let needs = self.session.transaction.block().is_some_and(|block| block.needs_one_snapshot());
-        if needs && self.links.iter().any(|link| link.joined && link.shard != shard) {
-            return Err(ErrorFields::error(
-                "0A000",
-                "a REPEATABLE READ or SERIALIZABLE transaction cannot read from several shards",
-            )
-            .with_detail("Each shard has its own snapshots; together they would not show one moment.")
-            .with_hint("Use READ COMMITTED, or keep the transaction to one value of the sharding key.")
-            .into());
-        }
-        Ok(())
-    }
-
     /// Waits in the pool's queue; a client that goes away, or that is to leave and holds no other server,
     /// leaves the queue.
     async fn wait_for_server(&mut self, pool: &Rc<Pool>) -> Result<Box<Server>, Failure> {
@@ -512,6 +496,15 @@ impl Conversation {
         }
         if !self.links[i].server.state.is_settled() || self.links[i].is_unsynced() {
             Box::pin(self.settle(i)).await?;
+        }
+        let (shard, joined) = (self.links[i].shard, self.links[i].joined);
+        if !joined && self.session.transaction.block().is_some_and(Block::needs_one_snapshot) {
+            let id = self.links[i].server.id.0;
+            Box::pin(self.join_snapshot(shard)).await?;
+            // It may have joined with all the others.
+            if self.links[self.position(id)?].joined {
+                return Ok(());
+            }
         }
         let link = &mut self.links.all[i];
         let wanted = match self.session.transaction.block() {

@@ -46,6 +46,7 @@ pub mod presence;
 pub mod queries;
 mod sequences;
 mod simple;
+mod snapshots;
 mod steps;
 mod sync;
 mod tables;

@@ -30,6 +30,7 @@ pub struct Block {
     /// What a server has that was brought to those settings and has run the prelude: RESET goes
     /// further there than in a session with settings of its startup packet.
     on_servers: Rc<Settings>,
+    snapshot: Snapshot,
     /// What was SET LOCAL.
     local: Option<Rc<Settings>>,
     savepoints: Vec<Savepoint>,
@@ -44,6 +45,17 @@ pub enum ListenChange {
     Listen(String),
     Unlisten(String),
     UnlistenAll,
+}
+
+/// What a block has seen of the shards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Snapshot {
+    /// Nothing of it has run, though statements may have been described.
+    None,
+    /// What the shards show that have joined.
+    OfJoined,
+    /// Every shard has a snapshot of it, so that it may read anywhere.
+    OfAll,
 }
 
 /// How far a block reaches.
@@ -114,6 +126,10 @@ impl Block {
         self.options.isolation.or_else(default)
     }
 
+    pub fn snapshot(&self) -> Snapshot {
+        self.snapshot
+    }
+
     /// Whether the block promises one snapshot, which cannot be had over several shards.
     pub fn needs_one_snapshot(&self) -> bool {
         self.isolation().is_some_and(|isolation| isolation >= Isolation::RepeatableRead)
@@ -169,6 +185,7 @@ impl Transaction {
             options,
             on_servers: settings.clone(),
             settings,
+            snapshot: Snapshot::None,
             local: None,
             savepoints: Vec::new(),
             extent: Extent::Begun,
@@ -246,6 +263,18 @@ impl Transaction {
         match self {
             Self::Open(block) => std::mem::take(&mut block.listens),
             Self::Idle | Self::Failed(_) => Vec::new(),
+        }
+    }
+
+    /// The isolation of the block; `None` outside of one, and when it is the server's default.
+    pub fn isolation(&self) -> Option<Isolation> {
+        self.block().and_then(Block::isolation)
+    }
+
+    /// A statement runs, or snapshots are taken on every shard.
+    pub fn takes_snapshot(&mut self, snapshot: Snapshot) {
+        if let Self::Open(block) = self {
+            block.snapshot = block.snapshot.max(snapshot);
         }
     }
 

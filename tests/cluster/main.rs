@@ -25,5 +25,6 @@ mod regressions;
 mod routing;
 mod sequences;
 mod slt;
+mod snapshots;
 mod tagged;
 mod tpch;

@@ -51,6 +51,7 @@ files! {
     reduction,
     refusals,
     sessions,
+    snapshots,
     stored,
     subqueries,
     tables,
