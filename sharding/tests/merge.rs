@@ -436,6 +436,22 @@ fn a_limit_stops_reading() {
 }
 
 #[test]
+fn the_rows_of_every_step_are_counted() {
+    let key = || by(SortValue::Column(helper(0)), false, false);
+    let groups = group(vec![helper(0)], vec![], true, merge_sort(vec![key()]));
+    let case = Case::new(limit(2, 1, groups), &[oid::INT8], &[oid::INT8]);
+    let mut merge = case.merge(2).unwrap();
+    let mut streams = vec![Vec::new(); 2];
+    for (shard, value) in [(0, 1), (0, 1), (0, 2), (1, 1), (1, 3), (1, 4)] {
+        encode(&int_row(Some(value)), &mut streams[shard]);
+    }
+    let mut inputs: Vec<ShardInput<'_>> = streams.iter().map(|rows| ShardInput { rows, finished: true }).collect();
+    assert_eq!(merge.run(&mut inputs, &mut Vec::new(), usize::MAX).unwrap(), Progress::Done);
+    // The fourth value shows that the third group is complete.
+    assert_eq!(merge.rows_of_steps().collect::<Vec<_>>(), [6, 3, 2]);
+}
+
+#[test]
 fn limits_from_parameters() {
     let rows = [(0..5).map(|n| int_row(Some(n))).collect::<Vec<_>>()];
     let windowed = || {

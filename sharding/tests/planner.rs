@@ -159,6 +159,25 @@ fn different_words_of_a_language_are_sorted_by_their_bytes() {
 }
 
 #[test]
+fn people_see_a_final_query_without_its_arrays() {
+    let sql = "SELECT rank() OVER (ORDER BY x.a) FROM t AS x JOIN t ON t.a = x.a";
+    let script = Planner::new(Limits::default()).plan(&catalog(), None, sql).unwrap();
+    let plan = &script.statements[0].plan;
+    let short = "Final: on one of all shards\n\
+                 │  SELECT rank() OVER (ORDER BY x.a) FROM (input 1 t) AS x JOIN (input 2 t) ON t.a = x.a\n\
+                 ├─ Input: 1 t\n\
+                 │  └─ Append\n\
+                 │     └─ Route: all shards\n\
+                 │        SELECT \"a\" FROM t AS \"x\"\n\
+                 └─ Input: 2 t\n   \
+                    └─ Append\n      \
+                       └─ Route: all shards\n         \
+                          SELECT \"a\" FROM t";
+    assert_eq!(plan.to_string(), short);
+    assert!(format!("{plan:#}").contains("unnest($1::"));
+}
+
+#[test]
 fn one_shard_refuses_nothing() {
     let mut catalog = catalog();
     catalog.shards = 1;

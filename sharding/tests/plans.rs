@@ -79,7 +79,7 @@ fn planned(planner: &mut Planner, catalog: &Catalog, sql: &str) -> String {
             for statement in &script.statements {
                 let pin = statement.effects.pin.map(|pin| format!(" pin {pin:?}")).unwrap_or_default();
                 let command = format!("{:?}", statement.command);
-                writeln!(out, "{command} {:?}{pin}\n{}", statement.access, statement.plan).unwrap();
+                writeln!(out, "{command} {:?}{pin}\n{:#}", statement.access, statement.plan).unwrap();
                 if let Some(execute) = &statement.execute {
                     writeln!(out, "{execute:?}").unwrap();
                 }

@@ -25,6 +25,9 @@ pub(super) struct ExplainArguments {
     /// Which database, if the configuration has several
     #[arg(long, value_name = "NAME")]
     database: Option<String>,
+    /// Show what PostgreSQL finishes as a server runs it, arrays and all
+    #[arg(long)]
+    verbose: bool,
     #[command(flatten)]
     source: Source,
 }
@@ -46,7 +49,8 @@ pub(super) fn lines(arguments: &ExplainArguments) -> Result<Vec<String>, String>
         Planner::new(Limits { statement_bytes_max: config.limits.statement_bytes_max, ..Limits::default() });
     let map = ShardMap::even(database.buckets, shards);
     let names: Vec<&str> = database.shards.iter().map(|shard| shard.name.as_str()).collect();
-    explain::lines(&mut planner, &catalog, &map, &names, &arguments.statement).map_err(|fields| tell(&fields))
+    let lines = explain::lines(&mut planner, &catalog, &map, &names, &arguments.statement, arguments.verbose);
+    lines.map_err(|fields| tell(&fields))
 }
 
 pub(super) fn choose<'a>(config: &'a Config, name: Option<&str>) -> Result<&'a Database, String> {

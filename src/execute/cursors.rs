@@ -10,6 +10,7 @@ use crate::protocol::frontend::{self, Kind};
 use crate::session::settings::quote_literal;
 use crate::session::statements::{FinalRead, ManyPortal, ManyRead, Portal};
 
+use super::explain::explains;
 use super::extended::no_portal;
 use super::final_query::Collected;
 use super::final_tables::Until;
@@ -21,6 +22,9 @@ use super::{Conversation, Failure};
 impl Conversation {
     /// Runs a portal over several shards to its end.
     pub(super) async fn execute_many(&mut self, portal: &ManyPortal) -> Result<(), Failure> {
+        if let Some(explain) = explains(portal) {
+            return Box::pin(self.explain_portal(explain, portal)).await;
+        }
         let arguments = Arguments::of_portal(portal);
         let access = portal.statement.script.statements.first().map_or(Access::Read, |first| first.access);
         let request = ManyRequest { arguments: &arguments, access, describe: false };
@@ -136,6 +140,7 @@ impl Conversation {
     async fn shard_of_cursor(&mut self, name: &str) -> Result<Option<ShardId>, Failure> {
         if let Some(Portal::Many(portal)) = self.session.statements.portal(name).cloned()
             && !name.is_empty()
+            && explains(&portal).is_none()
             && self.session.transaction.block().is_some()
         {
             self.settle_all().await?;

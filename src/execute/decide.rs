@@ -22,8 +22,8 @@ pub(super) enum Decision {
     CopySplit(Arc<CopyFrom>),
     /// COPY ... TO STDOUT: these shards send their rows one after another.
     CopyOut { shards: Vec<ShardId>, header: bool, access: Access },
-    /// EXPLAIN of something on a database with several shards.
-    Explain,
+    /// EXPLAIN of what one shard does not do alone.
+    Explain(Box<Self>),
     /// PREPARE: a server judges it, the session keeps it.
     Prepare,
     /// A prepared statement of the session's is run, explained or fills a table.
@@ -51,12 +51,16 @@ pub(super) fn decide(statement: &Statement, map: &ShardMap, values: Values<'_>) 
         (_, Some(_)) => return Ok(Decision::Execute),
         _ => {}
     }
-    if sharded
-        && let Command::Explain(explain) = &statement.command
-        && explain.text_format
-    {
-        return Ok(Decision::Explain);
+    let decision = decide_plan(statement, map, values)?;
+    match (&statement.command, decision) {
+        (_, decision @ Decision::Forward { .. }) => Ok(decision),
+        (Command::Explain(_), decision) => Ok(Decision::Explain(Box::new(decision))),
+        (_, decision) => Ok(decision),
     }
+}
+
+fn decide_plan(statement: &Statement, map: &ShardMap, values: Values<'_>) -> Result<Decision, Refusal> {
+    let sharded = map.shards() > 1;
     let access = statement.access;
     match &statement.plan {
         Plan::Route { shards, many } => match shards.resolve(map, values)? {

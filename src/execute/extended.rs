@@ -16,11 +16,12 @@ use crate::protocol::backend;
 use crate::protocol::error::ErrorFields;
 use crate::protocol::frame::Header;
 use crate::protocol::frontend::{self, Bind, Close, Describe, Execute, Kind, Parse};
-use crate::session::statements::{ManyPortal, NotTaken, Portal, PreparedStatement};
+use crate::session::statements::{ManyPortal, ManyRead, NotTaken, Portal, PreparedStatement};
 
 use super::cursors::declares;
 use super::decide::{Decision, decide, is_transaction_control, uses_literals};
 use super::encoding::not_utf8;
+use super::explain::explains;
 use super::links::{Effect, Expected, Link, Sent};
 use super::prepared::runs;
 use super::simple::effect_of;
@@ -384,19 +385,35 @@ impl Conversation {
                 let server = link.server.id.0;
                 self.session.statements.bind(portal, Portal::OnServer { server, statement });
             }
-            Some(Decision::Many { read, .. }) => {
-                self.answer_parses().await?;
-                let bind = Bytes::copy_from_slice(binding.body(&self.client));
-                let bound = ManyPortal { statement, read, bind };
-                self.session.statements.bind(portal, Portal::Many(Rc::new(bound)));
-                self.answer(backend::bind_complete);
-            }
-            Some(_) | None => {
-                self.answer_parses().await?;
-                self.session.statements.bind(portal, Portal::Router(statement));
-                self.answer(backend::bind_complete);
-            }
+            Some(Decision::Many { read, .. }) => self.bind_many(&binding, statement, portal, read).await?,
+            Some(Decision::Explain(explained)) => match *explained {
+                Decision::Many { read, .. } => self.bind_many(&binding, statement, portal, read).await?,
+                _ => self.bind_in_router(statement, portal).await?,
+            },
+            Some(_) | None => self.bind_in_router(statement, portal).await?,
         }
+        Ok(())
+    }
+
+    async fn bind_many(
+        &mut self,
+        binding: &Binding,
+        statement: Rc<PreparedStatement>,
+        portal: &str,
+        read: ManyRead,
+    ) -> Result<(), Failure> {
+        self.answer_parses().await?;
+        let bind = Bytes::copy_from_slice(binding.body(&self.client));
+        let bound = ManyPortal { statement, read, bind };
+        self.session.statements.bind(portal, Portal::Many(Rc::new(bound)));
+        self.answer(backend::bind_complete);
+        Ok(())
+    }
+
+    async fn bind_in_router(&mut self, statement: Rc<PreparedStatement>, portal: &str) -> Result<(), Failure> {
+        self.answer_parses().await?;
+        self.session.statements.bind(portal, Portal::Router(statement));
+        self.answer(backend::bind_complete);
         Ok(())
     }
 
@@ -497,6 +514,9 @@ impl Conversation {
             }
             Some(Portal::Many(portal)) => {
                 self.settle_all().await?;
+                if let Some(explain) = explains(&portal) {
+                    return super::explain::describe_portal(&mut self.client.out, explain, &portal);
+                }
                 Box::pin(self.describe_many(&portal)).await
             }
             Some(Portal::Router(statement)) => {
@@ -565,10 +585,11 @@ impl Conversation {
             Some(Portal::Many(portal)) => {
                 self.settle_all().await?;
                 self.refuse_after_write()?;
-                self.served.stats.gathered.add(1);
+                let explained = explains(&portal).is_some();
+                self.served.stats.gathered.add(u64::from(!explained));
                 let query = self.begins(&portal.statement.script);
                 self.portal_begins(query);
-                if max_rows > 0 && !declares(&portal) {
+                if max_rows > 0 && !declares(&portal) && !explained {
                     return Box::pin(self.execute_in_portions(total, &name, &portal, max_rows)).await;
                 }
                 let result = Box::pin(self.execute_many(&portal)).await;
@@ -726,7 +747,7 @@ impl Conversation {
 /// The columns of what the router answers.
 fn describe_in_router(out: &mut BytesMut, statement: &PreparedStatement) {
     match statement.script.statements.first().map(|first| &first.command) {
-        Some(Command::Explain(_)) => super::explain::describe(out),
+        Some(Command::Explain(explain)) => super::explain::describe(out, explain, 0),
         Some(Command::ListeningChannels(name)) => super::listen::describe(out, name),
         _ => backend::no_data(out),
     }

@@ -176,6 +176,11 @@ pub(super) struct Held {
 }
 
 impl Held {
+    /// How many shards there are.
+    pub(super) fn shards(&self) -> usize {
+        self.servers.len()
+    }
+
     pub(super) fn on(&self, shards: &[ShardId]) -> Vec<u64> {
         self.servers.iter().filter(|(shard, _)| shards.contains(shard)).map(|(_, id)| *id).collect()
     }
@@ -257,6 +262,9 @@ impl Conversation {
         let (query, types) = (&*read.query, &description.parameter_types);
         let mut all: Vec<InputRows> = Vec::with_capacity(query.inputs.len());
         for ((input, columns), shards) in query.inputs.iter().zip(&description.inputs).zip(&read.inputs) {
+            if let Some(steps) = &mut self.measure.steps {
+                steps.reads_input(all.len());
+            }
             let before = all.iter().map(|rows| rows.bytes).sum();
             let mut rows = InputRows::new(columns.len(), self.array_bytes_max().saturating_sub(before), beyond);
             let ids = held.on(shards);

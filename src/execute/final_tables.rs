@@ -10,6 +10,7 @@ use pgsluice_sharding::merge::ColumnType;
 use pgsluice_sharding::plan::{Gather, Input};
 use pgsluice_sharding::sql::Access;
 
+use crate::clock;
 use crate::protocol::frame::{put_count, put_cstr, put_message};
 use crate::protocol::reply;
 use crate::session::statements::FinalRead;
@@ -113,7 +114,13 @@ impl Conversation {
         self.links[i].temporary_tables += read.query.inputs.len();
         let mut names = Vec::with_capacity(read.query.inputs.len());
         let mut bytes = 0;
+        if let Some(steps) = &mut self.measure.steps {
+            steps.begins_anew();
+        }
         for (n, input) in read.query.inputs.iter().enumerate() {
+            if let Some(steps) = &mut self.measure.steps {
+                steps.reads_input(n);
+            }
             let name = self.worker.new_table_name();
             let ids = filling.held.on(&read.inputs[n]);
             bytes = self.fill_table(&name, input, &filling.description.inputs[n], &ids, filling, bytes).await?;
@@ -175,7 +182,11 @@ impl Conversation {
             bind_for_shard(out, portal, "", &bind, &[]);
             Ok(())
         };
+        let began = clock::now();
         let answer = self.ask_bound(i, &sql, &filling.description.parameter_types, put).await?;
+        if let Some(steps) = &mut self.measure.steps {
+            steps.put_into_table(filling.held.home, began, reply::tag_rows(answer.tag().as_bytes()).unwrap_or(0));
+        }
         answer.into_result(self)
     }
 

@@ -13,6 +13,7 @@ use pgsluice_sharding::merge::{ColumnType, Merge, MergeLimits, Progress, ShardIn
 use pgsluice_sharding::plan::{Gather, Node};
 use pgsluice_sharding::sql::Access;
 
+use crate::clock;
 use crate::pool::server::{Audience, Due, Preparation, StatementId, is_outdated_plan};
 use crate::protocol::backend::{self, Field};
 use crate::protocol::error::ErrorFields;
@@ -26,6 +27,7 @@ use super::client::write_all;
 use super::cursors::close_portal_of_router;
 use super::final_query::InputRows;
 use super::final_tables::InputTable;
+use super::steps::Taken;
 use super::timed::{TIME_TYPE, bind_with};
 use super::worker::{Description, shape_of_row};
 use super::{CatalogChange, Conversation, End, Failure};
@@ -37,7 +39,7 @@ const OUT_BYTES: usize = 64 << 10;
 const TAKEN_IN_BYTES: usize = 16 << 10;
 
 /// What a merge says that would need more memory than it may have.
-const OUT_OF_MEMORY: &str = "53200";
+pub(super) const OUT_OF_MEMORY: &str = "53200";
 
 /// Results in binary, whatever the client asked for.
 pub(super) const BINARY: i16 = 1;
@@ -87,6 +89,14 @@ impl Arguments {
         Err(ErrorFields::outdated_plan().into())
     }
 
+    /// The same with all results as text.
+    pub(super) fn as_text(&self) -> Result<Self, Failure> {
+        let mut message = BytesMut::new();
+        bind_for_shard(&mut message, b"", "", &self.bind()?, &[]);
+        let bind = message.freeze().slice(5..);
+        Ok(Self { text: self.text.clone(), param_types: self.param_types.clone(), bind, row: self.row })
+    }
+
     /// The same with one more value behind the others, in binary.
     pub(super) fn with(&self, value: &[u8]) -> Result<Self, Failure> {
         let bind = bind_with(&self.bind()?, value);
@@ -116,6 +126,8 @@ pub(super) enum Sink<'a> {
     Rows(&'a mut InputRows),
     /// Into a temporary table.
     Table(&'a mut InputTable),
+    /// They are only counted, in bytes.
+    Nowhere(&'a mut u64),
 }
 
 /// What of the rows has left for the client.
@@ -175,11 +187,13 @@ pub(super) enum Gathered {
 
 /// What lies in a link's buffer for the merge.
 #[derive(Clone, Copy, Default)]
-struct Head {
+pub(super) struct Head {
     /// Bytes of whole rows at the front.
-    rows: usize,
+    pub(super) rows: usize,
     /// CommandComplete follows them.
-    finished: bool,
+    pub(super) finished: bool,
+    /// All rows so far.
+    pub(super) taken: Taken,
 }
 
 impl Conversation {
@@ -249,18 +263,9 @@ impl Conversation {
         if request.describe {
             self.send_row_description(description, arguments)?;
         }
-        let formats = shard_formats(&arguments.bind()?, description);
-        let types = &description.parameter_types;
-        let started = match gather.locks {
-            true => self.start_one_by_one(ids, gather, types, &formats, arguments).await,
-            false => self.start_on_all(ids, gather, types, &formats, arguments),
-        };
         let mut outflow = Outflow::of(gather);
-        let result = match started {
-            Ok(()) => self.run_merge(ids, &mut merge, &mut Sink::Client(&mut outflow)).await,
-            Err(failure) => Err(failure),
-        };
-        self.finish_all(ids, result.is_err()).await?;
+        let mut sink = Sink::Client(&mut outflow);
+        let result = self.run_gather(gather, ids, description, &mut merge, arguments, &mut sink).await?;
         if merge.rows() == 0 && self.may_try_again(&result, attempt) {
             self.client.out.truncate(said);
             return Ok(Gathered::Outdated);
@@ -275,6 +280,30 @@ impl Conversation {
         self.measure.add_rows(merge.rows());
         backend::command_complete(&mut self.client.out, &format!("SELECT {}", merge.rows()));
         Ok(Gathered::Done)
+    }
+
+    /// Has the shards run their part, and merges what comes. All servers are at rest afterwards, or one is lost: that is the outer error.
+    pub(super) async fn run_gather(
+        &mut self,
+        gather: &Gather,
+        ids: &[u64],
+        description: &Description,
+        merge: &mut Merge,
+        arguments: &Arguments,
+        sink: &mut Sink<'_>,
+    ) -> Result<Result<(), Failure>, Failure> {
+        let formats = shard_formats(&arguments.bind()?, description);
+        let types = &description.parameter_types;
+        let started = match gather.locks {
+            true => self.start_one_by_one(ids, gather, types, &formats, arguments).await,
+            false => self.start_on_all(ids, gather, types, &formats, arguments),
+        };
+        let result = match started {
+            Ok(()) => self.run_merge(ids, merge, sink).await,
+            Err(failure) => Err(failure),
+        };
+        self.finish_all(ids, result.is_err()).await?;
+        Ok(result)
     }
 
     /// Whether an attempt has failed only because a shard had an outdated plan, outside of a block.
@@ -302,7 +331,7 @@ impl Conversation {
             .ok_or_else(|| ErrorFields::error("08006", "a shard's server closed the connection unexpectedly").into())
     }
 
-    fn merge(
+    pub(super) fn merge(
         &self,
         gather: &Gather,
         inputs: usize,
@@ -372,7 +401,7 @@ impl Conversation {
     }
 
     /// What PostgreSQL says of the statement and of the shards' part of it; asked once.
-    async fn description(
+    pub(super) async fn description(
         &mut self,
         id: u64,
         gather: &Gather,
@@ -517,6 +546,7 @@ impl Conversation {
         merge: &mut Merge,
         sink: &mut Sink<'_>,
     ) -> Result<(), Failure> {
+        let began = clock::now();
         let mut heads = vec![Head::default(); ids.len()];
         let mut out = Vec::new();
         for id in ids {
@@ -535,9 +565,15 @@ impl Conversation {
                 }
                 Progress::Needs(n) => {
                     let i = self.position(ids[n])?;
-                    self.fill(i, &mut heads[n]).await?;
+                    match self.measure.steps {
+                        Some(_) => self.fill_watching(ids, &mut heads, n).await?,
+                        None => self.fill(i, &mut heads[n]).await?,
+                    }
                 }
             }
+        }
+        if let Some(steps) = &mut self.measure.steps {
+            steps.merged(began, ids, heads.iter().map(|head| head.taken), merge.rows_of_steps());
         }
         if let Sink::Client(outflow) = sink {
             if let Some(mut held) = outflow.held.take() {
@@ -586,6 +622,7 @@ impl Conversation {
                 self.served.stats.sent.add(out.len() as u64);
             }
             Sink::Rows(rows) => rows.take(out),
+            Sink::Nowhere(bytes) => **bytes += out.len() as u64,
             Sink::Table(table) => self.put_into_table(table, out).await?,
         }
         out.clear();
@@ -605,7 +642,7 @@ impl Conversation {
     }
 
     /// Finds out how many whole rows are at the front of a buffer, and what is behind them.
-    fn look_at(&mut self, i: usize, head: &mut Head) -> Result<(), Failure> {
+    pub(super) fn look_at(&mut self, i: usize, head: &mut Head) -> Result<(), Failure> {
         loop {
             let link = &mut self.links[i];
             let rest = &link.inbox.filled()[head.rows..];
@@ -618,9 +655,13 @@ impl Conversation {
             }
             let executing = link.server.state.executes();
             match header.tag {
-                b'D' if executing => head.rows += header.total,
+                b'D' if executing => {
+                    head.rows += header.total;
+                    head.taken.row(header.total);
+                }
                 b'C' if executing => {
                     head.finished = true;
+                    head.taken.complete();
                     return Ok(());
                 }
                 // Whatever else comes waits until the rows before it are taken.

@@ -10,6 +10,7 @@ use crate::stats::{Ended, microseconds};
 
 use super::Conversation;
 use super::queries::QueryId;
+use super::steps::Steps;
 use crate::clock;
 
 /// What is measured of the request that is being answered.
@@ -30,6 +31,8 @@ pub(super) struct Measure {
     carried_us: u64,
     /// A statement of a pipeline that has its answer; the time is told by whatever reads the clock next.
     done: Option<Done>,
+    /// What EXPLAIN ANALYZE gets to know; there while it runs a read.
+    pub(super) steps: Option<Box<Steps>>,
     /// When the answer ended that was given last, if the clock was read for that.
     answered_at: Option<Instant>,
 }

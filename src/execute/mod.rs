@@ -19,7 +19,7 @@
 //! - [`prepared`]: PREPARE and EXECUTE of SQL
 //! - [`queries`], [`measure`]: what is counted by statement
 //! - [`encoding`]: texts that are not UTF-8
-//! - [`explain`]: the route and the shards' plans as rows
+//! - [`explain`]: the router's steps and the servers' plans as one document; [`steps`] measures a read for it
 
 mod again;
 mod ask;
@@ -47,6 +47,7 @@ pub mod queries;
 mod sequences;
 mod simple;
 mod snapshots;
+mod steps;
 mod sync;
 mod tables;
 mod timed;

@@ -276,7 +276,7 @@ impl Conversation {
                 self.measure.touches(shards.len());
                 self.copy_out(&shards, header, access, own_text).await
             }
-            Decision::Explain => self.explain(&statement.command, text, describe).await,
+            Decision::Explain(explained) => Box::pin(self.explain(statement, text, *explained, describe)).await,
             Decision::Forward { shard, access } => {
                 let shard = self.place_of_cursor(&statement.command, shard).await?;
                 self.find_sequences(statement)?;

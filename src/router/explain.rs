@@ -7,7 +7,8 @@ use pgsluice_sharding::{ShardId, ShardMap};
 
 use crate::protocol::ErrorFields;
 
-/// The plan of every statement in `text`, and the shards that its values name.
+/// The plan of every statement in `text`, and the shards that its values name. `full` shows the texts of final queries
+/// as servers run them.
 ///
 /// # Errors
 /// The text does not parse, or the planner refuses it as a whole.
@@ -17,6 +18,7 @@ pub fn lines(
     map: &ShardMap,
     shards: &[&str],
     text: &str,
+    full: bool,
 ) -> Result<Vec<String>, ErrorFields> {
     let script = planner.plan(catalog, None, text)?;
     let values = Values { text, literals: planner.literals(), params: &[] };
@@ -25,7 +27,8 @@ pub fn lines(
     }
     let mut lines = Vec::new();
     for statement in &script.statements {
-        lines.extend(statement.plan.to_string().lines().map(str::to_owned));
+        let plan = if full { format!("{:#}", statement.plan) } else { statement.plan.to_string() };
+        lines.extend(plan.lines().map(str::to_owned));
         lines.extend(where_to(statement, map, shards, values));
     }
     Ok(lines)

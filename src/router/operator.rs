@@ -65,7 +65,7 @@ impl Operator for Operate {
         let limits = self.0.config().limits.clone();
         let mut planner = Planner::new(Limits { statement_bytes_max: limits.statement_bytes_max, ..Limits::default() });
         let catalog = database.catalog.current();
-        explain::lines(&mut planner, &catalog, &database.map, &database.shard_names(), &statement)
+        explain::lines(&mut planner, &catalog, &database.map, &database.shard_names(), &statement, false)
     }
 }
 

@@ -11,6 +11,7 @@ mod conversations;
 mod copying;
 mod cursors;
 mod demo;
+mod explain;
 mod faults;
 mod generated;
 mod hostile;

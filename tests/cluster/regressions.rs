@@ -258,19 +258,6 @@ fn a_client_that_names_no_application_has_an_empty_name() {
 }
 
 #[test]
-fn explain_in_a_format_that_cannot_be_joined_is_refused() {
-    let two = Two::new("formats");
-    let mut client = two.router.client();
-    for sql in ["SELECT v FROM rt", "SELECT count(*) FROM rt", "SELECT v FROM rt ORDER BY v LIMIT 1"] {
-        let json = format!("EXPLAIN (FORMAT json) {sql}");
-        assert_eq!(client.query(&json).sqlstate(), "0A000", "{sql}");
-        assert_eq!(client.execute(&json, &[], false).sqlstate(), "0A000", "{sql}");
-        assert_eq!(client.text(&format!("EXPLAIN {sql}")).matches("(primary)").count(), 2, "{sql}");
-    }
-    assert!(client.text("EXPLAIN (FORMAT json) SELECT v FROM rt WHERE user_id = 1").starts_with('['));
-}
-
-#[test]
 fn who_comes_right_after_the_start_is_served() {
     let two = Two::new("early");
     for round in 0..10 {

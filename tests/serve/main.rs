@@ -85,6 +85,11 @@ fn check_asks_the_servers_and_explain_plans_without_running() {
     }
     let (code, online) = sluice(&["explain", "--config", path, statement]);
     assert_eq!((code, online), (Some(0), offline));
+    let ranked = "SELECT rank() OVER (ORDER BY name) FROM users";
+    let (_, short) = sluice(&["explain", "--config", path, ranked]);
+    assert!(short.contains("FROM (input 1 users)") && !short.contains("unnest"), "{short}");
+    let (_, full) = sluice(&["explain", "--config", path, "--verbose", ranked]);
+    assert!(full.contains("unnest($1::"), "{full}");
 
     cluster.primary(1).stop();
     let (code, text) = sluice(&["check", "--config", path]);

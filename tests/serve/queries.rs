@@ -55,6 +55,15 @@ async fn statements_are_counted_by_shape_in_both_protocols() {
         other.query("SELECT id FROM users ORDER BY id", &[]).await.unwrap();
         assert_counted(port, "SELECT id FROM users ORDER BY id", &format!("app 2 16 0 {all} {alone}"));
 
+        // Who is curious is counted apart, with the shards and without rows.
+        for explain in ["EXPLAIN SELECT id FROM users ORDER BY id", "EXPLAIN ANALYZE SELECT id FROM users ORDER BY id"]
+        {
+            one.batch_execute(explain).await.unwrap();
+            other.query(explain, &[]).await.unwrap();
+            assert_counted(port, explain, &format!("app 2 0 0 {all} {alone}"));
+        }
+        assert_counted(port, "SELECT id FROM users ORDER BY id", &format!("app 2 16 0 {all} {alone}"));
+
         // Errors of servers, in both protocols, and of the router.
         one.batch_execute("SELECT 1/0 FROM users WHERE id = 1").await.unwrap_err();
         let division = "SELECT 1 / $1::int4 FROM users WHERE id = 1";

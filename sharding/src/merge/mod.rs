@@ -26,7 +26,7 @@ use crate::refusal::Refusal;
 use build::{Columns, Line};
 use memory::Memory;
 use merge_sort::Pull;
-use pipeline::{Flow, Source, Stage};
+use pipeline::{Counted, Flow, Source, Stage};
 use project::Project;
 use row::Row;
 
@@ -68,7 +68,7 @@ pub enum Progress {
 #[derive(Debug)]
 pub struct Merge {
     source: Source,
-    stages: Vec<Stage>,
+    stages: Vec<Counted>,
     state: State,
     memory: Memory,
     visible: usize,
@@ -115,7 +115,7 @@ impl Merge {
             visible: line.columns.visible,
             fields: line.columns.len(),
             source: line.source,
-            stages: line.stages,
+            stages: line.stages.into_iter().map(Counted::new).collect(),
             state: over.map_or(State::Reading, |stage| State::Draining(stage + 1)),
             memory: Memory::new(limits.buffered_bytes_max),
             rows: 0,
@@ -170,6 +170,12 @@ impl Merge {
     /// digits as tell the number from all others.
     pub fn prints_floats(&self) -> bool {
         self.prints_floats
+    }
+
+    /// How many rows each step has given on: the source, which is MergeSort or Append, then every step that drops
+    /// or keeps rows, upwards. The last of them has given out the answer.
+    pub fn rows_of_steps(&self) -> impl Iterator<Item = u64> {
+        self.stages.iter().map(|stage| stage.rows).chain([self.rows])
     }
 
     /// How many rows were given out, for the command tag.

@@ -30,6 +30,19 @@ pub(super) enum Stage {
     Limit(Limit),
 }
 
+/// A stage, and how many rows have come to it.
+#[derive(Debug)]
+pub(super) struct Counted {
+    pub(super) stage: Stage,
+    pub(super) rows: u64,
+}
+
+impl Counted {
+    pub(super) fn new(stage: Stage) -> Self {
+        Self { stage, rows: 0 }
+    }
+}
+
 /// Whether further rows can change the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Flow {
@@ -51,7 +64,7 @@ impl Source {
 /// Gives a row to the first stage, and what comes of it to the next ones.
 #[inline]
 pub(super) fn push(
-    stages: &mut [Stage],
+    stages: &mut [Counted],
     row: Row<'_>,
     memory: &mut Memory,
     project: &mut Project<'_>,
@@ -60,7 +73,8 @@ pub(super) fn push(
         project.write(row.message)?;
         return Ok(Flow::More);
     };
-    match stage {
+    stage.rows += 1;
+    match &mut stage.stage {
         Stage::Aggregate(aggregate) => {
             if aggregate.take(row, memory)? {
                 return push(above, aggregate.give()?, memory, project);
@@ -96,12 +110,12 @@ pub(super) fn push(
 /// After the last row from below: gives one row that the first stage kept to the next ones. `None`
 /// when it keeps none.
 pub(super) fn drain(
-    stages: &mut [Stage],
+    stages: &mut [Counted],
     memory: &mut Memory,
     project: &mut Project<'_>,
 ) -> Result<Option<Flow>, Refusal> {
     let Some((stage, above)) = stages.split_first_mut() else { return Ok(None) };
-    let row = match stage {
+    let row = match &mut stage.stage {
         Stage::Aggregate(aggregate) => aggregate.drain()?,
         Stage::Sort(sort) => sort.drain(),
         Stage::Having(_) | Stage::Distinct(_) | Stage::Limit(_) => None,

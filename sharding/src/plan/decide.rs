@@ -1,6 +1,5 @@
 //! One statement -> its plan, its access and its effects.
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use super::bind::Binder;
@@ -107,11 +106,7 @@ fn decide(context: Context<'_>, stmt: &Stmt, parsed: &Parsed) -> Decided {
             Some(command) => Decided { command, any_values: false, ..rows(context, dml, parsed) },
             None => rows(context, dml, parsed),
         },
-        Stmt::Explain { analyze, text_format, inner } => {
-            let span = Range::default();
-            let explain = Explain { analyze: *analyze, text_format: *text_format, inner: span.clone(), prefix: span };
-            decide_explain(context, explain, inner, parsed)
-        }
+        Stmt::Explain { explain, inner } => decide_explain(context, (**explain).clone(), inner, parsed),
         Stmt::Declare { name, hold, query } => declare(context, name, *hold, query, parsed),
         Stmt::Copy(copy) => ddl::decide_copy(context, copy, parsed),
         Stmt::Session(command) => session(command),
@@ -352,22 +347,27 @@ fn spread(
     }
 }
 
-/// An EXPLAIN goes where its statement goes.
+/// An EXPLAIN goes where its statement goes. The parts of a plan are of that statement alone.
 fn decide_explain(context: Context<'_>, mut explain: Explain, inner: &Stmt, parsed: &Parsed) -> Decided {
-    let start = spans::explained(context.text, &parsed.span);
+    let mut start = spans::explained(context.text, &parsed.span);
+    let part = |start: usize| Parsed {
+        stmt: Stmt::Session(Box::new(Command::Empty)),
+        span: start..parsed.span.end,
+        params: parsed.params,
+    };
     let mut decided = match inner {
         Stmt::Execute { name } => execute(context, parsed, start, name),
-        _ => decide(context, inner, parsed),
+        _ => decide(context, inner, &part(start)),
     };
     if !explain.analyze {
         decided.effects = Effects::default();
+        // Nothing is written, but planning takes the locks of a write.
+        decided.access = decided.access.min(Access::Lock);
     }
-    // Plans of several shards make one document only as text.
-    if !explain.text_format && matches!(decided.plan, Plan::Gather(_) | Plan::Final(_)) {
-        decided.plan = refused(reasons::utility("EXPLAIN in this format", "Leave FORMAT out, or write FORMAT text."));
+    if let Stmt::Declare { .. } = inner {
+        start = spans::declared(context.text, &(start..parsed.span.end));
     }
     explain.inner = start..parsed.span.end;
-    explain.prefix = parsed.span.start..start;
     decided.command = Command::Explain(Box::new(explain));
     decided.any_values = false;
     decided

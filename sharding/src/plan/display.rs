@@ -3,13 +3,17 @@
 use std::fmt::{self, Display, Formatter};
 
 use super::{
-    Aggregate, AggregateFunction, BitOperation, ColumnRef, Comparison, Condition, Count, FinalQuery, Gather, GroupKey,
-    KeyValue, Measure, Node, Operand, Plan, Shards, SortKey, SortValue,
+    Aggregate, AggregateFunction, BitOperation, ColumnRef, Comparison, Condition, Count, GroupKey, KeyValue, Measure,
+    Node, Operand, Plan, Shards, SortKey, SortValue,
 };
 use crate::copy::CopyTarget;
 
+/// With `{:#}` the texts are shown in full that servers run, else as people read them.
 impl Display for Plan {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        if let Some(step) = self.steps(f.alternate()) {
+            return step.fmt(f);
+        }
         match self {
             Self::Route { shards, many } => {
                 write!(f, "Route: {shards}")?;
@@ -18,8 +22,8 @@ impl Display for Plan {
                     None => Ok(()),
                 }
             }
-            Self::Gather(gather) => gather.fmt(f),
-            Self::Final(query) => query.fmt(f),
+            // They have steps.
+            Self::Gather(_) | Self::Final(_) => Ok(()),
             Self::Broadcast { transactional: true } => f.write_str("Broadcast: all shards at once"),
             Self::Broadcast { transactional: false } => f.write_str("Broadcast: shard by shard"),
             Self::CopyFrom(copy) => match copy.target {
@@ -64,75 +68,11 @@ impl Display for KeyValue {
     }
 }
 
-impl Display for Gather {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let mut node = &self.tree;
-        let mut depth = 0;
-        loop {
-            indent(f, depth)?;
-            let Some(input) = node.input() else { break };
-            writeln!(f, "{node}")?;
-            node = input;
-            depth += 1;
-        }
-        writeln!(f, "Route: {}", self.shards)?;
-        let sql = self.timed_sql.as_ref().unwrap_or(&self.sql);
-        for (number, line) in sql.lines().enumerate() {
-            let end = if number == 0 { "" } else { "\n" };
-            write!(f, "{end}{:width$}{line}", "", width = depth * 3)?;
-        }
-        Ok(())
-    }
-}
-
-impl Display for FinalQuery {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        match self.home {
-            Some(home) => write!(f, "Final: on shard {}", home.0)?,
-            None => write!(f, "Final: on one of {}", self.shards)?,
-        }
-        for line in self.sql.lines() {
-            write!(f, "\n   {line}")?;
-        }
-        for input in &self.inputs {
-            write!(f, "\n└─ Input: {}", input.table)?;
-            for line in input.gather.to_string().lines() {
-                write!(f, "\n   {line}")?;
-            }
-        }
-        Ok(())
-    }
-}
-
-fn indent(f: &mut Formatter<'_>, depth: usize) -> fmt::Result {
-    if depth > 0 {
-        write!(f, "{:width$}└─ ", "", width = (depth - 1) * 3)?;
-    }
-    Ok(())
-}
-
 fn list<T: Display>(f: &mut Formatter<'_>, items: &[T]) -> fmt::Result {
     for (number, item) in items.iter().enumerate() {
         write!(f, "{}{item}", if number == 0 { "" } else { ", " })?;
     }
     Ok(())
-}
-
-impl Node {
-    /// What this node reads from; nothing for the leaf.
-    pub fn input(&self) -> Option<&Self> {
-        match self {
-            Self::Route => None,
-            Self::Append { input }
-            | Self::MergeSort { input, .. }
-            | Self::Aggregate { input, .. }
-            | Self::Having { input, .. }
-            | Self::Distinct { input, .. }
-            | Self::Sort { input, .. }
-            | Self::Limit { input, .. }
-            | Self::Project { input } => Some(input),
-        }
-    }
 }
 
 /// One line, without what is below.

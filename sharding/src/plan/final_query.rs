@@ -157,6 +157,21 @@ impl<'a> Mentioned<'a> {
     }
 }
 
+/// What takes the place of a piece of the text.
+struct Edit {
+    place: Range<usize>,
+    new: String,
+    /// What people see of it.
+    shown: String,
+}
+
+impl Edit {
+    /// Of which people see all.
+    fn plain((place, new): (Range<usize>, String)) -> Self {
+        Self { place, shown: new.clone(), new }
+    }
+}
+
 /// The final query in the making.
 struct Draft<'a, 'c> {
     context: Context<'a>,
@@ -164,7 +179,7 @@ struct Draft<'a, 'c> {
     parsed: &'a Parsed,
     mentioned: Mentioned<'a>,
     inputs: Vec<Input>,
-    edits: Vec<(Range<usize>, String)>,
+    edits: Vec<Edit>,
     /// The relations that have given way to an input.
     replaced: Vec<usize>,
     /// Arrays of all inputs so far.
@@ -218,8 +233,10 @@ impl<'a> Draft<'a, '_> {
         let alias = if written.aliased { String::new() } else { format!(" AS {}", quoted(&rel.name)) };
         let first = usize::from(params) + usize::from(timed) + self.columns + 1;
         let source = crossing.source(first);
-        self.edits.push((place, format!("(SELECT {} FROM {}){alias}", crossing.shown(), source.arrays)));
-        self.edits.extend(binder.schemas_before(text, span, index));
+        let new = format!("(SELECT {} FROM {}){alias}", crossing.shown(), source.arrays);
+        let shown = format!("(input {} {name})", self.inputs.len() + 1);
+        self.edits.push(Edit { place, new, shown });
+        self.edits.extend(binder.schemas_before(text, span, index).into_iter().map(Edit::plain));
         self.group_by_key(index, written.at, &crossing.columns());
         self.inputs.push(Input { table: name.to_owned(), gather, source });
         self.replaced.push(index);
@@ -234,7 +251,7 @@ impl<'a> Draft<'a, '_> {
         let Some(end) = end.filter(|_| !implied.is_empty()) else { return };
         let name = quoted(&self.binder.rels[rel].name);
         let columns = implied.iter().map(|column| format!(", {name}.{}", quoted(&column.name)));
-        self.edits.push((end..end, columns.collect()));
+        self.edits.push(Edit::plain((end..end, columns.collect())));
     }
 
     /// What the rows must fulfil that matter.
@@ -303,12 +320,16 @@ impl<'a> Draft<'a, '_> {
     }
 
     fn finish(self, shards: Shards, home: Option<ShardId>) -> FinalQuery {
-        let mut sql = spans::spliced(self.context.text, self.parsed.span.clone(), self.edits);
+        let edited = |new: fn(&Edit) -> &String| {
+            let edits = self.edits.iter().map(|edit| (edit.place.clone(), new(edit).clone())).collect();
+            spans::spliced(self.context.text, self.parsed.span.clone(), edits)
+        };
+        let (mut sql, shown) = (edited(|edit| &edit.new), edited(|edit| &edit.shown));
         let timed = self.binder.facts.tells_time;
         if timed {
             sql = spans::with_clock(&sql, usize::from(self.parsed.params) + 1);
         }
-        FinalQuery { timed, shards, home, inputs: self.inputs, sql, params: self.parsed.params }
+        FinalQuery { timed, shards, home, inputs: self.inputs, sql, shown, params: self.parsed.params }
     }
 }
 

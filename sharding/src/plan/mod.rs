@@ -28,6 +28,7 @@ mod resolve;
 mod route;
 mod scope;
 mod splice;
+mod steps;
 mod targets;
 mod terms;
 mod view;
@@ -41,6 +42,7 @@ use crate::refusal::Refusal;
 
 pub(crate) use decide::{Context, plan_statement};
 pub use phases::{Phase, build_with};
+pub use steps::Step;
 pub use view::{can_stand_for_view, view_kind};
 
 /// How one statement is answered. Immutable once made.
@@ -149,6 +151,8 @@ pub struct FinalQuery {
     pub home: Option<ShardId>,
     pub inputs: Vec<Input>,
     pub sql: String,
+    /// `sql` for people: in the place of each subquery over arrays stands the number and the table of its input.
+    pub shown: String,
     /// Highest parameter number in the client's text, 0 for none.
     pub params: u16,
 }

@@ -217,15 +217,37 @@ pub enum Isolation {
 }
 
 /// EXPLAIN of a statement.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Explain {
     pub analyze: bool,
-    /// FORMAT TEXT, so the router may add its lines.
-    pub text_format: bool,
-    /// The bytes of the explained statement in the request's text.
+    pub format: ExplainFormat,
+    /// All options in their order, by name, with the value if one is written.
+    pub options: Vec<(String, Option<String>)>,
+    /// The bytes of the explained statement in the request's text; of a DECLARE, of its query.
     pub inner: Range<usize>,
-    /// `EXPLAIN (options)`, everything before the explained statement.
-    pub prefix: Range<usize>,
+}
+
+/// How an EXPLAIN shows plans.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ExplainFormat {
+    #[default]
+    Text,
+    Json,
+    Yaml,
+    Xml,
+}
+
+impl Explain {
+    /// Whether an option of yes and no is on; `default` says it where nothing is written.
+    pub fn is_on(&self, option: &str, default: bool) -> bool {
+        let written = self.options.iter().rfind(|(name, _)| name == option);
+        written.map_or(default, |(_, value)| value.as_deref().is_none_or(is_on))
+    }
+}
+
+/// Whether a word turns an option on.
+pub(crate) fn is_on(word: &str) -> bool {
+    ["on", "true", "yes", "1", "t", "y"].iter().any(|on| word.eq_ignore_ascii_case(on))
 }
 
 /// PREPARE of a statement. All ranges are bytes of the request's text.

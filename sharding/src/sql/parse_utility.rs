@@ -13,7 +13,7 @@ use super::parse::{Builder, Result, strings};
 use super::parse_expr::type_name;
 use super::parse_query::{table_or_nothing, table_ref};
 use super::tree::{Change, ColumnDef, Constraint, Copy, CopyOption, CreateTable, Dml, Stmt, TableRef};
-use super::{Command, Isolation, SetValue, TransactionOptions};
+use super::{Command, Explain, ExplainFormat, Isolation, SetValue, TransactionOptions, is_on};
 
 /// CURSOR_OPT_HOLD of PostgreSQL's parsenodes.h.
 const CURSOR_HOLD: i32 = 0x0020;
@@ -46,17 +46,19 @@ impl Builder<'_> {
     }
 
     fn explain(&mut self, explain: &nodes::ExplainStmt, span: &Range<usize>) -> Result<Stmt> {
-        let mut analyze = false;
-        let mut text_format = true;
-        for option in explain.options() {
-            match option.defname() {
-                Some("analyze") => analyze = flag(option.arg()),
-                Some("format") => text_format = option.arg().as_str().is_none_or(|format| format == "text"),
-                _ => {}
-            }
-        }
+        let options = explain.options().iter().map(|option| (text(option.defname()), option_value(option.arg())));
+        let mut read = Explain { options: options.collect(), ..Explain::default() };
+        read.analyze = read.is_on("analyze", false);
+        let format = read.options.iter().rfind(|(name, _)| name == "format");
+        read.format = match format.and_then(|(_, format)| format.as_deref()) {
+            Some("json") => ExplainFormat::Json,
+            Some("yaml") => ExplainFormat::Yaml,
+            Some("xml") => ExplainFormat::Xml,
+            // What is no format is refused by a server.
+            _ => ExplainFormat::Text,
+        };
         let inner = Box::new(self.stmt(explain.query(), span)?);
-        Ok(Stmt::Explain { analyze, text_format, inner })
+        Ok(Stmt::Explain { explain: Box::new(read), inner })
     }
 
     fn copy(&mut self, copy: &nodes::CopyStmt) -> Result<Stmt> {
@@ -215,8 +217,20 @@ fn flag(arg: Node<'_>) -> bool {
     }
 }
 
-fn is_on(word: &str) -> bool {
-    ["on", "true", "yes", "1", "t", "y"].iter().any(|on| word.eq_ignore_ascii_case(on))
+/// The value of an option as a word.
+fn option_value(arg: Node<'_>) -> Option<String> {
+    match arg {
+        Node::None => None,
+        Node::Integer(value) => Some(value.ival.to_string()),
+        Node::Boolean(value) => Some(value.boolval.to_string()),
+        Node::A_Const(constant) => match constant.val() {
+            Some(ConstValue::Integer(value)) => Some(value.to_string()),
+            Some(ConstValue::Boolean(value)) => Some(value.to_string()),
+            Some(ConstValue::String(value)) => Some(value.to_owned()),
+            _ => Some(String::new()),
+        },
+        other => Some(other.as_str().unwrap_or_default().to_owned()),
+    }
 }
 
 fn set(statement: &nodes::VariableSetStmt) -> Stmt {

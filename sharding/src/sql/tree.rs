@@ -399,8 +399,8 @@ pub(crate) struct MergeAction {
 pub(crate) enum Stmt {
     Dml(Dml),
     Explain {
-        analyze: bool,
-        text_format: bool,
+        /// Without the place of what it explains.
+        explain: Box<super::Explain>,
         inner: Box<Self>,
     },
     Copy(Box<Copy>),

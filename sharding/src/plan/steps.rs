@@ -1,0 +1,147 @@
+//! The steps of a plan as a tree to be shown.
+
+use std::fmt::{self, Display, Formatter};
+
+use super::{Count, FinalQuery, Gather, Node, Plan};
+
+/// One step: its heading, what stands below it, and the steps whose rows it takes.
+///
+/// EXPLAIN adds to headings and lines what it knows besides the plan.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Step {
+    /// One word: `MergeSort`.
+    pub name: &'static str,
+    /// What the heading says after it.
+    pub detail: String,
+    /// What the heading ends with.
+    pub notes: String,
+    pub lines: Vec<String>,
+    /// The most rows it can give, if the plan tells.
+    pub rows_max: Option<u64>,
+    pub inputs: Vec<Self>,
+}
+
+impl Plan {
+    /// The steps, if there are any beyond a route. `full` shows the texts as servers run them.
+    pub fn steps(&self, full: bool) -> Option<Step> {
+        match self {
+            Self::Gather(gather) => Some(gather.steps()),
+            Self::Final(query) => Some(query.steps(full)),
+            _ => None,
+        }
+    }
+}
+
+impl Gather {
+    pub fn steps(&self) -> Step {
+        self.step_of(&self.tree)
+    }
+
+    fn step_of(&self, node: &Node) -> Step {
+        let heading = node.to_string();
+        let detail = heading.split_once(": ").map_or("", |(_, detail)| detail).to_owned();
+        match node.input() {
+            None => Step {
+                name: node.name(),
+                detail: self.shards.to_string(),
+                lines: lines_of(self.timed_sql.as_ref().unwrap_or(&self.sql)),
+                ..Step::default()
+            },
+            Some(input) => {
+                let (name, rows_max) = (node.name(), node.rows_max());
+                Step { name, detail, rows_max, inputs: vec![self.step_of(input)], ..Step::default() }
+            }
+        }
+    }
+}
+
+impl FinalQuery {
+    /// `full` shows the text as a server runs it.
+    pub fn steps(&self, full: bool) -> Step {
+        let detail = match self.home {
+            Some(home) => format!("on shard {}", home.0),
+            None => format!("on one of {}", self.shards),
+        };
+        let inputs = self.inputs.iter().enumerate().map(|(number, input)| Step {
+            name: "Input",
+            detail: format!("{} {}", number + 1, input.table),
+            inputs: vec![input.gather.steps()],
+            ..Step::default()
+        });
+        let lines = lines_of(if full { &self.sql } else { &self.shown });
+        Step { name: "Final", detail, lines, inputs: inputs.collect(), ..Step::default() }
+    }
+}
+
+impl Node {
+    /// What this node reads from; nothing for the leaf.
+    pub fn input(&self) -> Option<&Self> {
+        match self {
+            Self::Route => None,
+            Self::Append { input }
+            | Self::MergeSort { input, .. }
+            | Self::Aggregate { input, .. }
+            | Self::Having { input, .. }
+            | Self::Distinct { input, .. }
+            | Self::Sort { input, .. }
+            | Self::Limit { input, .. }
+            | Self::Project { input } => Some(input),
+        }
+    }
+
+    fn rows_max(&self) -> Option<u64> {
+        match self {
+            Self::Limit { count: Some(Count::Rows(rows)), .. } => Some(*rows),
+            Self::Aggregate { keys, .. } if keys.is_empty() => Some(1),
+            _ => None,
+        }
+    }
+
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Route => "Route",
+            Self::Append { .. } => "Append",
+            Self::MergeSort { .. } => "MergeSort",
+            Self::Aggregate { .. } => "Aggregate",
+            Self::Having { .. } => "Having",
+            Self::Distinct { .. } => "Distinct",
+            Self::Sort { .. } => "Sort",
+            Self::Limit { .. } => "Limit",
+            Self::Project { .. } => "Project",
+        }
+    }
+}
+
+/// A tree with lines of branches; no newline at its end.
+impl Display for Step {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        self.draw(f, "")
+    }
+}
+
+impl Step {
+    /// `margin` stands before every line but the first.
+    fn draw(&self, f: &mut Formatter<'_>, margin: &str) -> fmt::Result {
+        f.write_str(self.name)?;
+        if !self.detail.is_empty() {
+            write!(f, ": {}", self.detail)?;
+        }
+        f.write_str(&self.notes)?;
+        // The lines of a step that has others below it stand beside their branch.
+        let beside = if self.inputs.is_empty() { "" } else { "│  " };
+        for line in &self.lines {
+            write!(f, "\n{margin}{beside}{line}")?;
+        }
+        for (number, input) in self.inputs.iter().enumerate() {
+            let is_last = number + 1 == self.inputs.len();
+            let (branch, beside) = if is_last { ("└─ ", "   ") } else { ("├─ ", "│  ") };
+            write!(f, "\n{margin}{branch}")?;
+            input.draw(f, &format!("{margin}{beside}"))?;
+        }
+        Ok(())
+    }
+}
+
+fn lines_of(text: &str) -> Vec<String> {
+    text.lines().map(str::to_owned).collect()
+}
