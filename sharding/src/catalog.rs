@@ -28,7 +28,7 @@ pub struct Catalog {
     pub functions: HashMap<String, Function>,
     /// Whether the database's default collation orders text by its bytes (`C`, `POSIX`, `C.UTF-8`).
     pub default_collation: Collation,
-    /// The search_path of a session that has set none, without `pg_catalog` and `"$user"` expanded
+    /// The search_path of a session that has set none, without a `pg_catalog` at its beginning and `"$user"` expanded
     /// by the session: mostly `["$user", "public"]`.
     pub search_path: Vec<String>,
     /// Rules for tables that are yet to be created.

@@ -440,13 +440,13 @@ fn orders_by_bytes(libc_locale: &str) -> bool {
     ["C", "POSIX", "C.UTF-8", "C.UTF8"].iter().any(|name| name.eq_ignore_ascii_case(libc_locale))
 }
 
-/// `"$user", public` -> `$user`, `public`. `pg_catalog` is searched in any case and left out.
+/// `"$user", public` -> `$user`, `public`. `pg_catalog` is searched first in any case, unless it stands behind others.
 fn parse_search_path(text: &str) -> Vec<String> {
     let mut names = Vec::new();
     let mut rest = text.trim_start();
     while !rest.is_empty() {
         let (name, after) = next_identifier(rest);
-        if !name.is_empty() && name != "pg_catalog" {
+        if !name.is_empty() && (name != "pg_catalog" || !names.is_empty()) {
             names.push(name);
         }
         rest = after.trim_start().trim_start_matches(',').trim_start();
@@ -481,7 +481,8 @@ mod tests {
     #[test]
     fn search_paths_are_read_as_postgresql_writes_them() {
         assert_eq!(parse_search_path("\"$user\", public"), ["$user", "public"]);
-        assert_eq!(parse_search_path("Public, \"A \"\"b\"\", c\",pg_catalog"), ["public", "A \"b\", c"]);
+        assert_eq!(parse_search_path("Public, \"A \"\"b\"\", c\",pg_catalog"), ["public", "A \"b\", c", "pg_catalog"]);
+        assert_eq!(parse_search_path("pg_catalog, public"), ["public"]);
         assert_eq!(parse_search_path(""), Vec::<String>::new());
         assert_eq!(parse_search_path("\"\""), Vec::<String>::new());
         assert_eq!(parse_search_path("\"never closed"), ["never closed"]);

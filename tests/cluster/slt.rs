@@ -90,14 +90,20 @@ struct Step {
     expect: Expect,
     ordered: bool,
     refused: bool,
-    /// Results as text even where the protocol knows binary ones.
-    text: bool,
+    results: Results,
 }
 
 #[derive(Clone, Copy, PartialEq)]
 enum Expect {
     Success,
     Error,
+}
+
+/// How the extended protocol is asked for results.
+#[derive(Clone, Copy, PartialEq)]
+enum Results {
+    Binary,
+    Text,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -197,10 +203,10 @@ fn step(place: String, connection: &Connection, sql: String, notes: &[String], e
         Connection::Named(name) => name.clone(),
     };
     let refused = notes.iter().any(|note| note == "refused");
-    let text = notes.iter().any(|note| note == "text");
+    let results = if notes.iter().any(|note| note == "text") { Results::Text } else { Results::Binary };
     let ordered = has_own_order(&sql);
     let place = place.rsplit('/').next().unwrap_or_default().to_owned();
-    Step { place, connection, sql, parameters, copy: String::new(), expect, ordered, refused, text }
+    Step { place, connection, sql, parameters, copy: String::new(), expect, ordered, refused, results }
 }
 
 /// Whether `ORDER BY` stands outside of all parentheses.
@@ -265,7 +271,7 @@ fn ask(wire: &mut Wire, step: &Step, protocol: Protocol) -> Answer {
     let several = step.sql.trim_end().trim_end_matches(';').contains(';');
     if protocol == Protocol::Extended && !several {
         let parameters: Vec<Option<&str>> = step.parameters.iter().map(Option::as_deref).collect();
-        return wire.execute(&step.sql, &parameters, !step.text);
+        return wire.execute(&step.sql, &parameters, step.results == Results::Binary);
     }
     let mut sql = step.sql.clone();
     for (n, parameter) in step.parameters.iter().enumerate().rev() {

@@ -276,6 +276,9 @@ impl Binder<'_> {
         let group: Vec<Term> = self.columns_of_exprs(&select.group);
         let mut outputs = Vec::with_capacity(select.targets.len());
         for target in &select.targets {
+            if expands(&target.expr) {
+                return None;
+            }
             if let Expr::Star(names) = &target.expr {
                 outputs.extend(self.star(names, block)?);
             } else {
@@ -429,7 +432,8 @@ fn first_names(cte: &Cte) -> Option<Vec<Option<Box<str>>>> {
         body = &left.body;
     }
     let Body::Select(select) = body else { return None };
-    if cte.extended || select.targets.iter().any(|target| matches!(target.expr, Expr::Star(_))) {
+    if cte.extended || select.targets.iter().any(|target| matches!(target.expr, Expr::Star(_)) || expands(&target.expr))
+    {
         return None;
     }
     let names = select.targets.iter().map(|target| target.name.clone().or_else(|| implicit_name(&target.expr)));
@@ -448,6 +452,11 @@ fn rel<'c>(alias: Option<&Alias>, columns: Columns<'c>, nullable: bool) -> Rel<'
     let name = alias.map_or_else(|| "".into(), |alias| alias.name.clone());
     let renamed = alias.map(|alias| alias.columns.clone()).unwrap_or_default();
     Rel { name, schema: None, columns, renamed, block: 0, nullable, terms: Default::default(), written: None }
+}
+
+/// Whether a target stands for all fields of a value: `(a.b).*`.
+pub(crate) fn expands(expr: &Expr) -> bool {
+    matches!(expr, Expr::Other(other) if other.what.starts_with("part.") && other.what.ends_with(".*"))
 }
 
 /// The name PostgreSQL gives to a target without one.

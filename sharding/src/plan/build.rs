@@ -3,7 +3,7 @@
 //! What cannot be proved exact is refused here; the phases that follow only make the tree cheaper.
 
 use super::bind::Binder;
-use super::bind_query::Seen;
+use super::bind_query::{Seen, expands};
 use super::decide::Context;
 use super::phases::Phase;
 use super::scope::Columns;
@@ -103,6 +103,7 @@ fn check(binder: &Binder<'_>, query: &Query, select: &Select, block: usize) -> R
         (select.grouping_sets, "GROUPING SETS, CUBE or ROLLUP"),
         (binder.blocks[block].set_returning, "a set-returning function in a query"),
         (query.order.iter().any(|item| item.using), "ORDER BY ... USING"),
+        (select.targets.iter().any(|target| expands(&target.expr)), "all fields of a value"),
     ];
     match what.iter().find(|(found, _)| *found) {
         Some((_, what)) => Err(reasons::spread(what)),

@@ -130,16 +130,35 @@ fn check_create(context: Context<'_>, names: &Names<'_>, create: &CreateTable) -
         return Err(reasons::temporary());
     }
     let columns = created_columns(context, names, create);
-    let schema = names.creation_schema(&create.table);
-    let kind = context.catalog.rules.kind_of(schema, &create.table.name, &columns)?;
+    let kind = created_kind(context, names, create, &columns)?;
     let key = match kind {
-        TableKind::Sharded { column, .. } => Some(&columns[column]),
+        TableKind::Sharded { column, .. } => columns.get(column),
         TableKind::Reference | TableKind::Local(_) => None,
     };
     for constraint in &create.constraints {
         check_constraint(names, &create.table, kind, key, constraint)?;
     }
     Ok(())
+}
+
+/// Where the rows of a table to be created will be: those of a partition where its table's are.
+pub(crate) fn created_kind(
+    context: Context<'_>,
+    names: &Names<'_>,
+    create: &CreateTable,
+    columns: &[Column],
+) -> Result<TableKind, Refusal> {
+    let (rules, name) = (&context.catalog.rules, &*create.table.name);
+    let schema = names.creation_schema(&create.table);
+    let has_rule = rules.tables.contains_key(name) || rules.tables.contains_key(&format!("{schema}.{name}"));
+    let mut keys = create.parents.iter().filter_map(|parent| key_of(names, parent));
+    if let Some((key, parent)) = keys.next().filter(|_| !has_rule)
+        && let Some(column) = columns.iter().position(|column| column.name == key.name)
+        && let TableKind::Sharded { key_type, .. } = parent.kind
+    {
+        return Ok(TableKind::Sharded { column, key_type });
+    }
+    rules.kind_of(schema, name, columns)
 }
 
 /// The columns of a table to be created, those of LIKE, INHERITS and PARTITION OF included.

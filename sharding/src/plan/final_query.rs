@@ -121,6 +121,14 @@ impl<'a> Mentioned<'a> {
             }
             Expr::Star(names) => self.stars.extend(names.last().map(|name| &**name)),
             Expr::Func(call) => self.call(call),
+            // A field of the row, or all of them.
+            Expr::Other(other) if other.what.starts_with("part.") => {
+                if let Some(Expr::Column(names)) = other.args.first()
+                    && let [name] = &**names
+                {
+                    self.given.push(name);
+                }
+            }
             // Whether all columns are NULL is the same question for both.
             Expr::IsNull(tested, _) => {
                 if let Expr::Column(names) = &**tested

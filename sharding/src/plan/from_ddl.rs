@@ -1,7 +1,7 @@
 //! A catalog from the text of a schema, for tests and for EXPLAIN without a server.
 
 use super::bind::Binder;
-use super::ddl::created_columns;
+use super::ddl::{created_columns, created_kind};
 use super::decide::Context;
 use super::scope::{Columns, Names};
 use super::view::view_kind;
@@ -31,7 +31,12 @@ impl Catalog {
                 _ => continue,
             };
             let (schema, name) = (names.creation_schema(table).to_owned(), table.name.to_string());
-            catalog.add(schema.clone(), name.clone(), columns, relation)?;
+            let kind = match &stmt {
+                Stmt::CreateTable(create) => created_kind(context, &names, create, &columns)?,
+                _ => catalog.rules.kind_of(&schema, &name, &columns)?,
+            };
+            let table = Table { kind, relation, columns };
+            catalog.tables.entry(schema.clone()).or_default().insert(name.clone(), table);
             if relation == Relation::View
                 && let Some(definition) = spans::view_query(sql, &span)
             {
@@ -55,12 +60,6 @@ impl Catalog {
         } else {
             self.views.entry(schema).or_default().insert(name, definition.to_owned());
         }
-    }
-
-    fn add(&mut self, schema: String, name: String, columns: Vec<Column>, relation: Relation) -> Result<(), Refusal> {
-        let kind = self.rules.kind_of(&schema, &name, &columns)?;
-        self.tables.entry(schema).or_default().insert(name, Table { kind, relation, columns });
-        Ok(())
     }
 }
 

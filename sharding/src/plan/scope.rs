@@ -7,6 +7,9 @@ use super::terms::Term;
 use crate::catalog::{Catalog, Relation, Table, TableKind};
 use crate::sql::tree::TableRef;
 
+/// The relations of `information_schema`, whose names a user's tables may have too.
+const INFORMATION_SCHEMA: &str = include_str!("../sql/tables/information_schema.txt");
+
 /// An entry of a FROM clause, or the target of a write.
 #[derive(Debug)]
 pub(crate) struct Rel<'c> {
@@ -99,7 +102,11 @@ impl<'c> Names<'c> {
         if table.name.starts_with("pg_") {
             return Found::System;
         }
-        self.path.iter().find_map(|schema| self.find_in(schema, &table.name)).unwrap_or(Found::Unknown)
+        let found = |schema: &String| match schema.as_str() {
+            "information_schema" if INFORMATION_SCHEMA.lines().any(|name| name == &*table.name) => Some(Found::System),
+            schema => self.find_in(schema, &table.name),
+        };
+        self.path.iter().find_map(found).unwrap_or(Found::Unknown)
     }
 
     fn find_in(&self, schema: &str, name: &str) -> Option<Found<'c>> {

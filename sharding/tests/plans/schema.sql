@@ -52,3 +52,4 @@ CREATE VIEW active_users AS SELECT id, email FROM users WHERE score > 0;
 CREATE VIEW by_country AS SELECT country, count(*) AS n FROM users WHERE score > 0 GROUP BY country;
 CREATE VIEW names AS SELECT name FROM users;
 CREATE VIEW two_views AS SELECT b.country, b.n FROM by_country b WHERE b.country IN (SELECT name FROM names);
+CREATE TABLE users_old PARTITION OF users FOR VALUES FROM (1) TO (2);
