@@ -264,6 +264,16 @@ pub(crate) fn is_built_in_type(name: &str) -> bool {
     type_oid(name) != 0
 }
 
+/// A built-in type in SQL whose values can be elements of an array.
+pub(crate) fn element_type(type_oid: u32) -> Option<String> {
+    /// What values are shown to be that have no type of their own.
+    const PSEUDO: [&str; 5] = ["cstring", "record", "trigger", "unknown", "void"];
+    let named = |line: &&str| line.split_once(' ').is_some_and(|(_, oid)| oid.parse() == Ok(type_oid));
+    let (name, _) = TYPES.lines().find(named)?.split_once(' ')?;
+    let is_element = !name.starts_with('_') && !name.starts_with("any") && !PSEUDO.contains(&name);
+    is_element.then(|| format!("pg_catalog.\"{name}\""))
+}
+
 /// The type of this id in SQL.
 fn built_in_name(type_oid: u32) -> String {
     let name = TYPES.lines().find_map(|line| {

@@ -68,7 +68,7 @@ impl Conversation {
             }
         };
         let collected = self.collected(last, request, Until::Closed).await?;
-        let i = self.bind_collected(&collected, &collected.text(&last.query), name.as_bytes())?;
+        let i = self.bind_collected(&collected, &collected.text(), name.as_bytes())?;
         self.links[i].sent = Sent::Unsynced;
         Ok(collected.home())
     }
@@ -90,7 +90,7 @@ impl Conversation {
         let i = self.position(collected.home())?;
         let result = self.refuse_second_cursor(&statement.command, Some(self.links[i].shard)).await;
         let home = collected.home();
-        let sql = format!("{}{}", &text[statement.span.start..query.start], collected.text(&last.query));
+        let sql = format!("{}{}", &text[statement.span.start..query.start], collected.text());
         let result = match result {
             Ok(()) => self.run_final(&collected, &sql).await,
             Err(failure) => Err(failure),
@@ -108,11 +108,12 @@ impl Conversation {
         request: ManyRequest<'_>,
         until: Until,
     ) -> Result<Collected, Failure> {
-        if let Some(collected) = self.collect(last, request, Attempt::First, until).await? {
+        if let Some((collected, _)) = self.collect(last, request, Attempt::First, until).await? {
             return Ok(collected);
         }
         self.refresh_catalog().await?;
-        self.collect(last, request, Attempt::Second, until).await?.ok_or(Failure::Told)
+        let second = self.collect(last, request, Attempt::Second, until).await?;
+        second.map(|(collected, _)| collected).ok_or(Failure::Told)
     }
 
     /// Where a statement runs that would run on `shard`: if it is about a cursor, where that is.

@@ -117,7 +117,11 @@ fn final_read(
         });
     }
     let home = query.home.or_else(|| shards.first().copied()).unwrap_or(ShardId(0));
-    Ok(FinalRead { query: query.clone(), home, inputs })
+    let or_else = match &query.or_else {
+        Some(other) => Some(Box::new(final_read(other, shards, map, values)?)),
+        None => None,
+    };
+    Ok(FinalRead { query: query.clone(), home, inputs, or_else })
 }
 
 /// What the router answers or spreads over the servers held, whatever the plan says.

@@ -266,18 +266,20 @@ impl Conversation {
     }
 
     async fn explain_final(&mut self, asked: Asked<'_>, last: &FinalRead) -> Result<Explained, Failure> {
-        let (query, arguments) = (&*last.query, asked.request.arguments);
-        let report = Report::of(query.steps(asked.explain.is_on("verbose", false)));
+        let arguments = asked.request.arguments;
         if asked.runs != Runs::Never {
-            return self.run_and_explain_final(asked, last, report).await;
+            return self.run_and_explain_final(asked, last).await;
         }
         let held = self.hold_for_final(last, asked.request.access).await?;
         self.measure.touches(held.shards());
         let report = if asked.explain.is_on("generic_plan", false) {
             let inputs = Inputs { last, held: &held, types: &[], arguments, is_timed: false };
+            let report = report_of(asked, last);
             self.explain_inputs(asked, report, inputs, &Steps::default()).await?
         } else {
-            let types = self.final_description(held.home, query, arguments).await?.parameter_types.clone();
+            let (last, description) = self.accepted(last, held.home, arguments).await?;
+            let (query, types) = (&last.query, description.parameter_types.clone());
+            let report = report_of(asked, last);
             let told = match query.timed {
                 true => self.timed(arguments, query.params, held.home).await?,
                 false => arguments.clone(),
@@ -289,17 +291,13 @@ impl Conversation {
     }
 
     /// Explains a final query that is run for it.
-    async fn run_and_explain_final(
-        &mut self,
-        asked: Asked<'_>,
-        last: &FinalRead,
-        report: Report,
-    ) -> Result<Explained, Failure> {
+    async fn run_and_explain_final(&mut self, asked: Asked<'_>, last: &FinalRead) -> Result<Explained, Failure> {
         let began = clock::now();
         self.measure.steps = Some(Box::default());
         let collected = self.collect(last, asked.request, Attempt::Second, Until::Done).await;
         let steps = self.measure.steps.take().unwrap_or_default();
-        let collected = collected?.ok_or(Failure::Told)?;
+        let (collected, last) = collected?.ok_or(Failure::Told)?;
+        let report = report_of(asked, last);
         // Tables for the inputs go with their transaction, so all is asked before.
         let explained = self.explain_collected(asked, last, &collected, report, (began, &steps)).await;
         let (explained, result) = match explained {
@@ -318,7 +316,7 @@ impl Conversation {
         mut report: Report,
         (began, steps): (Instant, &Steps),
     ) -> Result<Explained, Failure> {
-        let sql = collected.text(&last.query);
+        let sql = collected.text();
         if collected.tables.is_some() {
             report.step.detail.push_str(", inputs in temporary tables");
             if asked.explain.is_on("verbose", false) {
@@ -566,4 +564,9 @@ struct Ran {
 
 fn not_measured() -> Failure {
     ErrorFields::error("XX000", "a merge was not measured").into()
+}
+
+/// The steps of a final query.
+fn report_of(asked: Asked<'_>, last: &FinalRead) -> Report {
+    Report::of(last.query.steps(asked.explain.is_on("verbose", false)))
 }

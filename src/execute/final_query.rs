@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 use std::cell::Cell;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use bytes::{Buf, BufMut, BytesMut};
 use pgsluice_sharding::ShardId;
@@ -24,7 +25,9 @@ use crate::session::statements::FinalRead;
 use super::ask::Answer;
 use super::cursors::close_portal_of_router;
 use super::final_tables::{InputTables, Until};
-use super::gather::{Arguments, Attempt, BINARY, Described, Gathered, ManyRequest, Sink, columns, sql_for_shards};
+use super::gather::{
+    Arguments, Attempt, BINARY, Described, Gathered, ManyRequest, OUT_OF_MEMORY, Sink, columns, sql_for_shards,
+};
 use super::links::Sent;
 use super::timed::TIME_TYPE;
 use super::worker::Description;
@@ -149,6 +152,7 @@ pub(super) struct Collected {
     pub(super) rows: Vec<InputRows>,
     pub(super) tables: Option<InputTables>,
     pub(super) description: Rc<Description>,
+    pub(super) query: Arc<FinalQuery>,
     /// The client's, and the time if the query is told it.
     pub(super) arguments: Arguments,
 }
@@ -160,12 +164,22 @@ impl Collected {
     }
 
     /// The text that the server runs.
-    pub(super) fn text<'a>(&self, query: &'a FinalQuery) -> Cow<'a, str> {
-        match &self.tables {
-            None => Cow::Borrowed(&query.sql),
-            Some(tables) => Cow::Owned(query.over_tables(&tables.names)),
+    pub(super) fn text(&self) -> Cow<'_, str> {
+        match (&self.tables, &self.description.final_sql) {
+            (Some(tables), _) => Cow::Owned(self.query.over_tables(&tables.names)),
+            (None, Ok(sql)) => Cow::Borrowed(sql),
+            (None, Err(_)) => Cow::Borrowed(&self.query.sql),
         }
     }
+}
+
+/// What has become of the inputs of a final query.
+enum Collecting {
+    Done(Collected),
+    /// A shard had an outdated plan; the client has seen nothing.
+    Outdated,
+    /// The query that is there for it has to answer.
+    NextWay,
 }
 
 /// The servers of a final query, one for each shard it concerns.
@@ -194,7 +208,7 @@ impl Conversation {
         request: ManyRequest<'_>,
         attempt: Attempt,
     ) -> Result<Gathered, Failure> {
-        let Some(collected) = self.collect(read, request, attempt, Until::Done).await? else {
+        let Some((collected, _)) = self.collect(read, request, attempt, Until::Done).await? else {
             return Ok(Gathered::Outdated);
         };
         let result = match request.describe {
@@ -202,50 +216,103 @@ impl Conversation {
             false => Ok(()),
         };
         let result = match result {
-            Ok(()) => self.run_final(&collected, &collected.text(&read.query)).await,
+            Ok(()) => self.run_final(&collected, &collected.text()).await,
             Err(failure) => Err(failure),
         };
         self.leave_tables(collected, result).await?;
         Ok(Gathered::Done)
     }
 
-    /// Reads the inputs of a final query; none if a shard had an outdated plan and the client has seen nothing.
-    pub(super) async fn collect(
+    /// Reads the inputs of a final query, or of the one that has to answer for it, which comes with them; none if a shard had an outdated
+    /// plan and the client has seen nothing.
+    pub(super) async fn collect<'r>(
         &mut self,
-        read: &FinalRead,
+        read: &'r FinalRead,
         request: ManyRequest<'_>,
         attempt: Attempt,
         until: Until,
-    ) -> Result<Option<Collected>, Failure> {
-        let (query, arguments) = (&*read.query, request.arguments);
-        arguments.check_count(query.params)?;
-        let held = self.hold_for_final(read, request.access).await?;
+    ) -> Result<Option<(Collected, &'r FinalRead)>, Failure> {
+        let mut read = read;
+        request.arguments.check_count(read.query.params)?;
+        loop {
+            let held = self.hold_for_final(read, request.access).await?;
+            let (accepted, description) = self.accepted(read, held.home, request.arguments).await?;
+            read = accepted;
+            match self.collect_once(read, held, description, request, attempt, until).await? {
+                Collecting::Done(collected) => return Ok(Some((collected, read))),
+                Collecting::Outdated => return Ok(None),
+                Collecting::NextWay => {
+                    let other = read.or_else.as_deref();
+                    read = other.ok_or_else(|| ErrorFields::error("XX000", "there is no other way to answer"))?;
+                }
+            }
+        }
+    }
+
+    /// The first of a final query and those that can answer for it to which PostgreSQL agrees.
+    pub(super) async fn accepted<'r>(
+        &mut self,
+        read: &'r FinalRead,
+        home: u64,
+        arguments: &Arguments,
+    ) -> Result<(&'r FinalRead, Rc<Description>), Failure> {
+        let mut read = read;
+        loop {
+            match (self.final_description(home, &read.query, arguments).await, &read.or_else) {
+                (Ok(description), Some(other)) if description.final_sql.is_err() => read = other,
+                (described, _) => return described.map(|description| (read, description)),
+            }
+        }
+    }
+
+    async fn collect_once(
+        &mut self,
+        read: &FinalRead,
+        held: Held,
+        description: Rc<Description>,
+        request: ManyRequest<'_>,
+        attempt: Attempt,
+        until: Until,
+    ) -> Result<Collecting, Failure> {
+        let (query, arguments) = (&read.query, request.arguments);
         self.measure.touches(held.servers.len());
-        let description = self.final_description(held.home, query, arguments).await?;
         arguments.check_told(&description, attempt)?;
         let arguments = match query.timed {
             true => self.timed(arguments, query.params, held.home).await?,
             false => arguments.clone(),
         };
         let said = self.client.out.len();
-        let beyond = if self.can_have_tables(until) { Beyond::Elsewhere } else { Beyond::Counted };
+        let in_tables = query.fits_tables() && self.can_have_tables(until);
+        let has_next = !query.fits_tables() && read.or_else.is_some();
+        let beyond = if in_tables || has_next { Beyond::Elsewhere } else { Beyond::Counted };
         let result = match beyond == Beyond::Elsewhere && description.large.get() {
             true => Ok(None),
             false => self.read_inputs(read, &held, &description, &arguments, beyond).await,
         };
         match result {
-            Ok(Some(rows)) => Ok(Some(Collected { held, rows, tables: None, description, arguments })),
+            Ok(Some(rows)) => {
+                let query = query.clone();
+                Ok(Collecting::Done(Collected { held, rows, tables: None, description, query, arguments }))
+            }
             Ok(None) => {
                 description.large.set(true);
-                self.collect_into_tables(read, request.access, description, arguments, until).await.map(Some)
+                if !in_tables {
+                    return Ok(Collecting::NextWay);
+                }
+                let collected = self.collect_into_tables(read, request.access, description, arguments, until).await;
+                collected.map(Collecting::Done)
+            }
+            // The merge cannot compare such values, or cannot hold so many of them.
+            Err(Failure::Error(fields)) if has_next && ["0A000", OUT_OF_MEMORY].contains(&fields.sqlstate.as_ref()) => {
+                Ok(Collecting::NextWay)
             }
             Err(failure) => {
                 let result = Err(failure);
                 if self.may_try_again(&result, attempt) {
                     self.client.out.truncate(said);
-                    return Ok(None);
+                    return Ok(Collecting::Outdated);
                 }
-                result.map(|()| None)
+                result.map(|()| Collecting::Outdated)
             }
         }
     }
@@ -266,7 +333,8 @@ impl Conversation {
                 steps.reads_input(all.len());
             }
             let before = all.iter().map(|rows| rows.bytes).sum();
-            let mut rows = InputRows::new(columns.len(), self.array_bytes_max().saturating_sub(before), beyond);
+            let visible = columns.len() - usize::from(input.gather.helpers);
+            let mut rows = InputRows::new(visible, self.array_bytes_max().saturating_sub(before), beyond);
             let ids = held.on(shards);
             let mut sink = Sink::Rows(&mut rows);
             self.read_input(input, columns, &ids, types, arguments, &mut sink).await?;
@@ -336,13 +404,19 @@ impl Conversation {
             let shard = self.describe_text(i, sql_for_shards(&input.gather), &types).await?;
             inputs.push(columns(&shard.row)?);
         }
-        let i = self.position(home)?;
-        let answer = self.ask_to_describe(i, &query.sql, &types).await?;
-        self.check_faithful(&original, &answer)?;
+        let final_sql = match self.final_sql(home, query, &inputs, &types, &original).await {
+            Err(Failure::Error(fields)) if query.or_else.is_some() => Err(Box::new(fields)),
+            Err(failure) => {
+                self.served.stats.refused.add(1);
+                return Err(failure);
+            }
+            Ok(sql) => Ok(sql),
+        };
         let description = Rc::new(Description {
             client_columns: columns(&original.row)?,
             shard_columns: Vec::new(),
             inputs,
+            final_sql,
             large: Cell::new(false),
             parameters: original.parameters,
             parameter_types: types,
@@ -350,6 +424,26 @@ impl Conversation {
         });
         self.served.remember(key, description.clone());
         Ok(description)
+    }
+
+    /// The text that gives what the statement gives, with all types in it.
+    async fn final_sql(
+        &mut self,
+        home: u64,
+        query: &FinalQuery,
+        inputs: &[Vec<ColumnType>],
+        types: &[u32],
+        original: &Described,
+    ) -> Result<Box<str>, Failure> {
+        let ids: Vec<Vec<u32>> =
+            inputs.iter().map(|columns| columns.iter().map(|column| column.type_oid).collect()).collect();
+        let Some(sql) = query.typed_sql(&ids) else {
+            return Err(not_finished("Its groups have columns of types that cannot be handed over.".to_owned()));
+        };
+        let i = self.position(home)?;
+        let answer = self.ask_to_describe(i, &sql, types).await?;
+        check_faithful(original, &answer)?;
+        Ok(sql.into())
     }
 
     /// A local table may be on its own shard only; where the statement runs, PostgreSQL must know it to tell the types of the answer.
@@ -368,30 +462,6 @@ impl Conversation {
         }
     }
 
-    /// Compares what the final query gives with what the statement gives.
-    fn check_faithful(&mut self, original: &Described, answer: &Answer) -> Result<(), Failure> {
-        let refuse = |why: String| {
-            let refusal = ErrorFields::error("0A000", "PostgreSQL cannot finish this statement over several shards");
-            let hint = "Compare the sharding key with a literal or a parameter, so that one shard can answer.";
-            Err(Failure::from(refusal.with_detail(why).with_hint(hint)))
-        };
-        if let Some(error) = &answer.error {
-            self.served.stats.refused.add(1);
-            return refuse(format!("With the rows as input it says: {}.", ErrorFields::parse(&error[5..]).message));
-        }
-        let row = Described::of(answer).row;
-        let (wanted, found): (Vec<Field>, Vec<Field>) = (
-            reply::row_description(&original.row).map_err(ErrorFields::from)?,
-            reply::row_description(&row).map_err(ErrorFields::from)?,
-        );
-        let same = |(a, b): (&Field, &Field)| a.name == b.name && a.type_oid == b.type_oid;
-        if wanted.len() == found.len() && wanted.iter().zip(&found).all(same) {
-            return Ok(());
-        }
-        self.served.stats.refused.add(1);
-        refuse("With the rows as input its columns would have other types.".to_owned())
-    }
-
     /// Reads what some shards hold of one input.
     pub(super) async fn read_input(
         &mut self,
@@ -406,8 +476,9 @@ impl Conversation {
             return Ok(());
         }
         let limits = MergeLimits { buffered_bytes_max: self.worker.limits().merge_buffer_max };
-        let binary = vec![Format::Binary; types.len()];
-        let mut merge = Merge::new(&input.gather, ids.len(), types, types, &binary, &[], limits)?;
+        let visible = &types[..types.len() - usize::from(input.gather.helpers)];
+        let binary = vec![Format::Binary; visible.len()];
+        let mut merge = Merge::new(&input.gather, ids.len(), types, visible, &binary, &[], limits)?;
         let formats = vec![BINARY; types.len()];
         let result = match self.start_on_all(ids, &input.gather, parameter_types, &formats, arguments) {
             Ok(()) => self.run_merge(ids, &mut merge, sink).await,
@@ -468,6 +539,30 @@ impl Conversation {
         link.server.state.expect(Due::Bind(Audience::Router));
         Ok(i)
     }
+}
+
+/// Compares what the final query gives with what the statement gives.
+fn check_faithful(original: &Described, answer: &Answer) -> Result<(), Failure> {
+    if let Some(error) = &answer.error {
+        let message = ErrorFields::parse(&error[5..]).message;
+        return Err(not_finished(format!("With the rows as input it says: {message}.")));
+    }
+    let row = Described::of(answer).row;
+    let (wanted, found): (Vec<Field>, Vec<Field>) = (
+        reply::row_description(&original.row).map_err(ErrorFields::from)?,
+        reply::row_description(&row).map_err(ErrorFields::from)?,
+    );
+    let same = |(a, b): (&Field, &Field)| a.name == b.name && a.type_oid == b.type_oid;
+    if wanted.len() == found.len() && wanted.iter().zip(&found).all(same) {
+        return Ok(());
+    }
+    Err(not_finished("With the rows as input its columns would have other types.".to_owned()))
+}
+
+fn not_finished(why: String) -> Failure {
+    let refusal = ErrorFields::error("0A000", "PostgreSQL cannot finish this statement over several shards");
+    let hint = "Compare the sharding key with a literal or a parameter, so that one shard can answer.";
+    refusal.with_detail(why).with_hint(hint).into()
 }
 
 /// The client's parameters, then the arrays; results as the client wants them.

@@ -103,7 +103,8 @@ impl Conversation {
         match self.fill_tables(read, &filling).await {
             Ok(names) => {
                 let tables = Some(InputTables { names, ..tables });
-                Ok(Collected { held, rows: Vec::new(), tables, description, arguments })
+                let query = read.query.clone();
+                Ok(Collected { held, rows: Vec::new(), tables, description, query, arguments })
             }
             Err(failure) => Err(self.abandon_tables(&tables, failure).await),
         }

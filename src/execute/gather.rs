@@ -394,7 +394,7 @@ impl Conversation {
             }
             ManyRead::Finished(last) => {
                 let ids = self.link_all(&[last.home], Access::Read).await?;
-                self.final_description(ids[0], &last.query, &arguments).await?
+                self.accepted(last, ids[0], &arguments).await?.1
             }
         };
         self.send_row_description(&description, &arguments)
@@ -428,6 +428,7 @@ impl Conversation {
             client_columns: columns(&original.row)?,
             shard_columns: columns(&shard.row)?,
             inputs: Vec::new(),
+            final_sql: Ok(Box::default()),
             large: Cell::new(false),
             parameters: original.parameters,
             parameter_types: types,

@@ -24,6 +24,7 @@ use crate::pool::balance::{Candidate, choose};
 use crate::pool::driver::Pool;
 use crate::pool::health::{InstanceHealth, State};
 use crate::pool::server::StatementId;
+use crate::protocol::error::ErrorFields;
 use crate::protocol::reply;
 use crate::session::Reading;
 use crate::session::settings::Settings;
@@ -410,6 +411,8 @@ pub struct Description {
     pub shard_columns: Vec<ColumnType>,
     /// The columns of each input of a final query.
     pub inputs: Vec<Vec<ColumnType>>,
+    /// What the server of a final query runs, with the types of all columns; why there is nothing, if another query is to answer.
+    pub final_sql: Result<Box<str>, Box<ErrorFields>>,
     /// The inputs were too large for arrays when they were last read.
     pub large: Cell<bool>,
 }

@@ -135,6 +135,8 @@ pub struct FinalRead {
     pub home: ShardId,
     /// The shards of every input; none when no shard can have such rows.
     pub inputs: Vec<Vec<ShardId>>,
+    /// What is done when the types or the size of the inputs forbid this one.
+    pub or_else: Option<Box<Self>>,
 }
 
 /// The statements and portals of one client.

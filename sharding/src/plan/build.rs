@@ -64,7 +64,7 @@ pub(super) fn gather(
 }
 
 /// Whether the spans found in the text are those of the tree.
-fn fits(spans: &spans::SelectSpans, query: &Query, select: &Select) -> bool {
+pub(super) fn fits(spans: &spans::SelectSpans, query: &Query, select: &Select) -> bool {
     let starts = spans.targets.iter().zip(&select.targets).all(|(span, target)| span.start == target.at.0 as usize);
     starts
         && !select.targets.is_empty()

@@ -6,7 +6,7 @@ use super::bind::Binder;
 use super::phases::Phase;
 use super::route::Place;
 use super::scope::Names;
-use super::{Plan, Shards, build, ddl, final_query, reasons, view};
+use super::{FinalQuery, Plan, Shards, build, ddl, final_groups, final_query, reasons, view};
 use crate::catalog::Catalog;
 use crate::map::ShardId;
 use crate::refusal::Refusal;
@@ -334,11 +334,18 @@ fn spread(
     {
         return Err(refusal.clone());
     }
+    let groups = match (&gather, home) {
+        (Err(_), None) => final_groups::final_groups(context, binder, query, seen, shards.clone(), parsed),
+        _ => None,
+    };
     let last = final_query::final_query(context, binder, query, seen, shards, home, parsed);
     match (gather, last) {
         (Ok(mut gather), last) => {
             gather.or_else = last.ok().map(Arc::new);
             Ok(Plan::Gather(Arc::new(gather)))
+        }
+        (Err(_), last) if let Some(groups) = groups => {
+            Ok(Plan::Final(Arc::new(FinalQuery { or_else: last.ok().map(Arc::new), ..groups })))
         }
         (Err(_), Ok(last)) => Ok(Plan::Final(Arc::new(last))),
         // What PostgreSQL finishes locks nothing.

@@ -69,7 +69,7 @@ pub(super) fn final_query(
 }
 
 /// What no final query may have.
-fn check(binder: &Binder<'_>) -> Result<(), Refusal> {
+pub(super) fn check(binder: &Binder<'_>) -> Result<(), Refusal> {
     let facts = &binder.facts;
     if let Some(column) = &facts.system_column {
         return Err(reasons::differs(&format!("system column {column}")));
@@ -337,7 +337,7 @@ impl<'a> Draft<'a, '_> {
         if timed {
             sql = spans::with_clock(&sql, usize::from(self.parsed.params) + 1);
         }
-        FinalQuery { timed, shards, home, inputs: self.inputs, sql, shown, params: self.parsed.params }
+        FinalQuery { timed, shards, home, inputs: self.inputs, sql, shown, params: self.parsed.params, or_else: None }
     }
 }
 

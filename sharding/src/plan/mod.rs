@@ -17,6 +17,7 @@ mod crossing;
 mod ddl;
 mod decide;
 mod display;
+mod final_groups;
 mod final_parts;
 mod final_query;
 mod from_ddl;
@@ -155,6 +156,8 @@ pub struct FinalQuery {
     pub shown: String,
     /// Highest parameter number in the client's text, 0 for none.
     pub params: u16,
+    /// What is done when the types or the size of the inputs forbid this one.
+    pub or_else: Option<Arc<Self>>,
 }
 
 /// The rows of one table that a final query needs.
