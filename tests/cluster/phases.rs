@@ -9,6 +9,7 @@ use pgsluice_sharding::catalog::{Catalog, DefaultKind, TableRule, TableRules};
 use pgsluice_sharding::key::{Format, Input};
 use pgsluice_sharding::merge::{ColumnType, Merge, MergeLimits, Progress, ShardInput};
 use pgsluice_sharding::plan::{Gather, Phase, Plan, build_with};
+use pgsluice_sharding::sql::Command;
 use pgsluice_sharding::{Key, Refusal, ShardId, ShardMap};
 
 use crate::support::running::{databases, shared};
@@ -191,7 +192,7 @@ fn gather(catalog: &Catalog, sql: &str, phases: &[Phase]) -> Option<Gather> {
     let script = build_with(catalog, None, sql, phases).ok()?;
     let [statement] = script.statements.as_slice() else { return None };
     match &statement.plan {
-        Plan::Gather(gather) => Some((**gather).clone()),
+        Plan::Gather(gather) if statement.command == Command::Select => Some((**gather).clone()),
         _ => None,
     }
 }

@@ -52,4 +52,5 @@ CREATE VIEW active_users AS SELECT id, email FROM users WHERE score > 0;
 CREATE VIEW by_country AS SELECT country, count(*) AS n FROM users WHERE score > 0 GROUP BY country;
 CREATE VIEW names AS SELECT name FROM users;
 CREATE VIEW two_views AS SELECT b.country, b.n FROM by_country b WHERE b.country IN (SELECT name FROM names);
-CREATE TABLE users_old PARTITION OF users FOR VALUES FROM (1) TO (2);
+CREATE TABLE visits (user_id bigint NOT NULL, at timestamptz NOT NULL, page text, PRIMARY KEY (user_id, at)) PARTITION BY RANGE (at);
+CREATE TABLE visits_old PARTITION OF visits FOR VALUES FROM ('2000-01-01') TO ('2100-01-01');
