@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 use std::cell::Cell;
+use std::collections::HashSet;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -10,7 +11,7 @@ use bytes::{Buf, BufMut, BytesMut};
 use pgsluice_sharding::ShardId;
 use pgsluice_sharding::key::Format;
 use pgsluice_sharding::merge::{ColumnType, Merge, MergeLimits};
-use pgsluice_sharding::plan::{FinalQuery, Input, Shards};
+use pgsluice_sharding::plan::{FinalQuery, Gather, Input, Shards};
 use pgsluice_sharding::sql::Access;
 
 use crate::config::show_size;
@@ -43,6 +44,9 @@ pub(super) struct InputRows {
     bytes_max: usize,
     beyond: Beyond,
 }
+
+/// As many bytes of values, with their lengths, one input may be narrowed by.
+const NARROWING_BYTES_MAX: usize = 1 << 20;
 
 /// What becomes of rows for which there is no room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,7 +132,51 @@ impl InputRows {
     }
 }
 
+/// An input that is asked for with the values of others, and the arguments with those; `None` when they are too many to be of use.
+fn narrowed(
+    input: &Input,
+    all: &[InputRows],
+    description: &Description,
+    arguments: &Arguments,
+) -> Result<Option<(Input, Arguments)>, Failure> {
+    let Some(narrowed) = &input.narrowed else { return Ok(None) };
+    let mut arguments = arguments.clone();
+    for (other, column) in &narrowed.by {
+        let type_oid = description.inputs[*other].get(*column).map_or(0, |found| found.type_oid);
+        let values = all[*other].columns.get(*column).and_then(|column| column.distinct(type_oid));
+        let Some(values) = values else { return Ok(None) };
+        arguments = arguments.with(&values)?;
+    }
+    let gather = Gather { sql: narrowed.sql.clone(), timed_sql: None, ..input.gather.clone() };
+    Ok(Some((Input { gather, ..input.clone() }, arguments)))
+}
+
 impl ArrayColumn {
+    /// The different values in the binary form of an array; `None` when they are too many.
+    fn distinct(&self, element_type: u32) -> Option<BytesMut> {
+        let mut seen: HashSet<&[u8]> = HashSet::new();
+        let mut distinct = Self::default();
+        let (mut rows, mut rest) = (0, &self.elements[..]);
+        while rest.len() >= 4 {
+            let length = (&rest[..4]).get_i32();
+            let end = 4 + usize::try_from(length).unwrap_or(0).min(rest.len() - 4);
+            let (element, behind) = rest.split_at(end);
+            rest = behind;
+            // NULL equals nothing.
+            if length >= 0 && seen.insert(element) {
+                distinct.elements.extend_from_slice(element);
+                rows += 1;
+            }
+            if distinct.elements.len() > NARROWING_BYTES_MAX {
+                return None;
+            }
+        }
+        let mut out = BytesMut::new();
+        distinct.put(&mut out, rows, element_type);
+        out.advance(4);
+        Some(out)
+    }
+
     /// The binary form of an array (`array_recv`): dimensions, flags, type of elements, size and lower bound, elements.
     fn put(&self, out: &mut BytesMut, rows: usize, element_type: u32) {
         let dimensions = i32::from(rows > 0);
@@ -327,21 +375,25 @@ impl Conversation {
         beyond: Beyond,
     ) -> Result<Option<Vec<InputRows>>, Failure> {
         let (query, types) = (&*read.query, &description.parameter_types);
-        let mut all: Vec<InputRows> = Vec::with_capacity(query.inputs.len());
-        for ((input, columns), shards) in query.inputs.iter().zip(&description.inputs).zip(&read.inputs) {
+        let mut all: Vec<InputRows> = description.inputs.iter().map(|_| InputRows::batch(0)).collect();
+        for n in query.order.iter().copied() {
+            let (input, columns) = (&query.inputs[n], &description.inputs[n]);
             if let Some(steps) = &mut self.measure.steps {
-                steps.reads_input(all.len());
+                steps.reads_input(n);
             }
             let before = all.iter().map(|rows| rows.bytes).sum();
             let visible = columns.len() - usize::from(input.gather.helpers);
             let mut rows = InputRows::new(visible, self.array_bytes_max().saturating_sub(before), beyond);
-            let ids = held.on(shards);
+            let ids = held.on(&read.inputs[n]);
             let mut sink = Sink::Rows(&mut rows);
-            self.read_input(input, columns, &ids, types, arguments, &mut sink).await?;
+            match narrowed(input, &all, description, arguments)?.filter(|_| description.narrows[n]) {
+                Some((input, more)) => self.read_input(&input, columns, &ids, types, &more, &mut sink).await?,
+                None => self.read_input(input, columns, &ids, types, arguments, &mut sink).await?,
+            }
             if rows.is_full() {
                 return Ok(None);
             }
-            all.push(rows);
+            all[n] = rows;
         }
         self.check_size(all.iter().map(|rows| rows.bytes).sum(), self.array_bytes_max())?;
         Ok(Some(all))
@@ -399,10 +451,18 @@ impl Conversation {
         let mut types = reply::parameter_description(&original.parameters).map_err(ErrorFields::from)?;
         types.extend(query.timed.then_some(TIME_TYPE));
         let mut inputs = Vec::with_capacity(query.inputs.len());
+        let mut narrows = Vec::with_capacity(query.inputs.len());
         for input in &query.inputs {
             let i = self.position(home)?;
             let shard = self.describe_text(i, sql_for_shards(&input.gather), &types).await?;
             inputs.push(columns(&shard.row)?);
+            narrows.push(match &input.narrowed {
+                Some(narrowed) => {
+                    let i = self.position(home)?;
+                    self.ask_to_describe(i, &narrowed.sql, &types).await?.error.is_none()
+                }
+                None => false,
+            });
         }
         let final_sql = match self.final_sql(home, query, &inputs, &types, &original).await {
             Err(Failure::Error(fields)) if query.or_else.is_some() => Err(Box::new(fields)),
@@ -416,6 +476,7 @@ impl Conversation {
             client_columns: columns(&original.row)?,
             shard_columns: Vec::new(),
             inputs,
+            narrows,
             final_sql,
             large: Cell::new(false),
             parameters: original.parameters,

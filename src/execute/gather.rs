@@ -428,6 +428,7 @@ impl Conversation {
             client_columns: columns(&original.row)?,
             shard_columns: columns(&shard.row)?,
             inputs: Vec::new(),
+            narrows: Vec::new(),
             final_sql: Ok(Box::default()),
             large: Cell::new(false),
             parameters: original.parameters,

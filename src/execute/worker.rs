@@ -411,6 +411,8 @@ pub struct Description {
     pub shard_columns: Vec<ColumnType>,
     /// The columns of each input of a final query.
     pub inputs: Vec<Vec<ColumnType>>,
+    /// Which of them PostgreSQL lets be narrowed.
+    pub narrows: Vec<bool>,
     /// What the server of a final query runs, with the types of all columns; why there is nothing, if another query is to answer.
     pub final_sql: Result<Box<str>, Box<ErrorFields>>,
     /// The inputs were too large for arrays when they were last read.

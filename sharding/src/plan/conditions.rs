@@ -23,9 +23,18 @@ pub(crate) struct Condition {
     pub rels: Vec<usize>,
     /// It asks for the time.
     pub clock: bool,
+    /// The columns that it says are equal.
+    pub pair: Option<[Side; 2]>,
     /// The occurrences of sharded tables in its subqueries.
     pub inner: Range<usize>,
     pub role: Role,
+}
+
+/// A column of a relation, by its position.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Side {
+    pub rel: usize,
+    pub position: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,7 +102,9 @@ impl Binder<'_> {
                     Keeps::Fulfilled => Role::Filters,
                 };
                 let clock = clocks < self.facts.clocks;
-                self.blocks[block].conditions.push(Condition { clause, position, rels: about, clock, inner, role });
+                let pair = if role == Role::Joins { self.sides(condition) } else { None };
+                let found = Condition { clause, position, rels: about, clock, pair, inner, role };
+                self.blocks[block].conditions.push(found);
             }
             if self.noting == 0 {
                 self.touched.clear();
@@ -108,6 +119,19 @@ impl Binder<'_> {
         about.sort_unstable();
         about.dedup();
         Some(about)
+    }
+
+    /// The two columns of `a = b`.
+    fn sides(&mut self, condition: &Expr) -> Option<[Side; 2]> {
+        let Expr::Op(op) = condition else { return None };
+        let (Some(Expr::Column(left)), Expr::Column(right)) = (&op.left, &op.right) else { return None };
+        let mut side = |names: &[Box<str>]| {
+            let term = self.column(names)?;
+            let rel = self.terms.owner(term);
+            let (position, _) = self.rels[rel].terms.iter().find(|(_, found)| **found == term)?;
+            Some(Side { rel, position: *position })
+        };
+        Some([side(left)?, side(right)?])
     }
 
     /// Whether a condition about these relations says which of their rows matter.

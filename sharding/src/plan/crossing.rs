@@ -65,6 +65,12 @@ impl<'a> Crossing<'a> {
         targets.join(", ")
     }
 
+    /// The positions of columns that are arrays of their values as they are, each with the number of its array.
+    pub(super) fn as_they_are(&self) -> Vec<(usize, usize)> {
+        let single = self.single().enumerate().map(|(number, position)| (position, number));
+        single.filter(|(position, _)| self.form(*position) == CrossingForm::Binary).collect()
+    }
+
     /// Where the rows are found again, in arrays that are parameters from number `first` on.
     pub(super) fn source(&self, first: usize) -> Source {
         let (mut types, mut columns, mut names) = (Vec::new(), Vec::new(), Vec::new());

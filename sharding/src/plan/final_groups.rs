@@ -242,12 +242,13 @@ impl Draft<'_> {
         if timed && spans::clocks(&sql, &(0..sql.len())) > 0 {
             return None;
         }
-        let input = Input { table: "groups".into(), gather, source };
+        let input = Input { table: "groups".into(), gather, source, narrowed: None };
         Some(FinalQuery {
             timed,
             shards,
             home: None,
             inputs: vec![input],
+            order: vec![0],
             sql,
             shown,
             params: self.parsed.params,

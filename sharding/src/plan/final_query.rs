@@ -7,12 +7,12 @@ use std::ops::Range;
 
 use super::bind::{Binder, LocalTable};
 use super::bind_query::Seen;
-use super::conditions::ClausePlace;
+use super::conditions::{ClausePlace, Side};
 use super::crossing::Crossing;
 use super::decide::Context;
 use super::reduce::Place;
 use super::scope::{Columns, Rel};
-use super::{FinalQuery, Gather, Input, Node, Shards, final_parts, reasons};
+use super::{FinalQuery, Gather, Input, Narrowed, Node, Shards, final_parts, reasons};
 use crate::catalog::Column;
 use crate::map::ShardId;
 use crate::refusal::Refusal;
@@ -180,6 +180,26 @@ impl Edit {
     }
 }
 
+/// A relation that has given way to an input.
+struct Replaced {
+    rel: usize,
+    /// If its table is sharded.
+    occurrence: Option<usize>,
+    /// What every shard is asked for, without conditions.
+    head: String,
+    /// How many conditions of its own it has.
+    filters: usize,
+    /// Columns, by their positions, whose values are in the array of this number.
+    arrays: Vec<(usize, usize)>,
+}
+
+/// A column whose values must be among those of an input.
+struct Tie {
+    own: Side,
+    input: usize,
+    array: usize,
+}
+
 /// The final query in the making.
 struct Draft<'a, 'c> {
     context: Context<'a>,
@@ -188,8 +208,8 @@ struct Draft<'a, 'c> {
     mentioned: Mentioned<'a>,
     inputs: Vec<Input>,
     edits: Vec<Edit>,
-    /// The relations that have given way to an input.
-    replaced: Vec<usize>,
+    /// The relations that have given way to an input, and what is known of each.
+    replaced: Vec<Replaced>,
     /// Arrays of all inputs so far.
     columns: usize,
 }
@@ -200,25 +220,28 @@ impl<'a> Draft<'a, '_> {
         let binder = self.binder;
         let occurrence = &binder.occurrences[index];
         let shards = binder.keys_of(occurrence).unwrap_or(Shards::All);
-        let conditions = self.conditions(index);
-        self.replace(occurrence.rel, [&occurrence.schema, &occurrence.table], shards, &conditions)
+        let (conditions, filters) = self.conditions(index, &[]);
+        let replaced = Replaced { occurrence: Some(index), filters, ..Replaced::of(occurrence.rel) };
+        self.replace(replaced, [&occurrence.schema, &occurrence.table], shards, &conditions)
     }
 
     /// Puts what its shard holds in the place of a local table that is elsewhere than at home.
     fn add_local(&mut self, local: &LocalTable) -> Result<(), Refusal> {
         let own = self.texts(&self.binder.own_conditions(local.rel)).unwrap_or_default();
         let conditions: Vec<String> = own.into_iter().map(str::to_owned).collect();
-        self.replace(local.rel, [&local.schema, &local.name], Shards::One(local.home), &conditions)
+        let replaced = Replaced { filters: conditions.len(), ..Replaced::of(local.rel) };
+        self.replace(replaced, [&local.schema, &local.name], Shards::One(local.home), &conditions)
     }
 
     fn replace(
         &mut self,
-        index: usize,
+        mut replaced: Replaced,
         [schema, name]: [&str; 2],
         shards: Shards,
         conditions: &[String],
     ) -> Result<(), Refusal> {
         let (binder, text, span) = (self.binder, self.context.text, &self.parsed.span);
+        let index = replaced.rel;
         let rel = &binder.rels[index];
         let unclear = || reasons::spread("this syntax");
         let (Columns::Table(table), Some(written)) = (&rel.columns, rel.written) else { return Err(unclear()) };
@@ -230,10 +253,10 @@ impl<'a> Draft<'a, '_> {
         if let Some(column) = crossing.hindrance() {
             return Err(reasons::cannot_cross(&column.name, name));
         }
-        let mut sql = format!("SELECT {} FROM {}", crossing.targets(rel), self.as_written(index).ok_or_else(unclear)?);
-        if !conditions.is_empty() {
-            sql.push_str(&format!(" WHERE ({})", conditions.join(") AND (")));
-        }
+        replaced.head =
+            format!("SELECT {} FROM {}", crossing.targets(rel), self.as_written(index).ok_or_else(unclear)?);
+        replaced.arrays = crossing.as_they_are();
+        let sql = filtered(&replaced.head, conditions);
         let tree = Node::Append { input: Box::new(Node::Route) };
         let (params, timed) = (self.parsed.params, binder.facts.tells_time);
         let timed_sql = timed.then(|| spans::with_clock(&sql, usize::from(params) + 1));
@@ -246,8 +269,8 @@ impl<'a> Draft<'a, '_> {
         self.edits.push(Edit { place, new, shown });
         self.edits.extend(binder.schemas_before(text, span, index).into_iter().map(Edit::plain));
         self.group_by_key(index, written.at, &crossing.columns());
-        self.inputs.push(Input { table: name.to_owned(), gather, source });
-        self.replaced.push(index);
+        self.inputs.push(Input { table: name.to_owned(), gather, source, narrowed: None });
+        self.replaced.push(replaced);
         self.columns += crossing.arrays();
         Ok(())
     }
@@ -262,19 +285,68 @@ impl<'a> Draft<'a, '_> {
         self.edits.push(Edit::plain((end..end, columns.collect())));
     }
 
-    /// What the rows must fulfil that matter.
-    fn conditions(&self, index: usize) -> Vec<String> {
-        let reduction = self.binder.reduction(index);
+    /// The order in which inputs are read: those first of which the text says most, whose values then narrow the others.
+    fn narrow(&mut self) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..self.inputs.len()).collect();
+        order.sort_by_key(|input| std::cmp::Reverse(self.replaced[*input].filters));
+        for (rank, input) in order.iter().enumerate() {
+            let before = &order[..rank];
+            self.inputs[*input].narrowed = self.narrowed(*input, before);
+        }
+        order
+    }
+
+    /// How an input is read when those `before` it are known.
+    fn narrowed(&self, input: usize, before: &[usize]) -> Option<Narrowed> {
+        let Replaced { occurrence: Some(index), head, .. } = &self.replaced[input] else { return None };
+        let mut ties: Vec<Tie> = Vec::new();
+        for [own, other] in self.binder.ties(*index) {
+            let known = before.iter().find(|input| self.replaced[**input].rel == other.rel);
+            let Some(known) = known.filter(|input| self.replaced[**input].filters > 0) else { continue };
+            let array = self.replaced[*known].arrays.iter().find(|(position, _)| *position == other.position);
+            let is_new = !ties.iter().any(|tie| tie.own == own && tie.input == *known);
+            if let Some((_, array)) = array.filter(|_| is_new) {
+                ties.push(Tie { own, input: *known, array: *array });
+            }
+        }
+        let (params, timed) = (self.parsed.params, self.binder.facts.tells_time);
+        let first = usize::from(params) + usize::from(timed) + 1;
+        let mut known = Vec::with_capacity(ties.len());
+        for (number, tie) in ties.iter().enumerate() {
+            let rel = &self.binder.rels[tie.own.rel];
+            let column = &rel.names()?[tie.own.position];
+            let type_name = &self.inputs[tie.input].source.types[tie.array];
+            let sql = format!("{}.{} = ANY (${}::{type_name}[])", quoted(&rel.name), quoted(column), first + number);
+            known.push((tie.own.rel, sql));
+        }
+        if known.is_empty() {
+            return None;
+        }
+        let sql = filtered(head, &self.conditions(*index, &known).0);
+        let sql = if timed { spans::with_clock(&sql, usize::from(params) + 1) } else { sql };
+        Some(Narrowed { sql, by: ties.iter().map(|tie| (tie.input, tie.array)).collect() })
+    }
+
+    /// What the rows must fulfil that matter, and how many of these conditions leave rows out. `known` are more, each of one relation.
+    fn conditions(&self, index: usize, known: &[(usize, String)]) -> (Vec<String>, usize) {
+        let rels: Vec<usize> = known.iter().map(|(rel, _)| *rel).collect();
+        let reduction = self.binder.reduction_beside(index, &rels);
+        let more = |of: &[usize]| -> Vec<String> {
+            known.iter().filter(|(rel, _)| of.contains(rel)).map(|(_, sql)| sql.clone()).collect()
+        };
         let mut conditions: Vec<String> =
             self.texts(&reduction.own).unwrap_or_default().into_iter().map(str::to_owned).collect();
+        conditions.extend(more(&[self.binder.occurrences[index].rel]));
         for partners in &reduction.partners {
             let from: Option<Vec<String>> = partners.rels.iter().map(|rel| self.as_written(*rel)).collect();
             if let (Some(from), Some(texts)) = (from, self.texts(&partners.conditions)) {
+                let texts: Vec<String> = texts.into_iter().map(str::to_owned).chain(more(&partners.rels)).collect();
                 let (from, texts) = (from.join(", "), texts.join(") AND ("));
                 conditions.push(format!("EXISTS (SELECT 1 FROM {from} WHERE ({texts}))"));
             }
         }
-        conditions
+        let count = conditions.len();
+        (conditions, count)
     }
 
     /// Whether no row of the only table crosses that the WHERE of its block would leave out.
@@ -320,14 +392,15 @@ impl<'a> Draft<'a, '_> {
     fn check_rows(&self) -> Result<(), Refusal> {
         let binder = self.binder;
         let is_column = |name: &str| binder.rels.iter().any(|rel| rel.position(name).is_some());
-        let mut whole = self.replaced.iter().map(|rel| &*binder.rels[*rel].name);
+        let mut whole = self.replaced.iter().map(|replaced| &*binder.rels[replaced.rel].name);
         match whole.find(|name| self.mentioned.is_used_freely(name) && !is_column(name)) {
             Some(name) => Err(reasons::whole_row(name)),
             None => Ok(()),
         }
     }
 
-    fn finish(self, shards: Shards, home: Option<ShardId>) -> FinalQuery {
+    fn finish(mut self, shards: Shards, home: Option<ShardId>) -> FinalQuery {
+        let order = self.narrow();
         let edited = |new: fn(&Edit) -> &String| {
             let edits = self.edits.iter().map(|edit| (edit.place.clone(), new(edit).clone())).collect();
             spans::spliced(self.context.text, self.parsed.span.clone(), edits)
@@ -337,8 +410,19 @@ impl<'a> Draft<'a, '_> {
         if timed {
             sql = spans::with_clock(&sql, usize::from(self.parsed.params) + 1);
         }
-        FinalQuery { timed, shards, home, inputs: self.inputs, sql, shown, params: self.parsed.params, or_else: None }
+        let (inputs, params) = (self.inputs, self.parsed.params);
+        FinalQuery { timed, shards, home, inputs, order, sql, shown, params, or_else: None }
     }
+}
+
+impl Replaced {
+    fn of(rel: usize) -> Self {
+        Self { rel, occurrence: None, head: String::new(), filters: 0, arrays: Vec::new() }
+    }
+}
+
+fn filtered(head: &str, conditions: &[String]) -> String {
+    if conditions.is_empty() { head.to_owned() } else { format!("{head} WHERE ({})", conditions.join(") AND (")) }
 }
 
 pub(super) fn quoted(name: &str) -> String {

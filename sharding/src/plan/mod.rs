@@ -151,6 +151,8 @@ pub struct FinalQuery {
     /// The shard that has what no other has: local tables, sequences. Else any will do.
     pub home: Option<ShardId>,
     pub inputs: Vec<Input>,
+    /// In which order they are read.
+    pub order: Vec<usize>,
     pub sql: String,
     /// `sql` for people: in the place of each subquery over arrays stands the number and the table of its input.
     pub shown: String,
@@ -168,6 +170,17 @@ pub struct Input {
     /// Its columns are all visible, and read in binary.
     pub gather: Gather,
     pub source: Source,
+    /// How it can be read when inputs before it are small.
+    pub narrowed: Option<Narrowed>,
+}
+
+/// An input of which only rows are asked for that can be joined with those of others.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Narrowed {
+    /// What every shard runs; the time, if it is told, stands before the arrays among the parameters.
+    pub sql: String,
+    /// The arrays that follow as parameters: of which input, and of which of its columns the values are.
+    pub by: Vec<(usize, usize)>,
 }
 
 /// Where a final query finds the rows of an input.

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use super::bind::{Binder, Occurrence};
-use super::conditions::{Condition, Role};
+use super::conditions::{Condition, Role, Side};
 use super::scope::Columns;
 use crate::catalog::TableKind;
 
@@ -37,6 +37,11 @@ pub(crate) struct Place {
 impl Binder<'_> {
     /// What is known of the rows of one occurrence that matter.
     pub(crate) fn reduction(&self, index: usize) -> Reduction {
+        self.reduction_beside(index, &[])
+    }
+
+    /// The same when more is known than the text says of the rows of some relations that matter.
+    pub(crate) fn reduction_beside(&self, index: usize, known: &[usize]) -> Reduction {
         let occurrence = &self.occurrences[index];
         let rel = &self.rels[occurrence.rel];
         if self.facts.time_word {
@@ -58,12 +63,26 @@ impl Binder<'_> {
             };
             let found: Vec<_> = usable.iter().filter(|(_, condition)| inside(condition)).collect();
             // Equal columns alone, mostly of a foreign key, leave hardly a row out.
-            if found.iter().any(|(_, condition)| condition.role != Role::Joins) {
+            let filters = found.iter().any(|(_, condition)| condition.role != Role::Joins);
+            if filters || rels.iter().any(|rel| known.contains(rel)) {
                 let conditions = found.iter().map(|(place, _)| *place).collect();
                 reduction.partners.push(Partners { rels: rels.into_iter().collect(), conditions });
             }
         }
         reduction
+    }
+
+    /// Columns of a table, or of its partners, that in every row which matters equal a column of a relation that is no partner.
+    pub(crate) fn ties(&self, index: usize) -> Vec<[Side; 2]> {
+        let occurrence = &self.occurrences[index];
+        if self.facts.time_word || self.rels[occurrence.rel].nullable {
+            return Vec::new();
+        }
+        let usable = self.usable(index);
+        let group = self.group(occurrence, &usable);
+        let pairs = usable.iter().filter_map(|(_, condition)| condition.pair);
+        let both = pairs.flat_map(|[a, b]| [[a, b], [b, a]]);
+        both.filter(|[own, other]| group.contains(&own.rel) && !group.contains(&other.rel)).collect()
     }
 
     /// What the rows of the nullable side of a join fulfil that can be joined.

@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Display, Formatter};
 
-use super::{Count, FinalQuery, Gather, Node, Plan};
+use super::{Count, FinalQuery, Gather, Input, Node, Plan};
 
 /// One step: its heading, what stands below it, and the steps whose rows it takes.
 ///
@@ -64,13 +64,32 @@ impl FinalQuery {
         };
         let inputs = self.inputs.iter().enumerate().map(|(number, input)| Step {
             name: "Input",
-            detail: format!("{} {}", number + 1, input.table),
-            inputs: vec![input.gather.steps()],
+            detail: format!("{} {}{}", number + 1, input.table, narrowing(input)),
+            inputs: vec![asked(input).steps()],
             ..Step::default()
         });
         let lines = lines_of(if full { &self.sql } else { &self.shown });
         Step { name: "Final", detail, lines, inputs: inputs.collect(), ..Step::default() }
     }
+}
+
+/// What the shards are asked for, if the inputs before this one turn out to be small.
+fn asked(input: &Input) -> Gather {
+    let gather = input.gather.clone();
+    match &input.narrowed {
+        Some(narrowed) => Gather { sql: narrowed.sql.clone(), timed_sql: None, ..gather },
+        None => gather,
+    }
+}
+
+/// By what an input is narrowed, if those inputs turn out to be small.
+fn narrowing(input: &Input) -> String {
+    let Some(narrowed) = &input.narrowed else { return String::new() };
+    let mut by: Vec<usize> = narrowed.by.iter().map(|(input, _)| input + 1).collect();
+    by.sort_unstable();
+    by.dedup();
+    let by: Vec<String> = by.iter().map(usize::to_string).collect();
+    format!(", narrowed by input {}", by.join(", "))
 }
 
 impl Node {
