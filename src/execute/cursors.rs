@@ -10,11 +10,12 @@ use crate::protocol::frontend::{self, Kind};
 use crate::session::settings::quote_literal;
 use crate::session::statements::{FinalRead, ManyPortal, ManyRead, Portal};
 
+use super::arguments::Arguments;
 use super::explain::explains;
 use super::extended::no_portal;
 use super::final_query::Collected;
 use super::final_tables::Until;
-use super::gather::{Arguments, Attempt, ManyRequest};
+use super::gather::{Attempt, ManyRequest};
 use super::links::{Link, Sent};
 use super::prepared::ASIDE;
 use super::{Conversation, Failure};

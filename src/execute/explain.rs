@@ -24,12 +24,13 @@ use crate::protocol::reply;
 use crate::session::settings::quote_literal;
 use crate::session::statements::{FinalRead, ManyPortal, ManyRead};
 
+use super::arguments::Arguments;
 use super::ask::Answer;
 use super::cursors::close_portal_of_router;
 use super::decide::Decision;
 use super::final_query::{Collected, Held};
 use super::final_tables::Until;
-use super::gather::{Arguments, Attempt, Head, ManyRequest, OUT_OF_MEMORY, Sink, bind_for_shard, sql_for_shards};
+use super::gather::{Attempt, Head, ManyRequest, OUT_OF_MEMORY, Sink, bind_for_shard, sql_for_shards};
 use super::steps::{Merged, Steps, Taken};
 use super::worker::Description;
 use super::{Conversation, Failure};

@@ -23,12 +23,11 @@ use crate::protocol::frontend;
 use crate::protocol::reply;
 use crate::session::statements::FinalRead;
 
+use super::arguments::Arguments;
 use super::ask::Answer;
 use super::cursors::close_portal_of_router;
 use super::final_tables::{InputTables, Until};
-use super::gather::{
-    Arguments, Attempt, BINARY, Described, Gathered, ManyRequest, OUT_OF_MEMORY, Sink, columns, sql_for_shards,
-};
+use super::gather::{Attempt, BINARY, Described, Gathered, ManyRequest, OUT_OF_MEMORY, Sink, columns, sql_for_shards};
 use super::links::Sent;
 use super::timed::TIME_TYPE;
 use super::worker::Description;

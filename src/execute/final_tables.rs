@@ -16,8 +16,9 @@ use crate::protocol::reply;
 use crate::session::statements::FinalRead;
 use crate::session::transaction::is_on;
 
+use super::arguments::Arguments;
 use super::final_query::{Collected, Held, InputRows};
-use super::gather::{Arguments, BINARY, Sink, bind_for_shard, sql_for_shards};
+use super::gather::{BINARY, Sink, bind_for_shard, sql_for_shards};
 use super::links::Link;
 use super::worker::Description;
 use super::{Conversation, Failure};

@@ -20,16 +20,17 @@ use crate::protocol::error::ErrorFields;
 use crate::protocol::frame::{Header, put_cstr, put_message};
 use crate::protocol::frontend::{self, Bind, Kind};
 use crate::protocol::reply;
-use crate::session::statements::{ManyPortal, ManyRead, PreparedStatement};
+use crate::session::statements::{ManyPortal, ManyRead};
 
+use super::arguments::Arguments;
 use super::ask::Answer;
 use super::client::write_all;
 use super::cursors::close_portal_of_router;
 use super::final_query::InputRows;
 use super::final_tables::InputTable;
 use super::steps::Taken;
-use super::timed::{TIME_TYPE, bind_with};
-use super::worker::{Description, shape_of_row};
+use super::timed::TIME_TYPE;
+use super::worker::Description;
 use super::{CatalogChange, Conversation, End, Failure};
 
 /// Rows leave in pieces of about this size.
@@ -43,81 +44,6 @@ pub(super) const OUT_OF_MEMORY: &str = "53200";
 
 /// Results in binary, whatever the client asked for.
 pub(super) const BINARY: i16 = 1;
-
-/// The Bind of a statement without parameters whose results are text.
-const NO_ARGUMENTS: &[u8] = b"\0\0\0\0\0\0\0\0";
-
-/// A statement over several shards with what its Bind brought.
-#[derive(Clone)]
-pub(super) struct Arguments {
-    /// As the client wrote it.
-    pub(super) text: Rc<str>,
-    pub(super) param_types: Rc<[u32]>,
-    /// The body of the Bind message.
-    bind: Bytes,
-    /// The shape of the rows, if a client was told.
-    row: Option<u64>,
-}
-
-impl Arguments {
-    /// Those of a simple query.
-    pub(super) fn none(text: &str) -> Self {
-        Self { text: text.into(), param_types: Rc::new([]), bind: Bytes::from_static(NO_ARGUMENTS), row: None }
-    }
-
-    /// A statement with the body of its Bind message.
-    pub(super) fn bound(statement: &PreparedStatement, bind: Bytes) -> Self {
-        let (text, param_types) = (statement.text.clone(), statement.param_types.clone());
-        Self { text, param_types, bind, row: statement.row.get() }
-    }
-
-    pub(super) fn of_portal(portal: &ManyPortal) -> Self {
-        Self::bound(&portal.statement, portal.bind.clone())
-    }
-
-    /// The same for a part of the statement, which is a query.
-    pub(super) fn of_part(&self, text: &str) -> Self {
-        Self { text: text.into(), param_types: self.param_types.clone(), bind: self.bind.clone(), row: None }
-    }
-
-    /// At a second attempt the rows must be those that clients were told of, if any were.
-    pub(super) fn check_told(&self, description: &Description, attempt: Attempt) -> Result<(), Failure> {
-        let told = self.row.is_none_or(|row| row == shape_of_row(&description.client_row));
-        if attempt == Attempt::First || told {
-            return Ok(());
-        }
-        Err(ErrorFields::outdated_plan().into())
-    }
-
-    /// The same with all results as text.
-    pub(super) fn as_text(&self) -> Result<Self, Failure> {
-        let mut message = BytesMut::new();
-        bind_for_shard(&mut message, b"", "", &self.bind()?, &[]);
-        let bind = message.freeze().slice(5..);
-        Ok(Self { text: self.text.clone(), param_types: self.param_types.clone(), bind, row: self.row })
-    }
-
-    /// The same with one more value behind the others, in binary.
-    pub(super) fn with(&self, value: &[u8]) -> Result<Self, Failure> {
-        let bind = bind_with(&self.bind()?, value);
-        Ok(Self { text: self.text.clone(), param_types: self.param_types.clone(), bind, row: self.row })
-    }
-
-    /// What follows the client's parameters has its place by how many the statement names.
-    pub(super) fn check_count(&self, params: u16) -> Result<(), Failure> {
-        let given = self.bind()?.values.count();
-        if given == usize::from(params) {
-            return Ok(());
-        }
-        let message = format!("the statement names {params} parameters, but {given} are given");
-        let refusal = ErrorFields::error("0A000", message);
-        Err(refusal.with_hint("Declare only the parameters that the statement uses.").into())
-    }
-
-    pub(super) fn bind(&self) -> Result<Bind<'_>, Failure> {
-        Ok(Bind::read(&self.bind).map_err(ErrorFields::from)?)
-    }
-}
 
 /// Where merged rows go.
 pub(super) enum Sink<'a> {

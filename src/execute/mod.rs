@@ -22,6 +22,7 @@
 //! - [`explain`]: the router's steps and the servers' plans as one document; [`steps`] measures a read for it
 
 mod again;
+mod arguments;
 mod ask;
 mod block;
 mod broadcast;

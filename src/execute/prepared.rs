@@ -22,11 +22,12 @@ use crate::protocol::frontend::{self, Bind, Kind};
 use crate::protocol::reply;
 use crate::session::statements::{Portal, PreparedStatement};
 
+use super::arguments::Arguments;
 use super::ask::Answer;
 use super::decide::{Decision, decide};
 use super::extended::{Binding, literals_of, no_statement, not_taken, utf8};
 use super::forward::shifted_error;
-use super::gather::{Arguments, ManyRequest};
+use super::gather::ManyRequest;
 use super::links::Sent;
 use super::worker::{FIRST_USER_OID, Served, shape_of_row};
 use super::{Conversation, Failure};

@@ -12,8 +12,9 @@ use crate::protocol::backend;
 use crate::protocol::error::ErrorFields;
 use crate::session::transaction::Transaction;
 
+use super::arguments::Arguments;
 use super::decide::{Decision, decide, leaves_nothing};
-use super::gather::{Arguments, ManyRequest};
+use super::gather::ManyRequest;
 use super::links::{Effect, Expected, Sent};
 use super::{CatalogChange, Conversation, End, Failure, listen};
 

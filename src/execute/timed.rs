@@ -7,7 +7,8 @@ use crate::protocol::frame::{put_count, put_cstr, put_value};
 use crate::protocol::frontend::Bind;
 use crate::protocol::reply;
 
-use super::gather::{Arguments, BINARY, bind_for_shard};
+use super::arguments::Arguments;
+use super::gather::{BINARY, bind_for_shard};
 use super::{Conversation, Failure};
 
 /// The type of the time: `timestamptz`.
