@@ -92,8 +92,8 @@ pub(super) fn check(binder: &Binder<'_>) -> Result<(), Refusal> {
 /// The names that stand anywhere in a statement: whatever is not among them need not cross.
 #[derive(Default)]
 pub(super) struct Mentioned<'a> {
-    /// Last parts of column names, and columns of USING.
-    columns: Vec<&'a str>,
+    /// Names of columns, also those of USING, each with the name of the relation if that stands before.
+    columns: Vec<(Option<&'a str>, &'a str)>,
     /// What stands before a star: `t.*`.
     stars: Vec<&'a str>,
     /// Bare names, and those of them that stand where a row of a subquery is as good.
@@ -106,19 +106,21 @@ impl<'a> Mentioned<'a> {
         let mut found = Self::default();
         walk::query(query, &mut |visited| match visited {
             Visited::Expr(expr) => found.expr(expr),
-            Visited::Join(join) => found.columns.extend(join.using.iter().map(|name| &**name)),
+            Visited::Join(join) => found.columns.extend(join.using.iter().map(|name| (None, &**name))),
         });
         found
     }
 
     fn expr(&mut self, expr: &'a Expr) {
         match expr {
-            Expr::Column(names) => {
-                self.columns.extend(names.last().map(|name| &**name));
-                if let [name] = &**names {
+            Expr::Column(names) => match &**names {
+                [name] => {
+                    self.columns.push((None, name));
                     self.bare.push(name);
                 }
-            }
+                [.., rel, name] => self.columns.push((Some(rel), name)),
+                [] => {}
+            },
             Expr::Star(names) => self.stars.extend(names.last().map(|name| &**name)),
             Expr::Func(call) => self.call(call),
             // A field of the row, or all of them.
@@ -152,6 +154,11 @@ impl<'a> Mentioned<'a> {
                 _ => {}
             }
         }
+    }
+
+    /// Whether a column of a relation may be meant somewhere.
+    fn names(&self, rel: &Rel<'_>, column: &str) -> bool {
+        self.columns.iter().any(|(before, name)| *name == column && before.is_none_or(|before| before == &*rel.name))
     }
 
     fn wants_all_of(&self, rel: &Rel<'_>) -> bool {
@@ -248,7 +255,7 @@ impl<'a> Draft<'a, '_> {
         let place = spans::table(text, span, written.at, written.only).ok_or_else(unclear)?;
         let all = self.mentioned.wants_all_of(rel) || binder.blocks[rel.block].all_columns;
         let row_type = format!("{}.{}", quoted(schema), quoted(name));
-        let wanted = |column: &Column| all || self.mentioned.columns.contains(&&*column.name);
+        let wanted = |column: &Column| all || self.mentioned.names(rel, &column.name);
         let crossing = Crossing::new(table, row_type, wanted);
         if let Some(column) = crossing.hindrance() {
             return Err(reasons::cannot_cross(&column.name, name));
