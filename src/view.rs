@@ -336,6 +336,8 @@ pub struct TableRow {
     /// The shard of a local table.
     pub shard: Option<String>,
     pub columns: usize,
+    /// What is wrong with it, a difference between the shards for instance.
+    pub problem: Option<String>,
 }
 
 /// One thing an operator should put right.
@@ -382,8 +384,22 @@ pub struct QueryRow {
     pub counts: Box<QueryCounts>,
 }
 
+/// The problems that are about a table, or about a column of it.
+fn problem_of(table: &str, problems: &[String]) -> Option<String> {
+    let is_about = |problem: &&String| {
+        problem.match_indices(table).any(|(at, _)| {
+            let is_name = |letter: char| letter.is_alphanumeric() || letter == '_';
+            let before = problem[..at].chars().next_back();
+            let behind = problem[at + table.len()..].chars().next();
+            !before.is_some_and(|letter| is_name(letter) || letter == '.') && !behind.is_some_and(is_name)
+        })
+    };
+    let found: Vec<&str> = problems.iter().filter(is_about).map(String::as_str).collect();
+    (!found.is_empty()).then(|| found.join("; "))
+}
+
 /// The tables of a catalog, ordered by schema and name; `shards` are the names by position.
-pub fn table_rows(database: &str, catalog: &Catalog, shards: &[&str]) -> Vec<TableRow> {
+pub fn table_rows(database: &str, catalog: &Catalog, shards: &[&str], problems: &[String]) -> Vec<TableRow> {
     let tables =
         catalog.tables.iter().flat_map(|(schema, tables)| tables.iter().map(move |(name, t)| (schema, name, t)));
     let mut rows: Vec<_> = tables
@@ -406,9 +422,29 @@ pub fn table_rows(database: &str, catalog: &Catalog, shards: &[&str]) -> Vec<Tab
                 key: key.map(|column| column.name.clone()),
                 shard: shard.map(|&name| name.to_owned()),
                 columns: table.columns.len(),
+                problem: problem_of(&format!("{schema}.{name}"), problems),
             }
         })
         .collect();
     rows.sort_by(|a, b| (&a.schema, &a.name).cmp(&(&b.schema, &b.name)));
     rows
+}
+
+#[cfg(test)]
+mod tests {
+    use super::problem_of;
+
+    #[test]
+    fn problems_are_those_of_the_whole_name() {
+        let problems = [
+            "table public.orders is missing on shard b",
+            "column public.orders.total has another type on shard b",
+            "table public.orders_old is missing on shard b",
+            "table my_public.orders is missing on shard b",
+        ]
+        .map(str::to_owned);
+        let found = "table public.orders is missing on shard b; column public.orders.total has another type on shard b";
+        assert_eq!(problem_of("public.orders", &problems).as_deref(), Some(found));
+        assert_eq!(problem_of("public.order", &problems), None);
+    }
 }

@@ -222,6 +222,7 @@ fn shards() -> View {
         key: key.map(str::to_owned),
         shard: shard.map(str::to_owned),
         columns: 4,
+        problem: (name == "orders").then(|| "table public.orders is missing on shard b".into()),
     };
     View {
         shards: vec![shard(0, "a", Some("db1:5432")), shard(1, "b", None)],

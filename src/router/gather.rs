@@ -511,7 +511,8 @@ fn peer_row(peer: &config::Peer) -> PeerRow {
 }
 
 fn tables(database: &Database) -> Vec<crate::view::TableRow> {
-    table_rows(&database.config.name, &database.catalog.current(), &database.shard_names())
+    let problems = database.catalog.problems();
+    table_rows(&database.config.name, &database.catalog.current(), &database.shard_names(), &problems)
 }
 
 /// What SHOW PROBLEMS tells of a database: its tables, and instances that do not fit.

@@ -73,6 +73,7 @@ pub(super) fn tables(view: &View) -> Table {
         ("key", Type::Text),
         ("shard", Type::Text),
         ("columns", Type::Int4),
+        ("problem", Type::Text),
     ];
     Table::new(&columns).with_rows(view.tables.iter().map(|table| {
         vec![
@@ -84,6 +85,7 @@ pub(super) fn tables(view: &View) -> Table {
             table.key.clone(),
             table.shard.clone(),
             cell(table.columns),
+            table.problem.clone(),
         ]
     }))
 }
