@@ -55,6 +55,7 @@ files! {
     point,
     reduction,
     refusals,
+    seams,
     sessions,
     snapshots,
     stored,
