@@ -27,6 +27,7 @@ use super::final_tables::{InputTables, Until};
 use super::gather::{Arguments, Attempt, BINARY, Described, Gathered, ManyRequest, Sink, columns, sql_for_shards};
 use super::links::Sent;
 use super::timed::TIME_TYPE;
+use super::types::ParameterTypes;
 use super::worker::Description;
 use super::{Conversation, Failure};
 
@@ -328,16 +329,19 @@ impl Conversation {
         self.check_tables_exist(query, &answer)?;
         let original = Described::of(&answer);
         answer.into_result(self)?;
-        let mut types = reply::parameter_description(&original.parameters).map_err(ErrorFields::from)?;
-        types.extend(query.timed.then_some(TIME_TYPE));
+        let i = self.position(home)?;
+        let mut types = self.parameter_types(i, &original.parameters).await?;
+        if query.timed {
+            types.push(TIME_TYPE);
+        }
         let mut inputs = Vec::with_capacity(query.inputs.len());
         for input in &query.inputs {
             let i = self.position(home)?;
-            let shard = self.describe_text(i, sql_for_shards(&input.gather), &types).await?;
+            let shard = self.describe_text(i, &types.settle(sql_for_shards(&input.gather)), types.numbers()).await?;
             inputs.push(columns(&shard.row)?);
         }
         let i = self.position(home)?;
-        let answer = self.ask_to_describe(i, &query.sql, &types).await?;
+        let answer = self.ask_to_describe(i, &types.settle(&query.sql), types.numbers()).await?;
         self.check_faithful(&original, &answer)?;
         let description = Rc::new(Description {
             client_columns: columns(&original.row)?,
@@ -398,7 +402,7 @@ impl Conversation {
         input: &Input,
         types: &[ColumnType],
         ids: &[u64],
-        parameter_types: &[u32],
+        parameter_types: &ParameterTypes,
         arguments: &Arguments,
         sink: &mut Sink<'_>,
     ) -> Result<(), Failure> {
@@ -462,7 +466,8 @@ impl Conversation {
         let description = &collected.description;
         let i = self.position(collected.home())?;
         let link = &mut self.links[i];
-        frontend::parse(&mut link.out, b"", sql.as_bytes(), &description.parameter_types);
+        let types = &description.parameter_types;
+        frontend::parse(&mut link.out, b"", types.settle(sql).as_bytes(), types.numbers());
         link.server.state.expect(Due::Parse(StatementId::UNNAMED, Audience::Router));
         bind_arrays(&mut link.out, portal, collected)?;
         link.server.state.expect(Due::Bind(Audience::Router));

@@ -29,6 +29,7 @@ use super::final_query::InputRows;
 use super::final_tables::InputTable;
 use super::steps::Taken;
 use super::timed::{TIME_TYPE, bind_with};
+use super::types::ParameterTypes;
 use super::worker::{Description, shape_of_row};
 use super::{CatalogChange, Conversation, End, Failure};
 
@@ -345,7 +346,7 @@ impl Conversation {
             .map(|(n, (format, bytes))| Input {
                 bytes,
                 format: format_of(format),
-                type_oid: description.parameter_types.get(n).copied().unwrap_or(0),
+                type_oid: description.parameter_types.numbers().get(n).copied().unwrap_or(0),
             })
             .collect();
         let formats = visible_formats(&bind, description.client_columns.len());
@@ -420,10 +421,12 @@ impl Conversation {
         }
         let i = self.position(id)?;
         let original = self.describe_text(i, &arguments.text, &arguments.param_types).await?;
-        let mut types = reply::parameter_description(&original.parameters).map_err(ErrorFields::from)?;
-        types.extend(gather.timed_sql.as_ref().map(|_| TIME_TYPE));
+        let mut types = self.parameter_types(i, &original.parameters).await?;
+        if gather.timed_sql.is_some() {
+            types.push(TIME_TYPE);
+        }
         let i = self.position(id)?;
-        let shard = self.describe_text(i, sql_for_shards(gather), &types).await?;
+        let shard = self.describe_text(i, &types.settle(sql_for_shards(gather)), types.numbers()).await?;
         let description = Rc::new(Description {
             client_columns: columns(&original.row)?,
             shard_columns: columns(&shard.row)?,
@@ -462,13 +465,14 @@ impl Conversation {
         &mut self,
         ids: &[u64],
         gather: &Gather,
-        types: &[u32],
+        types: &ParameterTypes,
         formats: &[i16],
         arguments: &Arguments,
     ) -> Result<(), Failure> {
         let bind = arguments.bind()?;
         let reading = self.session.reading();
-        let sql = sql_for_shards(gather);
+        let sql = &*types.settle(sql_for_shards(gather));
+        let types = types.numbers();
         let statement = self.worker.statement_id(&self.served, &*self.catalog()?, &reading, sql, types);
         let name = statement.name();
         for id in ids {
@@ -501,7 +505,7 @@ impl Conversation {
         &mut self,
         ids: &[u64],
         gather: &Gather,
-        types: &[u32],
+        types: &ParameterTypes,
         formats: &[i16],
         arguments: &Arguments,
     ) -> Result<(), Failure> {

@@ -308,6 +308,20 @@ struct Clock {
     casts: String,
 }
 
+/// A query with one more CTE before the others.
+pub fn with_cte(text: &str, cte: &str) -> String {
+    let mut tokens = Lexer::starting_at(text, 0);
+    let is = |token: &Token, word: &str| text[token.start..token.end].eq_ignore_ascii_case(word);
+    match tokens.next() {
+        Some(with) if is(&with, "with") => {
+            let recursive = tokens.next().filter(|token| is(token, "recursive"));
+            let end = recursive.map_or(with.end, |token| token.end);
+            format!("{} {cte},{}", &text[..end], &text[end..])
+        }
+        _ => format!("WITH {cte} {text}"),
+    }
+}
+
 /// How often a statement asks for the time at which its transaction began.
 pub(crate) fn clocks(text: &str, span: &Range<usize>) -> usize {
     clocks_in(&text[..span.end], span.start).len()
@@ -611,7 +625,8 @@ fn without_direction(text: &str, item: Range<usize>) -> Range<usize> {
     let mut end = tokens.len();
     // Behind a dot it is a column.
     let is_word = |end: usize, words: &[&str]| {
-        is(end.checked_sub(1), words) && !end.checked_sub(2).is_some_and(|before| text[tokens[before].start..].starts_with('.'))
+        is(end.checked_sub(1), words)
+            && !end.checked_sub(2).is_some_and(|before| text[tokens[before].start..].starts_with('.'))
     };
     if is_word(end, &["first", "last"]) && is_word(end - 1, &["nulls"]) {
         end -= 2;
