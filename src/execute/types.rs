@@ -18,7 +18,7 @@ use super::{Conversation, Failure};
 /// The lowest number of a type that did not come with PostgreSQL.
 const FIRST_OWN_TYPE: u32 = 16384;
 
-/// The name of the CTE.
+/// The name of the CTE, with more of the last letter where a statement has this name itself.
 const CTE: &str = "sluice_types";
 
 /// The types of parameters in a form that every shard understands.
@@ -26,8 +26,8 @@ const CTE: &str = "sluice_types";
 pub(crate) struct ParameterTypes {
     /// 0 for a type that is told by its name.
     numbers: Vec<u32>,
-    /// Gives the others their types.
-    cte: Option<String>,
+    /// The others with their types, `$1::name` each.
+    casts: Option<String>,
 }
 
 impl ParameterTypes {
@@ -37,10 +37,12 @@ impl ParameterTypes {
 
     /// A SELECT in which the parameters have their types.
     pub(super) fn settle<'t>(&self, sql: &'t str) -> Cow<'t, str> {
-        match &self.cte {
-            Some(cte) => with_cte(sql, cte).into(),
-            None => sql.into(),
+        let Some(casts) = &self.casts else { return sql.into() };
+        let mut name = CTE.to_owned();
+        while sql.contains(&name) {
+            name.push('s');
         }
+        with_cte(sql, &format!("{name} AS (SELECT {casts})")).into()
     }
 
     pub(super) fn push(&mut self, number: u32) {
@@ -58,8 +60,7 @@ impl ParameterTypes {
         }
         let is_named = |number: u32| names.iter().any(|(found, _)| *found == number);
         let numbers = numbers.into_iter().map(|number| if is_named(number) { 0 } else { number }).collect();
-        let cte = (!casts.is_empty()).then(|| format!("{CTE} AS (SELECT {casts})"));
-        Self { numbers, cte }
+        Self { numbers, casts: Some(casts).filter(|casts| !casts.is_empty()) }
     }
 }
 
@@ -109,6 +110,8 @@ mod tests {
         assert_eq!(types.settle("SELECT 1"), format!("WITH {cte} SELECT 1"));
         assert_eq!(types.settle("with a as (select 1) table a"), format!("with {cte}, a as (select 1) table a"));
         assert_eq!(types.settle("/* */ WITH Recursive a"), format!("/* */ WITH Recursive {cte}, a"));
+        let again = types.settle("SELECT 1 FROM sluice_types").into_owned();
+        assert!(again.starts_with("WITH sluice_typess AS (SELECT $2::public.mood"), "{again}");
         assert_eq!(ParameterTypes::new(vec![23], &names).settle("SELECT 1"), "SELECT 1");
     }
 }

@@ -91,6 +91,12 @@ pub(crate) fn table(text: &str, span: &Range<usize>, at: usize, only: bool) -> O
     }
 }
 
+/// Where `TABLE name` begins, for which `SELECT * FROM name` can stand, if the table at `place` is written so.
+pub(crate) fn table_command(text: &str, span: &Range<usize>, place: &Range<usize>) -> Option<usize> {
+    let before = Lexer::starting_at(&text[..place.start], span.start).last()?;
+    text[before.start..before.end].eq_ignore_ascii_case("table").then_some(before.start)
+}
+
 /// Where `schema.` stands before `name.column` and `name.*`.
 pub(crate) fn schemas_of_columns(
     text: &str,
