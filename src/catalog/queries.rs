@@ -127,7 +127,11 @@ SELECT DISTINCT p.proname, p.prokind, p.proretset, p.provolatile, \
 FROM pg_catalog.pg_proc p \
 JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace \
 WHERE p.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid \
-  AND n.nspname OPERATOR(pg_catalog.<>) 'sluice'";
+  AND n.nspname OPERATOR(pg_catalog.<>) 'sluice' \
+  AND NOT (p.prokind OPERATOR(pg_catalog.=) 'a' \
+    AND EXISTS (SELECT FROM pg_catalog.unnest(p.proargtypes) t(oid) WHERE t.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid) \
+    AND EXISTS (SELECT FROM pg_catalog.pg_proc b WHERE b.proname OPERATOR(pg_catalog.=) p.proname \
+      AND b.oid OPERATOR(pg_catalog.<) 16384::pg_catalog.oid))";
 
 /// schema, name, definition with all names qualified and constants that read the same under all settings, whether it may be written in the
 /// place of the view.

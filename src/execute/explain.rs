@@ -32,6 +32,7 @@ use super::final_query::{Collected, Held};
 use super::final_tables::Until;
 use super::gather::{Attempt, Head, ManyRequest, OUT_OF_MEMORY, Sink, bind_for_shard, sql_for_shards};
 use super::steps::{Merged, Steps, Taken};
+use super::types::ParameterTypes;
 use super::worker::Description;
 use super::{Conversation, Failure};
 use report::{Actual, Report, ServerPlan, ServerReport, Summary};
@@ -194,7 +195,8 @@ impl Conversation {
         let ids = self.link_all(shards, asked.request.access).await?;
         // A plan for whatever parameters has none to look at.
         if asked.runs == Runs::Never && asked.explain.is_on("generic_plan", false) {
-            let part = Part { sql: &gather.sql, types: &[], arguments };
+            let types = ParameterTypes::default();
+            let part = Part { sql: &gather.sql, types: &types, arguments };
             return self.explain_merge(asked, gather, &ids, part, None).await;
         }
         let description = self.description(ids[0], gather, arguments).await?;
@@ -274,7 +276,8 @@ impl Conversation {
         let held = self.hold_for_final(last, asked.request.access).await?;
         self.measure.touches(held.shards());
         let report = if asked.explain.is_on("generic_plan", false) {
-            let inputs = Inputs { last, held: &held, types: &[], arguments, is_timed: false };
+            let types = ParameterTypes::default();
+            let inputs = Inputs { last, held: &held, types: &types, arguments, is_timed: false };
             let report = report_of(asked, last);
             self.explain_inputs(asked, report, inputs, &Steps::default()).await?
         } else {
@@ -427,7 +430,7 @@ impl Conversation {
         part: Part<'_>,
         merged: Option<&Merged>,
     ) -> Result<(), Failure> {
-        let sql = format!("{}{}", asked.prefix(true), part.sql);
+        let sql = format!("{}{}", asked.prefix(true), part.types.settle(part.sql));
         for id in ids {
             let i = self.position(*id)?;
             let bind = part.arguments.bind()?;
@@ -438,7 +441,7 @@ impl Conversation {
                         bind_for_shard(out, portal, "", &bind, &[]);
                         Ok(())
                     };
-                    self.ask_bound(i, &sql, part.types, put).await?
+                    self.ask_bound(i, &sql, part.types.numbers(), put).await?
                 }
             };
             let plan = self.plan_in(asked, answer)?;
@@ -533,7 +536,7 @@ impl Conversation {
 #[derive(Clone, Copy)]
 struct Part<'a> {
     sql: &'a str,
-    types: &'a [u32],
+    types: &'a ParameterTypes,
     /// With the time, if the text asks for it.
     arguments: &'a Arguments,
 }
@@ -543,7 +546,7 @@ struct Part<'a> {
 struct Inputs<'a> {
     last: &'a FinalRead,
     held: &'a Held,
-    types: &'a [u32],
+    types: &'a ParameterTypes,
     arguments: &'a Arguments,
     /// The arguments say what time it is.
     is_timed: bool,

@@ -30,6 +30,7 @@ use super::final_tables::{InputTables, Until};
 use super::gather::{Attempt, BINARY, Described, Gathered, ManyRequest, OUT_OF_MEMORY, Sink, columns, sql_for_shards};
 use super::links::Sent;
 use super::timed::TIME_TYPE;
+use super::types::ParameterTypes;
 use super::worker::Description;
 use super::{Conversation, Failure};
 
@@ -447,18 +448,22 @@ impl Conversation {
         self.check_tables_exist(query, &answer)?;
         let original = Described::of(&answer);
         answer.into_result(self)?;
-        let mut types = reply::parameter_description(&original.parameters).map_err(ErrorFields::from)?;
-        types.extend(query.timed.then_some(TIME_TYPE));
+        let i = self.position(home)?;
+        let mut types = self.parameter_types(i, &original.parameters).await?;
+        if query.timed {
+            types.push(TIME_TYPE);
+        }
         let mut inputs = Vec::with_capacity(query.inputs.len());
         let mut narrows = Vec::with_capacity(query.inputs.len());
         for input in &query.inputs {
             let i = self.position(home)?;
-            let shard = self.describe_text(i, sql_for_shards(&input.gather), &types).await?;
+            let shard = self.describe_text(i, &types.settle(sql_for_shards(&input.gather)), types.numbers()).await?;
             inputs.push(columns(&shard.row)?);
             narrows.push(match &input.narrowed {
                 Some(narrowed) => {
                     let i = self.position(home)?;
-                    self.ask_to_describe(i, &narrowed.sql, &types).await?.error.is_none()
+                    let sql = types.settle(&narrowed.sql);
+                    self.ask_to_describe(i, &sql, types.numbers()).await?.error.is_none()
                 }
                 None => false,
             });
@@ -492,7 +497,7 @@ impl Conversation {
         home: u64,
         query: &FinalQuery,
         inputs: &[Vec<ColumnType>],
-        types: &[u32],
+        types: &ParameterTypes,
         original: &Described,
     ) -> Result<Box<str>, Failure> {
         let ids: Vec<Vec<u32>> =
@@ -501,7 +506,7 @@ impl Conversation {
             return Err(not_finished("Its groups have columns of types that cannot be handed over.".to_owned()));
         };
         let i = self.position(home)?;
-        let answer = self.ask_to_describe(i, &sql, types).await?;
+        let answer = self.ask_to_describe(i, &types.settle(&sql), types.numbers()).await?;
         check_faithful(original, &answer)?;
         Ok(sql.into())
     }
@@ -528,7 +533,7 @@ impl Conversation {
         input: &Input,
         types: &[ColumnType],
         ids: &[u64],
-        parameter_types: &[u32],
+        parameter_types: &ParameterTypes,
         arguments: &Arguments,
         sink: &mut Sink<'_>,
     ) -> Result<(), Failure> {
@@ -593,7 +598,8 @@ impl Conversation {
         let description = &collected.description;
         let i = self.position(collected.home())?;
         let link = &mut self.links[i];
-        frontend::parse(&mut link.out, b"", sql.as_bytes(), &description.parameter_types);
+        let types = &description.parameter_types;
+        frontend::parse(&mut link.out, b"", types.settle(sql).as_bytes(), types.numbers());
         link.server.state.expect(Due::Parse(StatementId::UNNAMED, Audience::Router));
         bind_arrays(&mut link.out, portal, collected)?;
         link.server.state.expect(Due::Bind(Audience::Router));

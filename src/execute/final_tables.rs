@@ -178,14 +178,15 @@ impl Conversation {
     /// The finishing server's own part of an input.
     async fn fill_from_home(&mut self, name: &str, gather: &Gather, filling: &Filling<'_>) -> Result<(), Failure> {
         let i = self.position(filling.held.home)?;
-        let sql = format!("INSERT INTO pg_temp.{name} {}", sql_for_shards(gather));
+        let types = &filling.description.parameter_types;
+        let sql = format!("INSERT INTO pg_temp.{name} {}", types.settle(sql_for_shards(gather)));
         let bind = filling.arguments.bind()?;
         let put = |out: &mut BytesMut, portal: &[u8]| {
             bind_for_shard(out, portal, "", &bind, &[]);
             Ok(())
         };
         let began = clock::now();
-        let answer = self.ask_bound(i, &sql, &filling.description.parameter_types, put).await?;
+        let answer = self.ask_bound(i, &sql, types.numbers(), put).await?;
         if let Some(steps) = &mut self.measure.steps {
             steps.put_into_table(filling.held.home, began, reply::tag_rows(answer.tag().as_bytes()).unwrap_or(0));
         }

@@ -30,6 +30,7 @@ use super::final_query::InputRows;
 use super::final_tables::InputTable;
 use super::steps::Taken;
 use super::timed::TIME_TYPE;
+use super::types::ParameterTypes;
 use super::worker::Description;
 use super::{CatalogChange, Conversation, End, Failure};
 
@@ -271,7 +272,7 @@ impl Conversation {
             .map(|(n, (format, bytes))| Input {
                 bytes,
                 format: format_of(format),
-                type_oid: description.parameter_types.get(n).copied().unwrap_or(0),
+                type_oid: description.parameter_types.numbers().get(n).copied().unwrap_or(0),
             })
             .collect();
         let formats = visible_formats(&bind, description.client_columns.len());
@@ -346,10 +347,12 @@ impl Conversation {
         }
         let i = self.position(id)?;
         let original = self.describe_text(i, &arguments.text, &arguments.param_types).await?;
-        let mut types = reply::parameter_description(&original.parameters).map_err(ErrorFields::from)?;
-        types.extend(gather.timed_sql.as_ref().map(|_| TIME_TYPE));
+        let mut types = self.parameter_types(i, &original.parameters).await?;
+        if gather.timed_sql.is_some() {
+            types.push(TIME_TYPE);
+        }
         let i = self.position(id)?;
-        let shard = self.describe_text(i, sql_for_shards(gather), &types).await?;
+        let shard = self.describe_text(i, &types.settle(sql_for_shards(gather)), types.numbers()).await?;
         let description = Rc::new(Description {
             client_columns: columns(&original.row)?,
             shard_columns: columns(&shard.row)?,
@@ -390,13 +393,14 @@ impl Conversation {
         &mut self,
         ids: &[u64],
         gather: &Gather,
-        types: &[u32],
+        types: &ParameterTypes,
         formats: &[i16],
         arguments: &Arguments,
     ) -> Result<(), Failure> {
         let bind = arguments.bind()?;
         let reading = self.session.reading();
-        let sql = sql_for_shards(gather);
+        let sql = &*types.settle(sql_for_shards(gather));
+        let types = types.numbers();
         let statement = self.worker.statement_id(&self.served, &*self.catalog()?, &reading, sql, types);
         let name = statement.name();
         for id in ids {
@@ -429,7 +433,7 @@ impl Conversation {
         &mut self,
         ids: &[u64],
         gather: &Gather,
-        types: &[u32],
+        types: &ParameterTypes,
         formats: &[i16],
         arguments: &Arguments,
     ) -> Result<(), Failure> {

@@ -52,6 +52,7 @@ mod steps;
 mod sync;
 mod tables;
 mod timed;
+mod types;
 pub mod worker;
 
 use std::io;

@@ -17,6 +17,7 @@ use xxhash_rust::xxh3;
 use super::greeting::{Greeting, Greetings};
 use super::presence::Presence;
 use super::queries::Queries;
+use super::types::ParameterTypes;
 use crate::catalog::CatalogReader;
 use crate::config::{Limits, PoolMode};
 use crate::listening::Listening;
@@ -402,8 +403,8 @@ impl Served {
 pub struct Description {
     /// The body of the ParameterDescription of the statement as the client wrote it.
     pub parameters: Bytes,
-    /// The types in it.
-    pub parameter_types: Vec<u32>,
+    /// The types in it, and that of the time if the shards are told it.
+    pub(crate) parameter_types: ParameterTypes,
     /// The body of the RowDescription of the statement as the client wrote it, formats zero.
     pub client_row: Bytes,
     pub client_columns: Vec<ColumnType>,

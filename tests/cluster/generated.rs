@@ -165,6 +165,11 @@ impl Sides {
             }
         }
         for table in &tables.list {
+            if table.view.is_some() {
+                let wires = routed.iter_mut().map(|(_, wire)| wire);
+                wires.chain([&mut single]).for_each(|wire| done(wire, &tables.create(table)));
+                continue;
+            }
             let create = tables.create(table);
             let inserts = tables.inserts(table, random);
             std::iter::once(&create).chain(&inserts).for_each(|sql| done(&mut single, sql));

@@ -56,6 +56,7 @@ files! {
     point,
     reduction,
     refusals,
+    seams,
     sessions,
     snapshots,
     stored,

@@ -10,7 +10,6 @@ use super::targets::{Item, parts};
 use super::{Aggregate, AggregateFunction, BitOperation, ColumnRef, Measure, Node, SortKey, SortValue, reasons};
 use crate::catalog::{Collation, FunctionKind};
 use crate::refusal::Refusal;
-use crate::sql::functions;
 use crate::sql::spans::{self, CallSpans};
 use crate::sql::tree::{Expr, Func};
 use crate::value::order::Kind;
@@ -51,7 +50,7 @@ pub(super) struct Aggregates {
 /// Whether an expression is a call of an aggregate.
 pub(super) fn is_aggregate(binder: &Binder<'_>, expr: &Expr) -> bool {
     let Expr::Func(call) = expr else { return false };
-    let known = functions::lookup(binder.names.catalog, call.schema.as_deref(), &call.name);
+    let known = binder.names.function(call);
     call.over.is_none() && known.is_some_and(|known| known.function.kind == FunctionKind::Aggregate)
 }
 
@@ -269,7 +268,8 @@ fn extreme(builder: &mut Builder<'_, '_, '_>, call: &Func, name: &str) -> Result
 
 /// Refuses what cannot be put together from parts.
 fn check_call(builder: &mut Builder<'_, '_, '_>, call: &Func, name: &str) -> Result<(), Refusal> {
-    let known = call.schema.is_none() && KNOWN.contains(&&*call.name);
+    let built_in = builder.binder.names.function(call).is_some_and(|known| known.built_in);
+    let known = built_in && call.schema.is_none() && KNOWN.contains(&&*call.name);
     let arity = call.args.len() == 1 || call.star && &*call.name == "count";
     let plain = call.order.is_empty() && !call.within_group && !call.variadic;
     // Taking a value again changes nothing in these.

@@ -89,7 +89,7 @@ impl Binder<'_> {
     fn note_function(&mut self, call: &Func) {
         let name = &*call.name;
         self.note_pin(call);
-        let Some(known) = functions::lookup(self.names.catalog, call.schema.as_deref(), name) else {
+        let Some(known) = self.names.function(call) else {
             self.facts.reader.get_or_insert_with(|| name.to_owned());
             self.note_volatile(name);
             self.facts.unknown_table = true;

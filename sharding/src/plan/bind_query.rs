@@ -72,7 +72,7 @@ impl Binder<'_> {
             Distinct::No | Distinct::Yes => &[],
         };
         let order = query.order.iter().map(|item| &item.expr);
-        let rest = select.group.iter().chain(&select.having).chain(distinct).chain(order);
+        let rest = select.group.iter().chain(&select.in_sets).chain(&select.having).chain(distinct).chain(order);
         for expr in rest.chain(&query.limit).chain(&query.offset) {
             self.expr(expr);
         }

@@ -158,7 +158,7 @@ impl Binder<'_> {
 
     fn is_aggregate(&self, part: &Expr) -> bool {
         let Expr::Func(call) = part else { return false };
-        let known = functions::lookup(self.names.catalog, call.schema.as_deref(), &call.name);
+        let known = self.names.function(call);
         known.is_some_and(|known| known.built_in && known.function.kind == FunctionKind::Aggregate)
             && AGGREGATES.contains(&&*call.name)
             && call.over.is_none()
@@ -186,7 +186,7 @@ impl Binder<'_> {
     }
 
     fn is_constant_call(&self, call: &Func) -> bool {
-        let known = functions::lookup(self.names.catalog, call.schema.as_deref(), &call.name);
+        let known = self.names.function(call);
         known.is_some_and(|known| {
             let constant = match known.function.volatility {
                 Volatility::Immutable => true,

@@ -12,11 +12,11 @@ use super::scope::Names;
 use super::targets::{Targets, parts};
 use super::{FinalQuery, Input, Node, Shards, Source, aggregates, build};
 use crate::catalog::{Column, CrossingForm, FunctionKind, element_type, is_built_in_type};
+use crate::sql::Limits;
 use crate::sql::parse::{Parsed, parse};
 use crate::sql::spans::{self, SelectSpans};
 use crate::sql::tree::{Body, Distinct, Dml, Expr, Query, Select, Stmt};
 use crate::sql::walk::{self, Visited};
-use crate::sql::{Limits, functions};
 use crate::value::oid;
 
 /// How the stand-ins of types begin that may be texts of the database's collation, and of those that may not be texts.
@@ -384,7 +384,7 @@ fn has_default_collation(binder: &mut Binder<'_>, expr: &Expr) -> bool {
         Expr::Cast(cast) => is_built_in_type(&cast.target.name) && &*cast.target.name != "name",
         Expr::Other(other) => !other.what.starts_with("collate ") && !other.what.starts_with("part"),
         Expr::Func(call) => {
-            let known = functions::lookup(binder.names.catalog, call.schema.as_deref(), &call.name);
+            let known = binder.names.function(call);
             known.is_some_and(|known| known.built_in && known.function.kind != FunctionKind::SetReturning)
         }
         Expr::Sublink(_) | Expr::Opaque => false,

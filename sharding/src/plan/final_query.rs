@@ -271,9 +271,11 @@ impl<'a> Draft<'a, '_> {
         let alias = if written.aliased { String::new() } else { format!(" AS {}", quoted(&rel.name)) };
         let first = usize::from(params) + usize::from(timed) + self.columns + 1;
         let source = crossing.source(first);
-        let new = format!("(SELECT {} FROM {}){alias}", crossing.shown(), source.arrays);
-        let shown = format!("(input {} {name})", self.inputs.len() + 1);
-        self.edits.push(Edit { place, new, shown });
+        let command = spans::table_command(text, span, &place);
+        let select = if command.is_some() { "SELECT * FROM " } else { "" };
+        let new = format!("{select}(SELECT {} FROM {}){alias}", crossing.shown(), source.arrays);
+        let shown = format!("{select}(input {} {name})", self.inputs.len() + 1);
+        self.edits.push(Edit { place: command.unwrap_or(place.start)..place.end, new, shown });
         self.edits.extend(binder.schemas_before(text, span, index).into_iter().map(Edit::plain));
         self.group_by_key(index, written.at, &crossing.columns());
         self.inputs.push(Input { table: name.to_owned(), gather, source, narrowed: None });

@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use super::bind::Written;
 use super::terms::Term;
 use crate::catalog::{Catalog, Relation, Table, TableKind};
-use crate::sql::tree::TableRef;
+use crate::sql::functions::{self, Known, Precedence};
+use crate::sql::tree::{Func, TableRef};
 
 /// The relations of `information_schema`, whose names a user's tables may have too.
 const INFORMATION_SCHEMA: &str = include_str!("../sql/tables/information_schema.txt");
@@ -121,11 +122,23 @@ impl<'c> Names<'c> {
     /// What may be written in the place of a view.
     pub(crate) fn definition_of(&self, view: &TableRef) -> Option<&'c str> {
         let schema = self.schema_of(view.schema.as_deref(), &view.name)?;
-        // Where PostgreSQL's own names are looked up last, a user's can hide them.
-        if self.path.iter().skip(1).any(|schema| schema == "pg_catalog") {
+        if self.precedence() == Precedence::Unclear {
             return None;
         }
         self.catalog.views.get(schema)?.get(&*view.name).map(String::as_str)
+    }
+
+    /// The function that a call means.
+    pub(crate) fn function(&self, call: &Func) -> Option<Known> {
+        functions::lookup(self.catalog, self.precedence(), call.schema.as_deref(), &call.name)
+    }
+
+    /// Where PostgreSQL's own names are looked up last, a user's can hide them.
+    fn precedence(&self) -> Precedence {
+        match self.path.iter().skip(1).any(|schema| schema == "pg_catalog") {
+            true => Precedence::Unclear,
+            false => Precedence::BuiltIn,
+        }
     }
 
     /// The schema of a table with this name, which may stand in `schema`.

@@ -13,7 +13,6 @@ use super::scope::Columns;
 use super::terms::Term;
 use crate::catalog::{Collation, Column, is_built_in_type};
 use crate::refusal::Refusal;
-use crate::sql::functions;
 use crate::sql::spans::{self, SelectSpans};
 use crate::sql::tree::{Const, Expr, Func, Names, Select, Target, Value};
 
@@ -206,7 +205,7 @@ impl Binder<'_> {
     }
 
     fn is_built_in(&self, call: &Func) -> bool {
-        functions::lookup(self.names.catalog, call.schema.as_deref(), &call.name).is_some_and(|known| known.built_in)
+        self.names.function(call).is_some_and(|known| known.built_in)
     }
 
     /// How values of an expression are compared if they are text; the least friendly way when that is

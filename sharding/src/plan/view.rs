@@ -118,7 +118,9 @@ fn look_through(binder: &Binder<'_>, query: &Query, text: &str, span: &Range<usi
         }
         let place = spans::table(text, span, written.at, written.only)?;
         let alias = if written.aliased { String::new() } else { format!(" AS {}", quoted(&rel.name)) };
-        edits.push((place, format!("({definition}){alias}")));
+        let command = spans::table_command(text, span, &place);
+        let select = if command.is_some() { "SELECT * FROM " } else { "" };
+        edits.push((command.unwrap_or(place.start)..place.end, format!("{select}({definition}){alias}")));
         edits.extend(binder.schemas_before(text, span, view.rel));
     }
     Some(spans::spliced(text, 0..text.len(), edits))

@@ -48,14 +48,39 @@ const HARMLESS: [&str; 9] = [
 const CLOCKS: [&str; 6] =
     ["age", "current_query", "pg_conf_load_time", "pg_postmaster_start_time", "statement_timestamp", "txid_current"];
 
+/// Whose functions a call without schema means if both PostgreSQL and a user have one of its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Precedence {
+    /// PostgreSQL's, as long as the search path does not say otherwise.
+    BuiltIn,
+    /// The search path names other schemas before `pg_catalog`.
+    Unclear,
+}
+
 /// The function of this name, if there is one.
-pub(crate) fn lookup(catalog: &Catalog, schema: Option<&str>, name: &str) -> Option<Known> {
-    let built_in = || built_in(name).map(|function| Known { function, built_in: true });
-    let own = || catalog.functions.get(name).map(|function| Known { function: *function, built_in: false });
-    match schema {
-        None => built_in().or_else(own),
-        Some("pg_catalog") => built_in(),
-        Some(_) => own().or_else(built_in),
+pub(crate) fn lookup(catalog: &Catalog, precedence: Precedence, schema: Option<&str>, name: &str) -> Option<Known> {
+    let built_in = built_in(name).map(|function| Known { function, built_in: true });
+    let own = catalog.functions.get(name).map(|function| Known { function: *function, built_in: false });
+    match (schema, built_in, own) {
+        (None, Some(built_in), Some(own)) => Some(either(precedence, built_in, own)),
+        (None | Some("pg_catalog"), built_in @ Some(_), _) => built_in,
+        (Some("pg_catalog"), None, _) => None,
+        (_, built_in, own) => own.or(built_in),
+    }
+}
+
+/// What is true of two functions, one of which is called.
+fn either(precedence: Precedence, built_in: Known, own: Known) -> Known {
+    let is_aggregate = |known: Known| known.function.kind == FunctionKind::Aggregate;
+    match precedence {
+        // Any could read tables, and its answer be another one on every shard.
+        Precedence::Unclear => {
+            let volatility = own.function.volatility.max(built_in.function.volatility).max(Volatility::Stable);
+            Known { function: Function { volatility, ..own.function }, built_in: false }
+        }
+        // The types of the arguments decide; nothing is known of how to merge what a user's aggregate gives.
+        Precedence::BuiltIn if is_aggregate(built_in) && is_aggregate(own) => own,
+        Precedence::BuiltIn => built_in,
     }
 }
 

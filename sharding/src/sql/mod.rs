@@ -24,6 +24,7 @@ use crate::plan::Plan;
 
 pub use planner::Planner;
 use shape::Shape;
+pub use spans::with_cte;
 
 /// All statements of one request's text, analysed and planned against one catalog version.
 #[derive(Clone, Debug, PartialEq)]

@@ -69,7 +69,12 @@ impl Builder<'_> {
         });
         let windows = windows.map(|window| self.window(window)).collect::<Result<_>>()?;
         let sets = select.group_clause().iter().any(|item| matches!(item, Node::GroupingSet(_)));
-        let group = if sets { Vec::new() } else { self.exprs(select.group_clause().iter())? };
+        let (mut group, mut in_sets) = (Vec::new(), Vec::new());
+        if sets {
+            self.grouping_sets(select.group_clause().iter(), &mut in_sets)?;
+        } else {
+            group = self.exprs(select.group_clause().iter())?;
+        }
         Ok(Select {
             distinct,
             targets: self.targets(select.target_list().iter())?,
@@ -77,10 +82,26 @@ impl Builder<'_> {
             filter: self.maybe_expr(select.where_clause())?,
             group,
             grouping_sets: sets || select.group_distinct,
+            in_sets,
             having: self.maybe_expr(select.having_clause())?,
             windows,
             into: select.into_clause().map(|into| into.rel().is_some_and(is_temporary)),
         })
+    }
+
+    /// The expressions of grouping sets and of the sets in them.
+    fn grouping_sets<'a>(&mut self, items: impl Iterator<Item = Node<'a>>, found: &mut Vec<Expr>) -> Result<()> {
+        self.enter()?;
+        for item in items {
+            match item {
+                Node::GroupingSet(set) => {
+                    self.grouping_sets(set.content().iter().collect::<Vec<_>>().into_iter(), found)?;
+                }
+                item => found.push(self.expr(item)?),
+            }
+        }
+        self.leave();
+        Ok(())
     }
 
     fn targets<'a>(&mut self, targets: impl Iterator<Item = &'a nodes::ResTarget>) -> Result<Vec<Target>> {

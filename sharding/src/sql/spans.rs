@@ -91,6 +91,12 @@ pub(crate) fn table(text: &str, span: &Range<usize>, at: usize, only: bool) -> O
     }
 }
 
+/// Where `TABLE name` begins, for which `SELECT * FROM name` can stand, if the table at `place` is written so.
+pub(crate) fn table_command(text: &str, span: &Range<usize>, place: &Range<usize>) -> Option<usize> {
+    let before = Lexer::starting_at(&text[..place.start], span.start).last()?;
+    text[before.start..before.end].eq_ignore_ascii_case("table").then_some(before.start)
+}
+
 /// Where `schema.` stands before `name.column` and `name.*`.
 pub(crate) fn schemas_of_columns(
     text: &str,
@@ -139,15 +145,18 @@ pub(crate) fn conditions(text: &str, span: &Range<usize>, at: usize) -> Option<V
     let word = |token: &Token| text[token.start..token.end].to_ascii_lowercase();
     let mut depth = brackets_since_from(text, span, at);
     let mut tokens = Lexer::starting_at(&text[..span.end], at);
+    let mut before = String::new();
     loop {
-        let token = tokens.next()?;
-        match word(&token).as_str() {
+        let is_name = before == ".";
+        before = word(&tokens.next()?);
+        match before.as_str() {
+            _ if is_name => continue,
             "(" => depth += 1,
             ")" => depth -= 1,
             "where" if depth == 0 => break,
             _ => {}
         }
-        if depth < 0 || depth == 0 && ends_condition(&word(&token)) {
+        if depth < 0 || depth == 0 && ends_condition(&before) {
             return None;
         }
     }
@@ -287,11 +296,12 @@ fn brackets_since_from(text: &str, span: &Range<usize>, at: usize) -> i32 {
     i32::try_from(open).unwrap_or(0)
 }
 
-/// Words with which another join begins, or another clause of the same one. Some are names of functions too.
+/// Words with which another join begins, or another clause of the same one. Some are names of functions too; of those, `join` is none
+/// of PostgreSQL's own, and more often than it a subquery is joined.
 fn ends_join(word: &str, next: &str) -> bool {
     match word {
-        "on" | "using" | "where" => true,
-        "join" | "cross" | "natural" | "inner" => next != "(",
+        "on" | "using" | "where" | "join" => true,
+        "cross" | "natural" | "inner" => next != "(",
         "left" | "right" | "full" => matches!(next, "join" | "outer"),
         _ => false,
     }
@@ -302,6 +312,20 @@ struct Clock {
     place: Range<usize>,
     /// The casts of the `timestamptz` that give the same.
     casts: String,
+}
+
+/// A query with one more CTE before the others.
+pub fn with_cte(text: &str, cte: &str) -> String {
+    let mut tokens = Lexer::starting_at(text, 0);
+    let is = |token: &Token, word: &str| text[token.start..token.end].eq_ignore_ascii_case(word);
+    match tokens.next() {
+        Some(with) if is(&with, "with") => {
+            let recursive = tokens.next().filter(|token| is(token, "recursive"));
+            let end = recursive.map_or(with.end, |token| token.end);
+            format!("{} {cte},{}", &text[..end], &text[end..])
+        }
+        _ => format!("WITH {cte} {text}"),
+    }
 }
 
 /// How often a statement asks for the time at which its transaction began.
@@ -327,21 +351,21 @@ fn clocks_in(text: &str, start: usize) -> Vec<Clock> {
     let word = |index: usize| tokens.get(index).map_or("", |token: &Token| &text[token.start..token.end]);
     let mut clocks = Vec::new();
     for (index, token) in tokens.iter().enumerate() {
-        if token.kind != TokenKind::Word {
+        let Some(name) = identifier(word(index)).filter(|_| matches!(token.kind, TokenKind::Word | TokenKind::Quoted))
+        else {
             continue;
-        }
+        };
         let qualified = index > 0 && word(index - 1) == ".";
-        let name = word(index).to_ascii_lowercase();
         if matches!(&*name, "now" | "transaction_timestamp") && word(index + 1) == "(" && word(index + 2) == ")" {
             let schema = index.checked_sub(2).map(word).filter(|_| qualified);
-            let known = schema.is_none_or(|schema| schema.eq_ignore_ascii_case("pg_catalog"));
+            let known = schema.is_none_or(|schema| identifier(schema).is_some_and(|schema| schema == "pg_catalog"));
             let start = if qualified { tokens[index - 2].start } else { token.start };
             if known {
                 clocks.push(Clock { place: start..tokens[index + 2].end, casts: String::new() });
             }
             continue;
         }
-        let Some(cast) = clock_cast(&name).filter(|_| !qualified) else { continue };
+        let Some(cast) = clock_cast(&name).filter(|_| !qualified && token.kind == TokenKind::Word) else { continue };
         let precise = name != "current_date"
             && word(index + 1) == "("
             && tokens.get(index + 2).is_some_and(|token| token.kind == TokenKind::Integer)
@@ -535,7 +559,11 @@ pub(crate) fn select(text: &str, span: &Range<usize>, first_target: usize) -> Op
                 "union" | "intersect" | "except" | "into" => return None,
                 _ => continue,
             };
-            let skip = if matches!(clause, Clause::Group | Clause::Order) { 2 } else { 1 };
+            let skip = match clause {
+                Clause::Group if is(index + 2, "all") || is(index + 2, "distinct") => 3,
+                Clause::Group | Clause::Order => 2,
+                _ => 1,
+            };
             clauses.push((clause, index, index + skip));
         }
     }
@@ -601,10 +629,15 @@ fn without_direction(text: &str, item: Range<usize>) -> Range<usize> {
         })
     };
     let mut end = tokens.len();
-    if is(end.checked_sub(1), &["first", "last"]) && is(end.checked_sub(2), &["nulls"]) {
+    // Behind a dot it is a column.
+    let is_word = |end: usize, words: &[&str]| {
+        is(end.checked_sub(1), words)
+            && !end.checked_sub(2).is_some_and(|before| text[tokens[before].start..].starts_with('.'))
+    };
+    if is_word(end, &["first", "last"]) && is_word(end - 1, &["nulls"]) {
         end -= 2;
     }
-    if is(end.checked_sub(1), &["asc", "desc"]) {
+    if is_word(end, &["asc", "desc"]) {
         end -= 1;
     } else if is(end.checked_sub(2), &["using"]) {
         end -= 2;

@@ -219,6 +219,8 @@ pub(crate) struct Select {
     pub group: Vec<Expr>,
     /// GROUPING SETS, CUBE, ROLLUP, GROUP BY DISTINCT.
     pub grouping_sets: bool,
+    /// All that stands in a GROUP BY with grouping sets; `group` is empty then.
+    pub in_sets: Vec<Expr>,
     pub having: Option<Expr>,
     pub windows: Vec<Window>,
     /// SELECT INTO: whether the table is temporary.

@@ -36,7 +36,8 @@ fn select<'a>(select: &'a Select, visit: &mut dyn FnMut(Visited<'a>)) {
         Distinct::No | Distinct::Yes => &[],
     };
     let targets = select.targets.iter().map(|target| &target.expr);
-    exprs(targets.chain(&select.filter).chain(&select.group).chain(&select.having).chain(distinct), visit);
+    let groups = select.group.iter().chain(&select.in_sets);
+    exprs(targets.chain(&select.filter).chain(groups).chain(&select.having).chain(distinct), visit);
     select.windows.iter().for_each(|defined| window(defined, visit));
 }
 

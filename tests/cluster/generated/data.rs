@@ -35,6 +35,14 @@ pub(super) enum Kind {
     Span,
     Uuid,
     Bytes,
+    /// An enum.
+    Mood,
+    /// A domain over integers.
+    Grade,
+    /// Of a composite type.
+    Pair,
+    /// An array of integers.
+    List,
     /// What an aggregate gave; of no known type.
     Hidden,
     /// A number of rows.
@@ -54,13 +62,15 @@ pub(super) struct Table {
     pub(super) columns: Vec<Column>,
     pub(super) unique: Vec<&'static str>,
     pub(super) rows: usize,
+    /// What it shows, if it is a view.
+    pub(super) view: Option<&'static str>,
 }
 
 pub(super) struct Tables {
     key: &'static str,
     /// The server knows ICU collations.
     pub(super) languages: bool,
-    /// Three sharded tables and a reference table.
+    /// Three sharded tables and a reference table, and views over them.
     pub(super) list: Vec<Table>,
 }
 
@@ -76,6 +86,41 @@ impl Kind {
 
 fn columns(list: &[(&'static str, Kind)]) -> Vec<Column> {
     list.iter().map(|(name, kind)| Column { name, kind: *kind }).collect()
+}
+
+/// Views whose rows are each of one shard, and views that put rows of all shards together.
+fn views(items: Vec<Column>) -> Vec<Table> {
+    use Kind::*;
+    let young = columns(&[("id", Key), ("age", Int), ("name", Text), ("flag", Bool), ("plan_id", Plan)]);
+    let sums = columns(&[("user_id", Key), ("no", Big), ("price", Numeric)]);
+    let kinds = columns(&[("kind", Text), ("no", Big), ("qty", Big)]);
+    let pairs = columns(&[("user_id", Key), ("no", Int), ("score", Float), ("name", Text), ("mine", Bool)]);
+    let over = columns(&[("kind", Text), ("user_id", Key), ("no", Int), ("name", Text)]);
+    let view = |name, columns, unique, query| Table { name, columns, unique, rows: 0, view: Some(query) };
+    vec![
+        view("young", young, vec!["id"], "SELECT id, age, name, flag, plan_id FROM users WHERE age > 0"),
+        view(
+            "sums",
+            sums,
+            vec!["user_id"],
+            "SELECT user_id, count(*) AS no, max(price) AS price FROM orders GROUP BY user_id",
+        ),
+        view("kinds", kinds, vec!["kind"], "SELECT kind, count(*) AS no, sum(qty) AS qty FROM orders GROUP BY kind"),
+        view("first_items", items, vec!["user_id", "no"], "SELECT * FROM items ORDER BY user_id, no LIMIT 9"),
+        view(
+            "pairs",
+            pairs,
+            vec!["user_id", "no"],
+            "SELECT u.id AS user_id, o.no, o.score, p.name, u.seen < now() AS mine FROM users u \
+             LEFT JOIN orders o ON o.user_id = u.id AND o.qty > 0 LEFT JOIN plans p ON p.plan_id = u.plan_id",
+        ),
+        view(
+            "over_all",
+            over,
+            Vec::new(),
+            "SELECT k.kind, p.user_id, p.no, p.name FROM kinds k JOIN pairs p ON p.no = k.no",
+        ),
+    ]
 }
 
 impl Tables {
@@ -109,6 +154,8 @@ impl Tables {
             ("made", Stamp),
             ("at", Time),
             ("score", Float),
+            ("grade", Grade),
+            ("list", List),
         ]);
         let items = columns(&[
             ("user_id", Key),
@@ -120,16 +167,24 @@ impl Tables {
             ("raw", Bytes),
             ("label", Tag),
             ("name", Word),
+            ("mood", Mood),
+            ("pair", Pair),
         ]);
         let plans = columns(&[("plan_id", Plan), ("name", Text), ("fee", Numeric), ("title", Word)]);
-        let table = |name, columns, unique, rows| Table { name, columns, unique, rows };
-        let list = vec![
+        let table = |name, columns, unique, rows| Table { name, columns, unique, rows, view: None };
+        let mut list = vec![
             table("users", users, vec!["id"], 14),
             table("orders", orders, vec!["user_id", "no"], 40),
-            table("items", items, vec!["user_id", "no"], 25),
+            table("items", items.clone(), vec!["user_id", "no"], 25),
             table("plans", plans, vec!["plan_id"], 4),
         ];
+        list.extend(views(items));
         Self { key, languages, list }
+    }
+
+    /// How many of the list are no views.
+    pub(super) fn stored(&self) -> usize {
+        self.list.iter().filter(|table| table.view.is_none()).count()
     }
 
     pub(super) fn is_reference(table: &Table) -> bool {
@@ -138,16 +193,24 @@ impl Tables {
 
     /// What must be there before the tables.
     pub(super) fn types(&self) -> Vec<&'static str> {
-        if !self.languages {
-            return Vec::new();
+        let mut types = vec![
+            "CREATE TYPE mood AS ENUM ('sad', 'ok', 'happy')",
+            "CREATE DOMAIN grade AS integer CHECK (value > 0)",
+            "CREATE TYPE pair AS (a integer, b text)",
+        ];
+        if self.languages {
+            types.extend([
+                "CREATE COLLATION soft (provider = icu, locale = 'und-u-ks-level2', deterministic = false)",
+                "CREATE DOMAIN soft_text AS text COLLATE soft",
+            ]);
         }
-        vec![
-            "CREATE COLLATION soft (provider = icu, locale = 'und-u-ks-level2', deterministic = false)",
-            "CREATE DOMAIN soft_text AS text COLLATE soft",
-        ]
+        types
     }
 
     pub(super) fn create(&self, table: &Table) -> String {
+        if let Some(query) = table.view {
+            return format!("CREATE VIEW {} AS {query}", table.name);
+        }
         let columns = table.columns.iter().map(|column| {
             let null = if table.unique.contains(&column.name) { " NOT NULL" } else { "" };
             format!("{} {}{}{null}", column.name, self.type_name(column.kind), self.collation(column.kind))
@@ -192,6 +255,10 @@ impl Tables {
             Kind::Span => "interval",
             Kind::Uuid => "uuid",
             Kind::Bytes => "bytea",
+            Kind::Mood => "mood",
+            Kind::Grade => "grade",
+            Kind::Pair => "pair",
+            Kind::List => "integer[]",
         }
     }
 
@@ -243,6 +310,10 @@ impl Tables {
             Kind::Span => &["1 month", "-1 day", "1 hour", "00:00:00.000001"],
             Kind::Uuid => &["00000000-0000-0000-0000-000000000000", "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11"],
             Kind::Bytes => &["\\x", "\\x00", "\\x00ff", "\\xff"],
+            Kind::Mood => &["sad", "ok", "happy"],
+            Kind::Grade => &["1", "2", "5"],
+            Kind::Pair => &["(1,a)", "(1,)", "(,)", "(2,\"x y\")"],
+            Kind::List => &["{}", "{1}", "{1,2}", "{NULL,1}", "{2}"],
             Kind::Count => &["0", "1", "3", "10", "9223372036854775807"],
             Kind::Negative => &["-1", "2", "4"],
         };

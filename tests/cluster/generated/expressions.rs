@@ -29,6 +29,7 @@ impl Grammar<'_> {
 
     pub(super) fn having(&mut self, sources: &[Source], depth: usize) -> String {
         let left = self.aggregate(sources, depth + 1, true);
+        let left = if self.random.chance(20) { self.over_aggregates(&left, sources, depth) } else { left };
         let operator = self.operator();
         match self.random.below(8) {
             0 => format!("{left} IS NOT NULL"),
@@ -39,6 +40,19 @@ impl Grammar<'_> {
             }
             3 => format!("count(*) {operator} {}", self.literal(Kind::Numeric, true)),
             _ => format!("{left} {operator} {}", self.literal(Kind::Int, true)),
+        }
+    }
+
+    /// What is made of an aggregate, or of others.
+    pub(super) fn over_aggregates(&mut self, aggregate: &str, sources: &[Source], depth: usize) -> String {
+        let number = self.number(sources, depth + 1);
+        match self.random.below(7) {
+            0 | 1 => format!("coalesce(sum({number}), 0)"),
+            2 => format!("sum({number}) / nullif(count(*), 0)"),
+            3 => format!("round(avg({number}), 2)"),
+            4 => format!("CASE WHEN count(*) > 2 THEN {aggregate} END"),
+            5 => format!("greatest(sum({number}), count(*))"),
+            _ => format!("nullif(count(*) * 2 + 1, count({number}))"),
         }
     }
 
@@ -107,6 +121,10 @@ impl Grammar<'_> {
 
     /// An expression of any type.
     pub(super) fn value(&mut self, sources: &[Source], depth: usize) -> String {
+        if self.random.chance(2) {
+            let clocks = ["(now() > '2000-01-01')", "(CURRENT_DATE = now()::date)", "(CURRENT_TIMESTAMP - now())"];
+            return (*self.random.pick(&clocks)).to_owned();
+        }
         match self.random.below(12) {
             0 if depth < DEPTH_MAX => self.number(sources, depth),
             1 if depth < DEPTH_MAX => self.text(sources, depth),
@@ -267,6 +285,10 @@ impl Grammar<'_> {
             7 => format!("{name} IS DISTINCT FROM {}", self.literal(kind, true)),
             8 | 9 if depth < DEPTH_MAX => self.subquery(sources, depth),
             12 => format!("{source} IS NULL"),
+            14 if matches!(kind, Kind::Date | Kind::Stamp | Kind::Zoned) => {
+                let clocks = ["now()", "CURRENT_DATE", "LOCALTIMESTAMP(0)", "(CURRENT_TIMESTAMP - interval '1 day')"];
+                format!("{name} {operator} {}", self.random.pick(&clocks))
+            }
             13 if depth < DEPTH_MAX => format!("{name} IS NOT NULL AND {}", self.condition(sources, depth + 1)),
             10 => {
                 let number = self.number(sources, depth + 1);

@@ -2,7 +2,7 @@
 
 use super::data::{Column, Kind, Table, Tables};
 use super::random::Random;
-use super::select::{EXACT, Literal, MARK, Order, Select};
+use super::select::{EXACT, Literal, MARK, Order, RECURSIVE, Select};
 
 /// One entry of FROM.
 #[derive(Clone)]
@@ -22,6 +22,10 @@ pub(super) struct Grammar<'a> {
     pub(super) literals: Vec<Literal>,
     pub(super) aliases: usize,
 }
+
+/// How expressions over aggregates begin.
+const OVER_AGGREGATES: [&str; 5] =
+    ["coalesce(sum(", "round(avg(", "CASE WHEN count(", "greatest(sum(", "nullif(count("];
 
 /// Expressions and statements go only so deep.
 pub(super) const DEPTH_MAX: usize = 2;
@@ -130,7 +134,10 @@ impl<'a> Grammar<'a> {
     /// FROM with one to three entries.
     fn from(&mut self, select: &mut Select, depth: usize) -> Vec<Source> {
         let mut sources = vec![self.source(select, depth)];
-        for _ in 0..[0, 0, 0, 1, 1, 2][self.random.below(6)] {
+        for joined in 0..[0, 0, 0, 1, 1, 2][self.random.below(6)] {
+            if joined == 1 && self.random.chance(15) && select.from.iter().all(|entry| !entry.starts_with(',')) {
+                select.from = vec![format!("({})", select.from.join(" "))];
+            }
             self.join(select, &mut sources, depth);
         }
         sources
@@ -217,6 +224,9 @@ impl<'a> Grammar<'a> {
             }
             return Source { name: "", alias, columns, unique };
         }
+        if depth < DEPTH_MAX && self.random.chance(3) {
+            return self.recursive(select, alias, depth);
+        }
         let table = self.table();
         let mut columns = table.columns.clone();
         let mut unique = table.unique.clone();
@@ -238,10 +248,31 @@ impl<'a> Grammar<'a> {
 
     pub(super) fn table(&mut self) -> &'a Table {
         let tables: &'a Tables = self.tables;
-        match self.random.below(10) {
-            0 => &tables.list[3],
+        let stored = tables.stored();
+        match self.random.below(22) {
+            0 | 1 => &tables.list[3],
+            2..4 => &tables.list[stored + self.random.below(tables.list.len() - stored)],
             more => &tables.list[more % 3],
         }
+    }
+
+    /// A CTE that reads itself.
+    fn recursive(&mut self, select: &mut Select, alias: String, depth: usize) -> Source {
+        let (first, next) = (self.random.below(3), self.random.below(3));
+        let (first, next) = (&self.tables.list[first], &self.tables.list[next]);
+        let (from, to) = (first.columns[0].name, next.columns[0].name);
+        let source = Source { name: first.name, alias: "a".into(), columns: first.columns.clone(), unique: Vec::new() };
+        let filter = self.condition(std::slice::from_ref(&source), depth + 1);
+        let operator = *self.random.pick(&["=", "=", "<"]);
+        let name = format!("{RECURSIVE}{alias}");
+        select.with.push(format!(
+            "{name} (user_id, no) AS (SELECT a.{from}, 1 FROM {} AS a WHERE {filter} \
+             UNION SELECT b.{to}, r.no + 1 FROM {name} AS r JOIN {} AS b ON r.user_id {operator} b.{to} AND r.no < 3)",
+            first.name, next.name
+        ));
+        select.from.push(format!("{name} AS {alias}"));
+        let columns = vec![Column { name: "user_id", kind: Kind::Key }, Column { name: "no", kind: Kind::Int }];
+        Source { name: "", alias, columns, unique: vec!["user_id", "no"] }
     }
 
     /// A subquery in FROM that shows some columns of a table, and maybe its key.
@@ -360,12 +391,26 @@ impl<'a> Grammar<'a> {
         }
         for _ in 0..1 + self.random.below(2) {
             let aggregate = self.aggregate(sources, depth + 1, true);
+            let aggregate =
+                if self.random.chance(20) { self.over_aggregates(&aggregate, sources, depth) } else { aggregate };
             let place = self.random.below(select.targets.len() + 1);
             if select.group.iter().any(|group| group.parse::<usize>().is_ok()) {
                 select.targets.push(aggregate);
             } else {
                 select.targets.insert(place, aggregate);
             }
+        }
+        if self.random.chance(5) {
+            let windows = ["sum(count(*)) OVER ()", "rank() OVER (ORDER BY count(*))"];
+            select.targets.push((*self.random.pick(&windows)).to_owned());
+        }
+        if self.random.chance(8) && !select.group.is_empty() {
+            let all = select.group.join(", ");
+            select.group = vec![match self.random.below(3) {
+                0 => format!("ROLLUP ({all})"),
+                1 => format!("CUBE ({all})"),
+                _ => format!("GROUPING SETS (({all}), ({}), ())", select.group[0]),
+            }];
         }
         if self.random.chance(25) {
             let having = self.having(sources, depth);
@@ -493,6 +538,9 @@ pub(super) fn unique_of(sources: &[Source]) -> Option<Vec<String>> {
 }
 
 fn is_aggregate(target: &str) -> bool {
+    if OVER_AGGREGATES.iter().any(|start| target.starts_with(start)) {
+        return true;
+    }
     let other = ["min(", "max(", "string_agg(", "bool_and(", "bool_or(", "every(", "bit_and(", "bit_or(", "bit_xor("];
     EXACT.iter().chain(&other).any(|name| target.starts_with(name))
 }

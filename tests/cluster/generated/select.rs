@@ -9,6 +9,9 @@ use super::random::Random;
 /// Encloses the number of a literal in a statement that is not yet written out.
 pub(super) const MARK: char = '\u{1}';
 
+/// How the names of CTEs begin that read themselves.
+pub(super) const RECURSIVE: &str = "again_";
+
 /// Aggregates whose result is the same to the last digit, whatever the order of their rows.
 pub(super) const EXACT: [&str; 8] =
     ["sum(", "avg(", "count(", "variance(", "var_samp(", "var_pop(", "stddev(", "stddev_pop("];
@@ -97,7 +100,9 @@ impl Select {
         }
         let mut sql = String::new();
         if !self.with.is_empty() {
-            sql.push_str(&format!("WITH {} ", self.with.join(", ")));
+            let recursive = self.with.iter().any(|cte| cte.starts_with(RECURSIVE));
+            let word = if recursive { "WITH RECURSIVE" } else { "WITH" };
+            sql.push_str(&format!("{word} {} ", self.with.join(", ")));
         }
         let targets = if self.targets.is_empty() { "1".to_owned() } else { self.targets.join(", ") };
         sql.push_str(&format!("SELECT {}{targets} FROM {}", self.distinct, self.from.join(" ")));
@@ -177,7 +182,7 @@ impl Select {
         let chosen = whole.contains("DISTINCT ") || whole.contains("GROUP BY") || !self.limit.is_empty();
         let exact =
             |target: &String| EXACT.iter().any(|start| target.starts_with(start)) && !whole.contains("DISTINCT ");
-        let extreme = |target: &String| ["min(", "max("].iter().any(|start| target.starts_with(start));
+        let extreme = |target: &String| ["min(", "max("].iter().any(|name| target.contains(name));
         match self.targets.get(column) {
             // A sum of doubles depends on the order of its rows.
             Some(target) if is_float && (target.contains('(') || target.contains(".w")) => true,
