@@ -385,11 +385,15 @@ impl Conversation {
     async fn take_all(&mut self, i: usize, head: &mut Head) -> Result<(), Failure> {
         loop {
             self.look_at(i, head)?;
-            self.links[i].inbox.consume(std::mem::take(&mut head.rows));
+            let rows = std::mem::take(&mut head.rows);
+            self.links[i].inbox.consume(rows);
             if head.finished {
                 return Ok(());
             }
-            self.exchange(i).await?;
+            // What stands behind rows, an error perhaps, has come already.
+            if rows == 0 {
+                self.exchange(i).await?;
+            }
         }
     }
 
