@@ -81,7 +81,6 @@ fn folder() -> PathBuf {
 }
 
 /// What is done with one record of a file.
-#[expect(clippy::struct_excessive_bools, reason = "each is a note above the record")]
 struct Step {
     place: String,
     connection: String,
