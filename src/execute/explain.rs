@@ -386,11 +386,15 @@ impl Conversation {
     async fn take_all(&mut self, i: usize, head: &mut Head) -> Result<(), Failure> {
         loop {
             self.look_at(i, head)?;
-            self.links[i].inbox.consume(std::mem::take(&mut head.rows));
+            let taken = std::mem::take(&mut head.rows);
+            self.links[i].inbox.consume(taken);
             if head.finished {
                 return Ok(());
             }
-            self.exchange(i).await?;
+            // Behind rows an error may have come with them, after which the server says nothing more.
+            if taken == 0 {
+                self.exchange(i).await?;
+            }
         }
     }
 
