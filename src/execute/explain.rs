@@ -385,13 +385,13 @@ impl Conversation {
     async fn take_all(&mut self, i: usize, head: &mut Head) -> Result<(), Failure> {
         loop {
             self.look_at(i, head)?;
-            let rows = std::mem::take(&mut head.rows);
-            self.links[i].inbox.consume(rows);
+            let taken = std::mem::take(&mut head.rows);
+            self.links[i].inbox.consume(taken);
             if head.finished {
                 return Ok(());
             }
-            // What stands behind rows, an error perhaps, has come already.
-            if rows == 0 {
+            // Behind rows an error may have come with them, after which the server says nothing more.
+            if taken == 0 {
                 self.exchange(i).await?;
             }
         }

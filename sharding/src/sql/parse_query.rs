@@ -94,9 +94,7 @@ impl Builder<'_> {
         self.enter()?;
         for item in items {
             match item {
-                Node::GroupingSet(set) => {
-                    self.grouping_sets(set.content().iter().collect::<Vec<_>>().into_iter(), found)?;
-                }
+                Node::GroupingSet(set) => self.grouping_sets(set.content().iter(), found)?,
                 item => found.push(self.expr(item)?),
             }
         }
