@@ -123,6 +123,19 @@ pub(super) struct Head {
     pub(super) taken: Taken,
 }
 
+impl Head {
+    /// Passes over all whole rows that follow those at the front of `filled`.
+    fn pass_rows(&mut self, filled: &[u8]) {
+        while let Ok(Some(header)) = Header::parse(&filled[self.rows..])
+            && header.tag == b'D'
+            && header.total <= filled.len() - self.rows
+        {
+            self.rows += header.total;
+            self.taken.row(header.total);
+        }
+    }
+}
+
 impl Conversation {
     /// Reads on several shards and sends the rows and the command tag.
     pub(super) async fn read_many(&mut self, read: &ManyRead, request: ManyRequest<'_>) -> Result<(), Failure> {
@@ -577,20 +590,22 @@ impl Conversation {
     pub(super) fn look_at(&mut self, i: usize, head: &mut Head) -> Result<(), Failure> {
         loop {
             let link = &mut self.links[i];
+            if link.server.state.executes() {
+                head.pass_rows(link.inbox.filled());
+            }
             let rest = &link.inbox.filled()[head.rows..];
             let Ok(parsed) = Header::parse(rest) else { return Err(self.out_of_step(i)) };
             let Some(header) = parsed else { return Ok(()) };
             if rest.len() < header.total {
-                let missing = header.total - rest.len();
-                link.inbox.reserve(missing);
+                // While rows lie in front of it the buffer could only grow; once they are taken there is room.
+                if head.rows == 0 {
+                    let missing = header.total - rest.len();
+                    link.inbox.reserve(missing);
+                }
                 return Ok(());
             }
             let executing = link.server.state.executes();
             match header.tag {
-                b'D' if executing => {
-                    head.rows += header.total;
-                    head.taken.row(header.total);
-                }
                 b'C' if executing => {
                     head.finished = true;
                     head.taken.complete();

@@ -225,6 +225,37 @@ impl Wire {
         Ok(())
     }
 
+    /// Reads up to ReadyForQuery and keeps none of it: how many bytes of rows there were, or the error.
+    pub fn pass_over(&mut self) -> std::result::Result<usize, Fields> {
+        let mut chunk = vec![0; 64 << 10];
+        let (mut rows, mut error) = (0, None);
+        loop {
+            let mut rest = &self.inbox[self.taken..];
+            while let Some((&[tag, a, b, c, d], _)) = rest.split_first_chunk::<5>() {
+                let total = 1 + u32::from_be_bytes([a, b, c, d]) as usize;
+                let Some((message, behind)) = rest.split_at_checked(total) else { break };
+                rest = behind;
+                match tag {
+                    b'D' => rows += total,
+                    b'E' => error = Some(Fields::read(&message[5..])),
+                    b'Z' => {
+                        self.taken = self.inbox.len() - rest.len();
+                        return error.map_or(Ok(rows), Err);
+                    }
+                    _ => {}
+                }
+            }
+            let taken = self.inbox.len() - rest.len();
+            self.inbox.drain(..taken);
+            self.taken = 0;
+            match self.stream.read(&mut chunk) {
+                Ok(0) => return Err(lost(&io::ErrorKind::UnexpectedEof.into())),
+                Ok(count) => self.inbox.extend_from_slice(&chunk[..count]),
+                Err(error) => return Err(lost(&error)),
+            }
+        }
+    }
+
     /// Runs statements by the simple protocol.
     pub fn query(&mut self, sql: &str) -> Answer {
         self.send(&query(sql));

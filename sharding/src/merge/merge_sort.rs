@@ -168,9 +168,11 @@ impl<K: Ord + Default + Clone> Tournament<K> {
         let mut winner = input;
         let mut place = (input + self.heads.len()) / 2;
         while place > 0 {
-            if self.before(self.losers[place], winner) {
-                std::mem::swap(&mut self.losers[place], &mut winner);
-            }
+            // Nobody can foresee who wins, so this is a choice between values and no branch.
+            let loser = self.losers[place];
+            let turned = self.before(loser, winner);
+            self.losers[place] = if turned { winner } else { loser };
+            winner = if turned { loser } else { winner };
             place /= 2;
         }
         self.losers[0] = winner;
@@ -181,9 +183,7 @@ impl<K: Ord + Default + Clone> Tournament<K> {
     #[inline]
     fn before(&self, a: usize, b: usize) -> bool {
         let (left, right) = (&self.heads[a], &self.heads[b]);
-        match (left.ended, right.ended) {
-            (false, false) => left.key.cmp(&right.key).then(a.cmp(&b)).is_lt(),
-            (left_ended, right_ended) => (left_ended, a) < (right_ended, b),
-        }
+        // An input that has ended keeps the key of its last row, which no longer matters.
+        (left.ended, &left.key, a) < (right.ended, &right.key, b)
     }
 }

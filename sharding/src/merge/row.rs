@@ -52,9 +52,15 @@ pub(super) fn column(message: &[u8], index: usize) -> Result<Option<&[u8]>, Refu
 pub(super) fn skip(message: &[u8], fields: usize) -> Result<usize, Refusal> {
     let mut at = HEAD_BYTES;
     for _ in 0..fields {
-        at = field(message, at)?.1;
+        let word = message.get(at..at + 4).and_then(|word| <[u8; 4]>::try_from(word).ok()).ok_or_else(malformed)?;
+        at += 4;
+        match i32::from_be_bytes(word) {
+            -1 => {}
+            // That the value ends within the message shows at the next field, or behind the last one.
+            length => at = usize::try_from(length).ok().and_then(|n| at.checked_add(n)).ok_or_else(malformed)?,
+        }
     }
-    Ok(at)
+    if at <= message.len() { Ok(at) } else { Err(malformed()) }
 }
 
 /// The ranges of all fields, `None` for NULL.
@@ -70,11 +76,15 @@ pub(super) fn split(message: &[u8], fields: &mut Vec<Option<Range<usize>>>, coun
 }
 
 /// Appends a message with the first `fields` fields of this one.
+#[inline]
 pub(super) fn write_first_fields(message: &[u8], fields: usize, out: &mut Vec<u8>) -> Result<(), Refusal> {
     let end = skip(message, fields)?;
-    let start = begin(out, fields);
+    let [a, b, c, d] = u32::try_from(end - 1).unwrap_or(u32::MAX).to_be_bytes();
+    // A row has 1664 columns at most.
+    let [high, low] = u16::try_from(fields).unwrap_or(u16::MAX).to_be_bytes();
+    out.reserve(end);
+    out.extend_from_slice(&[b'D', a, b, c, d, high, low]);
     out.extend_from_slice(&message[HEAD_BYTES..end]);
-    end_message(out, start);
     Ok(())
 }
 
