@@ -27,7 +27,9 @@ use super::arguments::Arguments;
 use super::ask::Answer;
 use super::cursors::close_portal_of_router;
 use super::final_tables::{InputTables, Until};
-use super::gather::{Attempt, BINARY, Described, Gathered, ManyRequest, OUT_OF_MEMORY, Sink, columns, sql_for_shards};
+use super::gather::{
+    Attempt, BINARY, Described, Gathered, ManyRequest, OUT_OF_MEMORY, Sink, columns, is_out_of_memory, sql_for_shards,
+};
 use super::links::Sent;
 use super::timed::TIME_TYPE;
 use super::types::ParameterTypes;
@@ -549,7 +551,9 @@ impl Conversation {
             Ok(()) => self.run_merge(ids, &mut merge, sink).await,
             Err(failure) => Err(failure),
         };
-        self.finish_all(ids, result.is_err() || sink.has_enough()).await?;
+        let goes_on = sink.has_enough() || is_out_of_memory(&result);
+        let stops = result.is_err() || sink.has_enough();
+        self.finish_all(ids, stops && !self.must_hear_out(goes_on)).await?;
         result
     }
 

@@ -242,8 +242,15 @@ impl Conversation {
             Ok(()) => self.run_merge(ids, merge, sink).await,
             Err(failure) => Err(failure),
         };
-        self.finish_all(ids, result.is_err()).await?;
+        let goes_on = gather.or_else.is_some() && is_out_of_memory(&result);
+        self.finish_all(ids, result.is_err() && !self.must_hear_out(goes_on)).await?;
         Ok(result)
+    }
+
+    /// Whether what the shards still send is to be read to its end: a transaction that goes on in another way would not survive that they are
+    /// told to stop.
+    pub(super) fn must_hear_out(&self, goes_on: bool) -> bool {
+        goes_on && !self.session.transaction.is_idle()
     }
 
     /// Whether an attempt has failed only because a shard had an outdated plan, outside of a block.
@@ -691,6 +698,11 @@ impl Conversation {
         }
         Ok(())
     }
+}
+
+/// Whether a merge has failed only because it needs more memory than it may have.
+pub(super) fn is_out_of_memory(result: &Result<(), Failure>) -> bool {
+    matches!(result, Err(Failure::Error(fields)) if fields.sqlstate == OUT_OF_MEMORY)
 }
 
 /// What shards run, whether or not they are told the time.

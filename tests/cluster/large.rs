@@ -75,6 +75,25 @@ fn a_block_that_writes_on_two_shards_may_have_tables() {
     assert_eq!(temporary_tables(&shards), 0);
 }
 
+/// Shards that have not sent all their rows are not told to stop: that would be the end of the transaction.
+#[test]
+fn a_block_survives_that_a_statement_goes_on_in_another_way() {
+    let (router, _) = router("final_query_array_bytes_max = \"32KB\"\nmerge_buffer_max = \"32KB\"\n");
+    let mut wire = router.client();
+    let rows: String = (0..4000).map(|row| format!("{row}\t{}\t{}\n", 10_000 + row, "w".repeat(4000))).collect();
+    assert_eq!(wire.copy("COPY notes FROM STDIN", rows.as_bytes()).sqlstate(), "");
+    for _ in 0..3 {
+        let mut wire = router.client();
+        assert_eq!(wire.query("BEGIN").sqlstate(), "");
+        assert_eq!(wire.query("SELECT DISTINCT v, w FROM notes").text().lines().count(), 5000);
+        assert_eq!(wire.query("SELECT w, count(*) + 1 FROM notes GROUP BY w || v, w").results[0].tag, "SELECT 5000");
+        assert_eq!(wire.text("SELECT count(DISTINCT a.w || b.v) FROM notes a JOIN notes b ON b.v = a.v"), "5000");
+        assert_eq!(wire.text("SELECT count(*) FROM notes"), "7000");
+        assert_eq!(wire.query("COMMIT").results[0].tag, "COMMIT");
+        assert_eq!(wire.query("ALTER TABLE notes SET (fillfactor = 90)").sqlstate(), "");
+    }
+}
+
 #[test]
 fn failures_take_the_tables_with_them() {
     let (router, shards) = router("final_query_array_bytes_max = \"32KB\"\n");
