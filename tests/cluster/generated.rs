@@ -21,7 +21,7 @@ use crate::support::wire::{Answer, Column, Result, Row, Wire};
 
 /// Statements asked over the same tables.
 const CASES_PER_SEED: usize = 250;
-const CASES: usize = 500;
+const CASES: usize = 1000;
 /// Each statement is asked with so many choices of its literals.
 const ROUNDS: usize = 2;
 const DIFFERENCES_SHOWN: usize = 8;
