@@ -440,8 +440,9 @@ impl Conversation {
         arguments: &Arguments,
     ) -> Result<Rc<Description>, Failure> {
         let reading = self.session.reading();
-        let key =
-            self.worker.statement_id(&self.served, &*self.catalog()?, &reading, &query.sql, &arguments.param_types);
+        // Two statements can end in the same text over the rows of unlike tables.
+        let text = format!("{}\0{}", arguments.text, query.sql);
+        let key = self.worker.statement_id(&self.served, &*self.catalog()?, &reading, &text, &arguments.param_types);
         if let Some(known) = self.served.descriptions.borrow().get(&key) {
             return Ok(known.clone());
         }
