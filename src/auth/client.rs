@@ -178,7 +178,7 @@ mod tests {
         let mut exchange = Exchange::new("u", Some("p"));
         let Ok(Next::Send(out)) = exchange.message(b"\0\0\0\x0aSCRAM-SHA-256\0\0") else { panic!("no answer") };
         let text = String::from_utf8_lossy(&out).into_owned();
-        let nonce = text.rsplit_once("r=").expect("a nonce").1.to_owned();
+        let nonce = text.split_once(",r=").expect("a nonce").1.to_owned();
         (exchange, nonce)
     }
 
