@@ -68,7 +68,12 @@ impl Arguments {
 
     /// The same with one more value behind the others, in binary.
     pub(super) fn with(&self, value: &[u8]) -> Result<Self, Failure> {
-        let bind = bind_with(&self.bind()?, value);
+        self.with_all(&[value])
+    }
+
+    /// The same with more values behind the others, in binary.
+    pub(super) fn with_all(&self, values: &[&[u8]]) -> Result<Self, Failure> {
+        let bind = bind_with(&self.bind()?, values);
         Ok(Self { text: self.text.clone(), param_types: self.param_types.clone(), bind, row: self.row })
     }
 

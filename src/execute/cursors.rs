@@ -63,7 +63,7 @@ impl Conversation {
     async fn open_portal(&mut self, name: &str, read: &ManyRead, request: ManyRequest<'_>) -> Result<u64, Failure> {
         let last = match read {
             ManyRead::Finished(last) | ManyRead::Merged { or_else: Some(last), .. } => last,
-            ManyRead::Merged { or_else: None, .. } => {
+            ManyRead::Merged { or_else: None, .. } | ManyRead::Written(_) => {
                 self.served.stats.refused.add(1);
                 return Err(no_row_limit());
             }

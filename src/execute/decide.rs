@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use pgsluice_sharding::copy::CopyFrom;
-use pgsluice_sharding::plan::{FinalQuery, Plan, ShardSet, Values};
+use pgsluice_sharding::plan::{FinalQuery, Plan, ShardSet, Values, Write};
 use pgsluice_sharding::sql::{Access, Command, Effects, Statement};
 use pgsluice_sharding::{Refusal, ShardId, ShardMap};
 
-use crate::session::statements::{FinalRead, ManyRead};
+use crate::session::statements::{FinalRead, ManyRead, ManyWrite};
 
 /// What is done with one statement.
 #[derive(Debug)]
@@ -84,6 +84,14 @@ fn decide_plan(statement: &Statement, map: &ShardMap, values: Values<'_>) -> Res
                 Ok(Decision::Many { read, access })
             }
         },
+        Plan::Write(write) => match write.shards().resolve(map, values)? {
+            ShardSet::Any => Ok(Decision::Forward { shard: None, access }),
+            ShardSet::One(shard) => Ok(Decision::Forward { shard: Some(shard), access }),
+            ShardSet::Many(shards) => {
+                let read = ManyRead::Written(many_write(write, &shards, map, values)?);
+                Ok(Decision::Many { read, access })
+            }
+        },
         Plan::Broadcast { .. } | Plan::CopyFrom(_) if !sharded => {
             Ok(Decision::Forward { shard: Some(ShardId(0)), access })
         }
@@ -98,6 +106,25 @@ fn decide_plan(statement: &Statement, map: &ShardMap, values: Values<'_>) -> Res
         Plan::Session => Ok(Decision::Forward { shard: None, access }),
         Plan::Refused(_) if !sharded => Ok(Decision::Forward { shard: Some(ShardId(0)), access }),
         Plan::Refused(refusal) => Err((**refusal).clone()),
+    }
+}
+
+fn many_write(write: &Write, shards: &[ShardId], map: &ShardMap, values: Values<'_>) -> Result<ManyWrite, Refusal> {
+    match write {
+        Write::Each(each) => {
+            let read = final_read(&each.query, shards, map, values)?;
+            let target = match each.target.resolve(map, values)? {
+                // No shard has such rows: one of them says so.
+                ShardSet::Any => vec![read.home],
+                ShardSet::One(shard) => vec![shard],
+                ShardSet::Many(shards) => shards,
+            };
+            Ok(ManyWrite::Each { read, target, copies: each.copies })
+        }
+        Write::Rows(insert) => {
+            let places = insert.places(map, values)?;
+            Ok(ManyWrite::Rows { insert: insert.clone(), places })
+        }
     }
 }
 
@@ -197,6 +224,10 @@ pub(super) fn uses_literals(plan: &Plan) -> bool {
             gather.shards.uses_literals() || gather.or_else.as_ref().is_some_and(|last| literals_in(last))
         }
         Plan::Final(last) => literals_in(last),
+        Plan::Write(write) => match &**write {
+            Write::Each(each) => literals_in(&each.query) || each.target.uses_literals(),
+            Write::Rows(insert) => insert.keys.uses_literals(),
+        },
         _ => false,
     }
 }

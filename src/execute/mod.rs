@@ -54,6 +54,7 @@ mod tables;
 mod timed;
 mod types;
 pub mod worker;
+mod writes;
 
 use std::io;
 use std::pin::pin;

@@ -42,6 +42,7 @@ impl<'c> Binder<'c> {
     /// Opens the block of a write with its target in it.
     fn open_target(&mut self, table: &TableRef) -> (usize, Option<KeyColumn<'c>>) {
         self.open();
+        self.targets += 1;
         let rel = self.stored_table(table, Usage::Target);
         let key = match self.rels[rel].columns {
             Columns::Table(table) => match table.kind {
@@ -110,6 +111,7 @@ impl<'c> Binder<'c> {
         }
         let seen = self.apart(|binder| binder.query(source));
         let output = field.and_then(|field| seen.outputs.as_ref()?.get(field).cloned());
+        self.selected = Some(seen);
         match output {
             None => self.refuse(reasons::insert_without_key(table, key.name)),
             Some(output) => self.insert_selected(rel, key, output, table),

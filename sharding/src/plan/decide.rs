@@ -6,7 +6,7 @@ use super::bind::Binder;
 use super::phases::Phase;
 use super::route::Place;
 use super::scope::Names;
-use super::{FinalQuery, Plan, Shards, build, ddl, final_groups, final_query, reasons, view};
+use super::{FinalQuery, Plan, Shards, Write, build, ddl, final_groups, final_query, reasons, view, write};
 use crate::catalog::Catalog;
 use crate::map::ShardId;
 use crate::refusal::Refusal;
@@ -61,6 +61,8 @@ fn holds_for_shape(statement: &Statement) -> bool {
     let rows = matches!(statement.command, Command::Select | Command::Insert | Command::Update | Command::Delete);
     let untouched = match &statement.plan {
         Plan::Route { .. } => true,
+        // Which rows there are, and where in the text, is found out when it runs.
+        Plan::Write(write) => matches!(**write, Write::Rows(_)),
         Plan::Refused(refusal) => refusal.position.is_none(),
         _ => false,
     };
@@ -172,23 +174,29 @@ fn rows(context: Context<'_>, dml: &Dml, parsed: &Parsed) -> Decided {
         refused(reasons::select_into())
     } else if let Some(table) = &binder.facts.missing_table {
         refused(reasons::no_such_table(table))
+    } else if !binder.reference_writes.is_empty() {
+        match write::copies(context, &mut binder, dml, parsed) {
+            Ok(write) => Plan::Write(Arc::new(write)),
+            Err(refusal) => refused(refusal),
+        }
     } else {
         match (binder.place(), dml) {
             (Err(refusal), _) => refused(refusal),
             (Ok(Place::Known(shards)), Dml::Query(query)) => {
                 read_known(context, &mut binder, query, &seen, shards, parsed)
             }
-            (Ok(Place::Known(shards)), _) => {
-                Plan::Route { many: can_be_many(&shards).then(|| Box::new(reasons::write_many(verb))), shards }
-            }
+            (Ok(Place::Known(shards)), _) if !can_be_many(&shards) => Plan::Route { shards, many: None },
+            (Ok(Place::Known(shards)), _) => match write::known(context, &mut binder, dml, shards.clone(), parsed) {
+                Ok(write) => Plan::Write(Arc::new(write)),
+                Err(refusal) => Plan::Route { shards, many: Some(Box::new(reasons::write_many(verb, &refusal))) },
+            },
             (Ok(Place::Spread(home)), Dml::Query(query)) => {
                 spread(context, &mut binder, query, &seen, Shards::All, home, parsed).unwrap_or_else(refused)
             }
-            (Ok(Place::Spread(Some((_, refusal)))), _) => refused(refusal),
-            (Ok(Place::Spread(None)), _) => {
-                let table = binder.occurrences.first().map_or("", |occurrence| occurrence.table.as_str());
-                refused(reasons::write_without_key(verb, table))
-            }
+            (Ok(Place::Spread(_)), _) => match write::spread(context, &mut binder, dml, parsed) {
+                Ok(write) => Plan::Write(Arc::new(write)),
+                Err(refusal) => refused(refusal),
+            },
         }
     };
     // Whether several shards can answer may depend on values: a position in ORDER BY, 'today', LIMIT.

@@ -23,7 +23,7 @@ impl Display for Plan {
                 }
             }
             // They have steps.
-            Self::Gather(_) | Self::Final(_) => Ok(()),
+            Self::Gather(_) | Self::Final(_) | Self::Write(_) => Ok(()),
             Self::Broadcast { transactional: true } => f.write_str("Broadcast: all shards at once"),
             Self::Broadcast { transactional: false } => f.write_str("Broadcast: shard by shard"),
             Self::CopyFrom(copy) => match copy.target {

@@ -33,6 +33,7 @@ mod steps;
 mod targets;
 mod terms;
 mod view;
+mod write;
 
 use std::sync::Arc;
 
@@ -60,6 +61,8 @@ pub enum Plan {
     /// false for what PostgreSQL refuses inside a transaction block (VACUUM, CREATE INDEX
     /// CONCURRENTLY): those run shard by shard.
     Broadcast { transactional: bool },
+    /// Rows are written that may be on several shards. One shard does it alone, as the client wrote it.
+    Write(Arc<Write>),
     /// COPY ... FROM STDIN into a sharded or reference table.
     CopyFrom(Arc<CopyFrom>),
     /// COPY ... TO STDOUT of rows that lie on several shards, in no order: one shard's after the other's. With `header`
@@ -204,6 +207,49 @@ impl FinalQuery {
         }
         sql
     }
+}
+
+/// A write on several shards: all of them do it or none.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Write {
+    /// Each shard runs the statement for its own rows.
+    Each(EachShard),
+    /// The rows of an INSERT ... VALUES, each on its shard.
+    Rows(InsertRows),
+}
+
+impl Write {
+    /// Where all rows are that the statement concerns; if that is one shard, it runs the statement as it is.
+    pub fn shards(&self) -> &Shards {
+        match self {
+            Self::Each(each) => &each.query.shards,
+            Self::Rows(insert) => &insert.keys,
+        }
+    }
+}
+
+/// A statement that every shard runs for the rows it has.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EachShard {
+    /// The text, with what it reads of other shards as inputs. It has no home: all of `target` run it.
+    pub query: Arc<FinalQuery>,
+    /// Where rows are written.
+    pub target: Shards,
+    /// The rows are the same on every shard, so they count once.
+    pub copies: bool,
+}
+
+/// Rows that stand in the text of an INSERT.
+#[derive(Clone, Debug, PartialEq)]
+pub struct InsertRows {
+    /// The key of every row, in the order of the rows: always [`Shards::Keys`].
+    pub keys: Shards,
+    /// The text asks for the time, which all shards are told.
+    pub timed: bool,
+    /// Highest parameter number in the text, 0 for none.
+    pub params: u16,
+    /// Rows come back.
+    pub returns: bool,
 }
 
 /// A column of a shard's row. Helpers are counted from the first helper, because a star hides how

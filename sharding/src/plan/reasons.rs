@@ -66,10 +66,17 @@ pub(crate) fn several_homes(first: &str, second: &str) -> Refusal {
     )
 }
 
-pub(crate) fn reference_write(table: &str) -> Refusal {
+pub(crate) fn copies_differ(table: &str, what: &str) -> Refusal {
     no(
-        format!("writing reference table \"{table}\" changes every shard"),
-        "Writes to reference tables over several shards are not supported yet; write it on each shard.",
+        format!("with {what} the copies of reference table \"{table}\" would differ between the shards"),
+        "Compute the value first, then write it as a literal or a parameter.",
+    )
+}
+
+pub(crate) fn several_targets() -> Refusal {
+    no(
+        "writing several tables in one statement is not supported over several shards",
+        "Write them one after another in a transaction.",
     )
 }
 
@@ -94,15 +101,9 @@ pub(crate) fn local_and_sharded(local: &str, sharded: &str) -> Refusal {
     )
 }
 
-pub(crate) fn write_without_key(verb: &str, table: &str) -> Refusal {
-    no(
-        format!("{verb} of sharded table \"{table}\" is not tied to one value of its sharding key"),
-        "Compare the sharding key with a literal or a parameter in WHERE.",
-    )
-}
-
-pub(crate) fn write_many(verb: &str) -> Refusal {
-    no(format!("{verb} concerns rows on several shards"), "Run one statement for each key.")
+pub(crate) fn write_many(verb: &str, why: &Refusal) -> Refusal {
+    let refusal = no(format!("{verb} concerns rows on several shards"), "Run one statement for each key.");
+    refusal.with_detail(format!("It cannot be split: {}.", why.message))
 }
 
 pub(crate) fn read_many(why: &Refusal) -> Refusal {

@@ -106,7 +106,7 @@ impl Binder<'_> {
 
 /// The text with the definitions of the views that stand in it; those may have views again.
 fn look_through(binder: &Binder<'_>, query: &Query, text: &str, span: &Range<usize>) -> Option<String> {
-    let mentioned = Mentioned::of(query);
+    let mentioned = Mentioned::of_query(query);
     let mut edits = Vec::new();
     for view in &binder.views {
         let (rel, definition) = (&binder.rels[view.rel], view.definition?);

@@ -12,6 +12,7 @@ mod parse_expr;
 mod parse_query;
 mod parse_utility;
 pub(crate) mod planner;
+pub mod rows;
 pub mod shape;
 pub(crate) mod spans;
 pub(crate) mod tree;

@@ -1,0 +1,193 @@
+//! Writes on several shards: what each of them runs, so that together they change what one PostgreSQL would.
+//!
+//! A shard changes its own rows only. What a statement reads of rows that lie elsewhere comes to it as the inputs of a final query
+//! do.
+
+use std::sync::Arc;
+
+use super::bind::Binder;
+use super::bind_query::Seen;
+use super::decide::Context;
+use super::{EachShard, InsertRows, Node, Shards, Write, build, final_query, reasons};
+use crate::refusal::Refusal;
+use crate::sql::parse::Parsed;
+use crate::sql::spans;
+use crate::sql::tree::{Body, Dml, Insert, Query};
+
+/// A write whose keys are named and may be on several shards.
+pub(super) fn known(
+    context: Context<'_>,
+    binder: &mut Binder<'_>,
+    dml: &Dml,
+    shards: Shards,
+    parsed: &Parsed,
+) -> Result<Write, Refusal> {
+    match dml {
+        Dml::Insert(insert) if brings_rows(insert) => rows(context, binder, insert, shards, parsed),
+        _ => each(context, binder, dml, shards, parsed),
+    }
+}
+
+/// A write for which no keys are named.
+pub(super) fn spread(
+    context: Context<'_>,
+    binder: &mut Binder<'_>,
+    dml: &Dml,
+    parsed: &Parsed,
+) -> Result<Write, Refusal> {
+    each(context, binder, dml, Shards::All, parsed)
+}
+
+/// A write of a table of which every shard has a copy: all of them do the same.
+pub(super) fn copies(
+    context: Context<'_>,
+    binder: &mut Binder<'_>,
+    dml: &Dml,
+    parsed: &Parsed,
+) -> Result<Write, Refusal> {
+    let table = binder.reference_writes.first().cloned().unwrap_or_default();
+    if binder.targets > 1 {
+        return Err(reasons::several_targets());
+    }
+    if let Some(function) = binder.facts.volatile.as_ref().or(binder.facts.home.as_ref()) {
+        return Err(reasons::copies_differ(&table, &format!("{function}()")));
+    }
+    check_all(context, binder, parsed)?;
+    let query = final_query::beside(context, binder, dml, (&[], None), Shards::All, parsed)?;
+    Ok(Write::Each(EachShard { query: Arc::new(query), target: Shards::All, copies: true }))
+}
+
+/// INSERT ... VALUES without anything around it.
+fn brings_rows(insert: &Insert) -> bool {
+    insert.with.is_none()
+        && insert.source.as_ref().is_some_and(|source| {
+            let plain = source.with.is_none() && source.order.is_empty() && source.locking.is_empty();
+            plain && source.limit.is_none() && source.offset.is_none() && matches!(source.body, Body::Values(_))
+        })
+}
+
+fn rows(
+    context: Context<'_>,
+    binder: &Binder<'_>,
+    insert: &Insert,
+    keys: Shards,
+    parsed: &Parsed,
+) -> Result<Write, Refusal> {
+    check_each(context, binder, parsed)?;
+    if binder.occurrences.len() > 1 || !binder.locals.is_empty() {
+        return Err(reasons::spread("INSERT ... VALUES with subqueries"));
+    }
+    Ok(Write::Rows(InsertRows {
+        keys,
+        timed: binder.facts.clocks > 0,
+        params: parsed.params,
+        returns: !insert.returning.is_empty(),
+    }))
+}
+
+/// Every shard runs the statement for its own rows.
+fn each(
+    context: Context<'_>,
+    binder: &mut Binder<'_>,
+    dml: &Dml,
+    shards: Shards,
+    parsed: &Parsed,
+) -> Result<Write, Refusal> {
+    if binder.targets > 1 {
+        return Err(reasons::several_targets());
+    }
+    check_each(context, binder, parsed)?;
+    if let (Dml::Insert(insert), true) = (dml, binder.occurrences.iter().any(|occurrence| occurrence.target)) {
+        return selected(context, binder, dml, insert, shards, parsed);
+    }
+    if let Some(local) = binder.locals.iter().find(|local| local.target) {
+        let home = local.home;
+        let query = final_query::beside(context, binder, dml, (&[], Some(home)), shards, parsed)?;
+        return Ok(Write::Each(EachShard { query: Arc::new(query), target: Shards::One(home), copies: false }));
+    }
+    let target = binder.occurrences.iter().position(|occurrence| occurrence.target);
+    let target = target.ok_or_else(|| reasons::spread("this write"))?;
+    let occurrence = &binder.occurrences[target];
+    let own = binder.keys_of(occurrence).unwrap_or(Shards::All);
+    let reached = binder.terms.reached_from(occurrence.key);
+    let tied: Vec<usize> =
+        (0..binder.occurrences.len()).filter(|at| reached[binder.occurrences[*at].key.0 as usize]).collect();
+    let query = final_query::beside(context, binder, dml, (&tied, None), shards, parsed)?;
+    Ok(Write::Each(EachShard { query: Arc::new(query), target: own, copies: false }))
+}
+
+/// INSERT ... SELECT where each shard stores what it selects.
+fn selected(
+    context: Context<'_>,
+    binder: &mut Binder<'_>,
+    dml: &Dml,
+    insert: &Insert,
+    shards: Shards,
+    parsed: &Parsed,
+) -> Result<Write, Refusal> {
+    let (Some(source), None) = (&insert.source, &insert.with) else {
+        return Err(reasons::spread("INSERT with a WITH before it"));
+    };
+    let seen = binder.selected.take().unwrap_or_default();
+    if !is_whole_on_each(context, binder, source, &seen, parsed)? {
+        return Err(reasons::spread("INSERT of rows that several shards select together"));
+    }
+    let all: Vec<usize> = (0..binder.occurrences.len()).collect();
+    let query = final_query::beside(context, binder, dml, (&all, None), shards.clone(), parsed)?;
+    Ok(Write::Each(EachShard { query: Arc::new(query), target: shards, copies: false }))
+}
+
+/// Whether the rows of a query are those that the shards give, one after another, and each is stored where it comes from.
+fn is_whole_on_each(
+    context: Context<'_>,
+    binder: &mut Binder<'_>,
+    query: &Query,
+    seen: &Seen,
+    parsed: &Parsed,
+) -> Result<bool, Refusal> {
+    // Of the query alone.
+    binder.facts.writes = false;
+    let gather = build::gather(context, binder, query, seen, Shards::All, parsed);
+    binder.facts.writes = true;
+    let gather = gather?;
+    let mut node = &gather.tree;
+    while let Node::Project { input } | Node::Sort { input, .. } | Node::MergeSort { input, .. } = node {
+        node = input;
+    }
+    Ok(matches!(node, Node::Append { input } if **input == Node::Route) || *node == Node::Route)
+}
+
+/// What no statement may have that every shard runs for its own rows.
+fn check_each(context: Context<'_>, binder: &Binder<'_>, parsed: &Parsed) -> Result<(), Refusal> {
+    check_all(context, binder, parsed)?;
+    if let Some(function) = &binder.facts.home {
+        return Err(reasons::differs(&format!("{function}()")));
+    }
+    // In a subquery it would be asked once for all rows, not once on each shard.
+    if let Some(function) = binder.facts.volatile.as_ref().filter(|_| binder.blocks.len() > 1) {
+        return Err(reasons::differs(&format!("{function}()")));
+    }
+    Ok(())
+}
+
+/// What no statement may have that several shards run.
+fn check_all(context: Context<'_>, binder: &Binder<'_>, parsed: &Parsed) -> Result<(), Refusal> {
+    let facts = &binder.facts;
+    if let Some(clock) = &facts.clock {
+        return Err(reasons::differs(clock));
+    }
+    if facts.time_word {
+        return Err(reasons::differs("the string 'now', 'today', 'tomorrow' or 'yesterday'"));
+    }
+    if facts.clocks > 0 && spans::clocks(context.text, &parsed.span) != facts.clocks {
+        return Err(reasons::differs("CURRENT_TIMESTAMP"));
+    }
+    Ok(())
+}
+
+impl InsertRows {
+    /// The text for a shard, from the client's with this shard's rows.
+    pub fn part(&self, text: &str) -> String {
+        if self.timed { spans::with_clock(text, usize::from(self.params) + 1) } else { text.to_owned() }
+    }
+}
