@@ -103,7 +103,7 @@ impl Conversation {
     }
 
     /// The inputs of a final query, read a second time if a shard had an outdated plan.
-    async fn collected(
+    pub(super) async fn collected(
         &mut self,
         last: &FinalRead,
         request: ManyRequest<'_>,

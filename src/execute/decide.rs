@@ -7,7 +7,7 @@ use pgsluice_sharding::plan::{FinalQuery, Plan, ShardSet, Values, Write};
 use pgsluice_sharding::sql::{Access, Command, Effects, Statement};
 use pgsluice_sharding::{Refusal, ShardId, ShardMap};
 
-use crate::session::statements::{FinalRead, ManyRead, ManyWrite};
+use crate::session::statements::{FinalRead, ManyRead, ManyWrite, RowSource};
 
 /// What is done with one statement.
 #[derive(Debug)]
@@ -51,7 +51,7 @@ pub(super) fn decide(statement: &Statement, map: &ShardMap, values: Values<'_>) 
         (_, Some(_)) => return Ok(Decision::Execute),
         _ => {}
     }
-    let decision = decide_plan(statement, map, values)?;
+    let decision = decide_plan(&statement.plan, statement.access, map, values)?;
     match (&statement.command, decision) {
         (_, decision @ Decision::Forward { .. }) => Ok(decision),
         (Command::Explain(_), decision) => Ok(Decision::Explain(Box::new(decision))),
@@ -59,10 +59,9 @@ pub(super) fn decide(statement: &Statement, map: &ShardMap, values: Values<'_>) 
     }
 }
 
-fn decide_plan(statement: &Statement, map: &ShardMap, values: Values<'_>) -> Result<Decision, Refusal> {
+fn decide_plan(plan: &Plan, access: Access, map: &ShardMap, values: Values<'_>) -> Result<Decision, Refusal> {
     let sharded = map.shards() > 1;
-    let access = statement.access;
-    match &statement.plan {
+    match plan {
         Plan::Route { shards, many } => match shards.resolve(map, values)? {
             ShardSet::Any => Ok(Decision::Forward { shard: None, access }),
             ShardSet::One(shard) => Ok(Decision::Forward { shard: Some(shard), access }),
@@ -109,8 +108,8 @@ fn decide_plan(statement: &Statement, map: &ShardMap, values: Values<'_>) -> Res
     }
 }
 
-fn many_write(write: &Write, shards: &[ShardId], map: &ShardMap, values: Values<'_>) -> Result<ManyWrite, Refusal> {
-    match write {
+fn many_write(write: &Arc<Write>, shards: &[ShardId], map: &ShardMap, values: Values<'_>) -> Result<ManyWrite, Refusal> {
+    match &**write {
         Write::Each(each) => {
             let read = final_read(&each.query, shards, map, values)?;
             let target = match each.target.resolve(map, values)? {
@@ -124,6 +123,14 @@ fn many_write(write: &Write, shards: &[ShardId], map: &ShardMap, values: Values<
         Write::Rows(insert) => {
             let places = insert.places(map, values)?;
             Ok(ManyWrite::Rows { insert: insert.clone(), places })
+        }
+        Write::Selected(insert) => {
+            let source = match decide_plan(&insert.source, Access::Lock, map, values)? {
+                Decision::Forward { shard, .. } => RowSource::Shard(shard.unwrap_or(ShardId(0))),
+                Decision::Many { read, .. } => RowSource::Many(Box::new(read)),
+                _ => return Err(several_shards()),
+            };
+            Ok(ManyWrite::Selected { write: write.clone(), source })
         }
     }
 }
@@ -227,6 +234,8 @@ pub(super) fn uses_literals(plan: &Plan) -> bool {
         Plan::Write(write) => match &**write {
             Write::Each(each) => literals_in(&each.query) || each.target.uses_literals(),
             Write::Rows(insert) => insert.keys.uses_literals(),
+            // The literals of its query are known by their values.
+            Write::Selected(_) => false,
         },
         _ => false,
     }

@@ -45,6 +45,7 @@ mod measure;
 mod prepared;
 pub mod presence;
 pub mod queries;
+mod selected;
 mod sequences;
 mod simple;
 mod snapshots;

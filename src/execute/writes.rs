@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use pgsluice_sharding::ShardId;
-use pgsluice_sharding::plan::InsertRows;
+use pgsluice_sharding::plan::{InsertRows, Write};
 use pgsluice_sharding::sql::Access;
 use pgsluice_sharding::sql::rows::RowSpans;
 
@@ -25,14 +25,14 @@ use super::worker::Description;
 use super::{Conversation, Failure};
 
 /// What one shard runs.
-struct Part {
+pub(super) struct Part {
     /// Its server.
-    id: u64,
-    sql: String,
+    pub(super) id: u64,
+    pub(super) sql: String,
 }
 
 /// What becomes of the rows that a part gives back.
-enum Returned<'a> {
+pub(super) enum Returned<'a> {
     /// They pass to the client as they come, after their description if the client has not got it.
     Passed { describe: bool },
     /// They wait, as whole messages; the description passes if the client has not got it.
@@ -48,6 +48,10 @@ impl Conversation {
             .in_own_block(async |this: &mut Self| match write {
                 ManyWrite::Each { read, target, copies } => this.write_each(read, target, *copies, request).await,
                 ManyWrite::Rows { insert, places } => this.insert_rows(insert, places, request).await,
+                ManyWrite::Selected { write, source } => match &**write {
+                    Write::Selected(insert) => this.insert_selected(insert, source, request).await,
+                    _ => Err(ErrorFields::error("XX000", "only a query is selected from").into()),
+                },
             })
             .await?;
         self.complete(&tag);
@@ -189,7 +193,12 @@ impl Conversation {
     }
 
     /// Sends every part to its server.
-    fn start_parts(&mut self, parts: &[Part], types: &ParameterTypes, arguments: &Arguments) -> Result<(), Failure> {
+    pub(super) fn start_parts(
+        &mut self,
+        parts: &[Part],
+        types: &ParameterTypes,
+        arguments: &Arguments,
+    ) -> Result<(), Failure> {
         let bind = arguments.bind()?;
         let formats: Vec<i16> = bind.result_formats.codes().collect();
         for part in parts {
@@ -212,7 +221,12 @@ impl Conversation {
     }
 
     /// Hears a server to the end of its part; gives the command tag.
-    async fn hear_part(&mut self, id: u64, mut returned: Returned<'_>, notices: Notices) -> Result<String, Failure> {
+    pub(super) async fn hear_part(
+        &mut self,
+        id: u64,
+        mut returned: Returned<'_>,
+        notices: Notices,
+    ) -> Result<String, Failure> {
         let mut tag = String::new();
         let mut failure = None;
         let i = self.position(id)?;
@@ -279,7 +293,7 @@ impl Conversation {
     }
 
     /// When a part has failed, the others are told to stop.
-    async fn or_stop(&mut self, others: &[Part], heard: Result<String, Failure>) -> Result<String, Failure> {
+    pub(super) async fn or_stop(&mut self, others: &[Part], heard: Result<String, Failure>) -> Result<String, Failure> {
         if heard.is_err() {
             let ids: Vec<u64> = others.iter().map(|part| part.id).collect();
             self.finish_all(&ids, true).await?;
@@ -300,7 +314,11 @@ impl Conversation {
     }
 
     /// What PostgreSQL says of a statement that several shards will run; asked once.
-    async fn write_description(&mut self, id: u64, arguments: &Arguments) -> Result<Rc<Description>, Failure> {
+    pub(super) async fn write_description(
+        &mut self,
+        id: u64,
+        arguments: &Arguments,
+    ) -> Result<Rc<Description>, Failure> {
         let reading = self.session.reading();
         let text = format!("{}\0write", arguments.text);
         let key = self.worker.statement_id(&self.served, &*self.catalog()?, &reading, &text, &arguments.param_types);
@@ -328,7 +346,7 @@ impl Conversation {
 }
 
 /// The command tag for the rows of both; `INSERT 0 3` and `INSERT 0 2` make `INSERT 0 5`.
-fn added(tag: &str, more: &str) -> String {
+pub(super) fn added(tag: &str, more: &str) -> String {
     if tag.is_empty() {
         return more.to_owned();
     }

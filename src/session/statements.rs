@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use pgsluice_sharding::ShardId;
-use pgsluice_sharding::plan::{FinalQuery, Gather, InsertRows};
+use pgsluice_sharding::plan::{FinalQuery, Gather, InsertRows, Write};
 use pgsluice_sharding::sql::SharedScript;
 
 use crate::pool::server::StatementId;
@@ -136,6 +136,16 @@ pub enum ManyWrite {
     Each { read: FinalRead, target: Vec<ShardId>, copies: bool },
     /// The rows of an INSERT, each with its shard, in their order.
     Rows { insert: InsertRows, places: Vec<ShardId> },
+    /// The rows of a query: [`Write::Selected`].
+    Selected { write: Arc<Write>, source: RowSource },
+}
+
+/// Where the rows of an INSERT ... SELECT come from.
+#[derive(Debug)]
+pub enum RowSource {
+    /// One shard, which runs the query as it is.
+    Shard(ShardId),
+    Many(Box<ManyRead>),
 }
 
 /// A final query and where its parts run.

@@ -110,22 +110,25 @@ impl<'c> Binder<'c> {
             return self.limit_key(rel, key, values.concat());
         }
         let seen = self.apart(|binder| binder.query(source));
-        let output = field.and_then(|field| seen.outputs.as_ref()?.get(field).cloned());
+        let outputs = seen.outputs.as_ref().map(|outputs| field.and_then(|field| outputs.get(field).cloned()));
         self.selected = Some(seen);
-        match output {
-            None => self.refuse(reasons::insert_without_key(table, key.name)),
-            Some(output) => self.insert_selected(rel, key, output, table),
+        match (field, outputs) {
+            (None, _) | (Some(_), Some(None)) => self.refuse(reasons::insert_without_key(table, key.name)),
+            (Some(_), Some(Some(output))) => self.insert_selected(rel, key, output),
+            // What columns there are is known when it runs.
+            (Some(_), None) => {}
         }
     }
 
-    fn insert_selected(&mut self, rel: usize, key: &KeyColumn<'c>, output: Output, table: &str) {
+    fn insert_selected(&mut self, rel: usize, key: &KeyColumn<'c>, output: Output) {
         let target = self.term(rel, key.position);
         match output {
             Output { term: Some(source), .. } if self.terms.comparable(source, target) && self.fits(source, target) => {
                 self.terms.edge(source, target);
             }
             Output { values: Some((keys, family)), .. } if key.stores(family) => self.limit_key(rel, key, keys),
-            _ => self.refuse(reasons::insert_unknown_key(table, key.name)),
+            // Each row has to be looked at.
+            _ => {}
         }
     }
 

@@ -137,6 +137,14 @@ fn unreadable(what: &str) -> Plan {
     refused(reasons::utility(what, "Use prepared statements of the protocol, as drivers do."))
 }
 
+/// The plan of a query that stands alone in the context's text.
+pub(super) fn rows_of(context: Context<'_>, parsed: &Parsed) -> Plan {
+    match &parsed.stmt {
+        Stmt::Dml(dml) => rows(context, dml, parsed).plan,
+        _ => refused(reasons::spread("this statement")),
+    }
+}
+
 /// SELECT, INSERT, UPDATE, DELETE, MERGE.
 fn rows(context: Context<'_>, dml: &Dml, parsed: &Parsed) -> Decided {
     let (command, verb) = match dml {

@@ -216,6 +216,8 @@ pub enum Write {
     Each(EachShard),
     /// The rows of an INSERT ... VALUES, each on its shard.
     Rows(InsertRows),
+    /// The rows that a query gives, each to its shard.
+    Selected(InsertSelected),
 }
 
 impl Write {
@@ -224,6 +226,7 @@ impl Write {
         match self {
             Self::Each(each) => &each.query.shards,
             Self::Rows(insert) => &insert.keys,
+            Self::Selected(_) => &Shards::All,
         }
     }
 }
@@ -250,6 +253,38 @@ pub struct InsertRows {
     pub params: u16,
     /// Rows come back.
     pub returns: bool,
+}
+
+/// An INSERT of rows that come from a query.
+#[derive(Clone, Debug, PartialEq)]
+pub struct InsertSelected {
+    /// The query, as a statement of its own.
+    pub text: String,
+    /// How it is answered.
+    pub source: Plan,
+    /// Where the rows go: what stands before the query in the client's text, and what behind it.
+    pub around: [String; 2],
+    /// The columns that are filled, in the order of the query's.
+    pub columns: Vec<TargetColumn>,
+    /// Which of them is the key.
+    pub key: usize,
+    pub key_type: KeyType,
+    /// How many characters of the key its column keeps.
+    pub stored_in: Option<u32>,
+    /// ON CONFLICT DO UPDATE: all rows of a shard have to be in one statement, for no row may be hit twice.
+    pub at_once: bool,
+    /// Highest parameter number in the client's text, 0 for none.
+    pub params: u16,
+}
+
+/// A column that an INSERT fills.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TargetColumn {
+    pub name: String,
+    /// As the catalog numbers it; 0 when that is not known.
+    pub type_oid: u32,
+    /// In SQL, with schema and quotes.
+    pub type_name: String,
 }
 
 /// A column of a shard's row. Helpers are counted from the first helper, because a star hides how

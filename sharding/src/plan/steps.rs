@@ -86,6 +86,12 @@ impl Write {
             Self::Rows(insert) => {
                 Step { name: "InsertRows", detail: format!("each row on {}", insert.keys), ..Step::default() }
             }
+            Self::Selected(insert) => {
+                let detail = insert.source.to_string().trim_start_matches("Route: ").to_owned();
+                let route = || Step { name: "Route", detail, lines: lines_of(&insert.text), ..Step::default() };
+                let inputs = vec![insert.source.steps(full).unwrap_or_else(route)];
+                Step { name: "InsertSelected", detail: "each row on its shard".to_owned(), inputs, ..Step::default() }
+            }
         }
     }
 }

@@ -7,12 +7,16 @@ use std::sync::Arc;
 
 use super::bind::Binder;
 use super::bind_query::Seen;
-use super::decide::Context;
-use super::{EachShard, InsertRows, Node, Shards, Write, build, final_query, reasons};
+use super::decide::{Context, rows_of};
+use super::scope::{Columns, Names};
+use super::{
+    EachShard, InsertRows, InsertSelected, Node, Plan, Shards, TargetColumn, Write, build, final_query, reasons,
+};
+use crate::catalog::{Column, Table, TableKind};
 use crate::refusal::Refusal;
-use crate::sql::parse::Parsed;
-use crate::sql::spans;
-use crate::sql::tree::{Body, Dml, Insert, Query};
+use crate::sql::parse::{self, Parsed};
+use crate::sql::tree::{Body, Dml, Insert, Query, Stmt};
+use crate::sql::{Limits, rows, spans};
 
 /// A write whose keys are named and may be on several shards.
 pub(super) fn known(
@@ -23,7 +27,7 @@ pub(super) fn known(
     parsed: &Parsed,
 ) -> Result<Write, Refusal> {
     match dml {
-        Dml::Insert(insert) if brings_rows(insert) => rows(context, binder, insert, shards, parsed),
+        Dml::Insert(insert) if brings_rows(insert) => given_rows(context, binder, insert, shards, parsed),
         _ => each(context, binder, dml, shards, parsed),
     }
 }
@@ -66,7 +70,7 @@ fn brings_rows(insert: &Insert) -> bool {
         })
 }
 
-fn rows(
+fn given_rows(
     context: Context<'_>,
     binder: &Binder<'_>,
     insert: &Insert,
@@ -96,10 +100,10 @@ fn each(
     if binder.targets > 1 {
         return Err(reasons::several_targets());
     }
-    check_each(context, binder, parsed)?;
     if let (Dml::Insert(insert), true) = (dml, binder.occurrences.iter().any(|occurrence| occurrence.target)) {
         return selected(context, binder, dml, insert, shards, parsed);
     }
+    check_each(context, binder, parsed)?;
     if let Some(local) = binder.locals.iter().find(|local| local.target) {
         let home = local.home;
         let query = final_query::beside(context, binder, dml, (&[], Some(home)), shards, parsed)?;
@@ -116,7 +120,7 @@ fn each(
     Ok(Write::Each(EachShard { query: Arc::new(query), target: own, copies: false }))
 }
 
-/// INSERT ... SELECT where each shard stores what it selects.
+/// INSERT ... SELECT: each shard stores what it selects, or every row goes to its shard by way of the router.
 fn selected(
     context: Context<'_>,
     binder: &mut Binder<'_>,
@@ -125,16 +129,81 @@ fn selected(
     shards: Shards,
     parsed: &Parsed,
 ) -> Result<Write, Refusal> {
-    let (Some(source), None) = (&insert.source, &insert.with) else {
-        return Err(reasons::spread("INSERT with a WITH before it"));
-    };
+    let Some(source) = &insert.source else { return Err(reasons::spread("INSERT ... DEFAULT VALUES")) };
     let seen = binder.selected.take().unwrap_or_default();
-    if !is_whole_on_each(context, binder, source, &seen, parsed)? {
-        return Err(reasons::spread("INSERT of rows that several shards select together"));
+    let checked = check_each(context, binder, parsed).is_ok() && insert.with.is_none();
+    if checked && is_whole_on_each(context, binder, source, &seen, parsed) {
+        let all: Vec<usize> = (0..binder.occurrences.len()).collect();
+        let query = final_query::beside(context, binder, dml, (&all, None), shards.clone(), parsed)?;
+        return Ok(Write::Each(EachShard { query: Arc::new(query), target: shards, copies: false }));
     }
-    let all: Vec<usize> = (0..binder.occurrences.len()).collect();
-    let query = final_query::beside(context, binder, dml, (&all, None), shards.clone(), parsed)?;
-    Ok(Write::Each(EachShard { query: Arc::new(query), target: shards, copies: false }))
+    by_the_router(context, binder, insert, parsed)
+}
+
+/// The rows of the query come to the router, which sends each to its shard.
+fn by_the_router(
+    context: Context<'_>,
+    binder: &Binder<'_>,
+    insert: &Insert,
+    parsed: &Parsed,
+) -> Result<Write, Refusal> {
+    let unclear = || reasons::spread("this form of INSERT ... SELECT");
+    let target = binder.occurrences.iter().find(|occurrence| occurrence.target).ok_or_else(unclear)?;
+    let Columns::Table(table) = binder.rels[target.rel].columns else { return Err(unclear()) };
+    let TableKind::Sharded { column: key_column, key_type } = table.kind else { return Err(unclear()) };
+    let span = rows::query_of_insert(context.text, parsed.span.start, parsed.span.end).ok_or_else(unclear)?;
+    let before = &context.text[parsed.span.start..span.start];
+    // A WITH before INSERT is the query's too.
+    let (with, head) = match &insert.with {
+        None => ("", before),
+        Some(_) => before.split_at(spans::insert_word(context.text, &parsed.span, span.start).ok_or_else(unclear)?),
+    };
+    if !with.is_empty() && insert.source.as_ref().is_some_and(|source| source.with.is_some()) {
+        return Err(unclear());
+    }
+    if spans::clocks(context.text, &(span.end..parsed.span.end)) > 0 {
+        return Err(reasons::differs("CURRENT_TIMESTAMP"));
+    }
+    let text = format!("{with}{}", &context.text[span.clone()]);
+    let source = source_plan(context, &text)?;
+    let filled = filled_columns(table, insert, &source.1);
+    let columns: Vec<TargetColumn> = filled.iter().map(|column| target_column(column)).collect();
+    let key_name = &table.columns[key_column].name;
+    let key = columns.iter().position(|column| column.name == *key_name);
+    let key = key.ok_or_else(|| reasons::insert_without_key(&insert.table.name, key_name))?;
+    let around = [head.to_owned(), context.text[span.end..parsed.span.end].to_owned()];
+    let at_once = insert.conflict.as_ref().is_some_and(|conflict| !conflict.set.is_empty());
+    let stored_in = table.columns[key_column].characters_max();
+    let (source, params) = (source.0, parsed.params);
+    Ok(Write::Selected(InsertSelected { text, source, around, columns, key, key_type, stored_in, at_once, params }))
+}
+
+/// How the query of an INSERT is answered by itself, and how many columns it has, if that is known.
+fn source_plan(context: Context<'_>, text: &str) -> Result<(Plan, Option<usize>), Refusal> {
+    let unclear = || reasons::spread("this form of INSERT ... SELECT");
+    let mut parsed = parse::parse(text, &[], &Limits::default()).map_err(|refusal| *refusal)?;
+    let (Some(parsed), true) = (parsed.pop(), parsed.is_empty()) else { return Err(unclear()) };
+    let Stmt::Dml(Dml::Query(query)) = &parsed.stmt else { return Err(unclear()) };
+    let mut binder = Binder::new(Names::new(context.catalog, context.search_path));
+    let outputs = binder.query(query).outputs.map(|outputs| outputs.len());
+    match rows_of(Context { text, ..context }, &parsed) {
+        Plan::Refused(refusal) => Err(*refusal),
+        plan => Ok((plan, outputs)),
+    }
+}
+
+/// The columns that an INSERT fills, in the order of its query's.
+fn filled_columns<'t>(table: &'t Table, insert: &Insert, outputs: &Option<usize>) -> Vec<&'t Column> {
+    if insert.columns.is_empty() {
+        return table.columns.iter().take(outputs.unwrap_or(usize::MAX)).collect();
+    }
+    let named = |name: &str| table.columns.iter().find(|column| column.name == name);
+    insert.columns.iter().filter_map(|name| named(name)).collect()
+}
+
+fn target_column(column: &Column) -> TargetColumn {
+    let type_name = column.crossing.domain.clone().unwrap_or_else(|| column.crossing.type_name.clone());
+    TargetColumn { name: column.name.clone(), type_oid: column.type_oid, type_name }
 }
 
 /// Whether the rows of a query are those that the shards give, one after another, and each is stored where it comes from.
@@ -144,17 +213,17 @@ fn is_whole_on_each(
     query: &Query,
     seen: &Seen,
     parsed: &Parsed,
-) -> Result<bool, Refusal> {
+) -> bool {
     // Of the query alone.
     binder.facts.writes = false;
     let gather = build::gather(context, binder, query, seen, Shards::All, parsed);
     binder.facts.writes = true;
-    let gather = gather?;
+    let Ok(gather) = gather else { return false };
     let mut node = &gather.tree;
     while let Node::Project { input } | Node::Sort { input, .. } | Node::MergeSort { input, .. } = node {
         node = input;
     }
-    Ok(matches!(node, Node::Append { input } if **input == Node::Route) || *node == Node::Route)
+    matches!(node, Node::Append { input } if **input == Node::Route) || *node == Node::Route
 }
 
 /// What no statement may have that every shard runs for its own rows.

@@ -1,4 +1,4 @@
-//! The rows of an INSERT ... VALUES in its text.
+//! The parts of an INSERT in its text.
 
 use std::ops::Range;
 
@@ -69,9 +69,63 @@ impl RowSpans {
     }
 }
 
+/// Where the query of an INSERT ... SELECT begins and ends.
+pub(crate) fn query_of_insert(text: &str, start: usize, end: usize) -> Option<Range<usize>> {
+    let tokens: Vec<Token> = Lexer::starting_at(&text[..end], start).collect();
+    let word = |index: usize| tokens.get(index).map_or("", |token| &text[token.start..token.end]);
+    let is = |index: usize, name: &str| word(index).eq_ignore_ascii_case(name);
+    let mut at = (0..tokens.len()).find(|index| is(*index, "insert") && is(index + 1, "into"))? + 3;
+    while word(at) == "." {
+        at += 2;
+    }
+    if is(at, "as") {
+        at += 2;
+    }
+    let opens_query = |index: usize| ["select", "values", "with", "table", "("].iter().any(|name| is(index, name));
+    if word(at) == "(" && !opens_query(at + 1) {
+        at = closing(&word, at, tokens.len())? + 1;
+    }
+    if is(at, "overriding") {
+        at += 3;
+    }
+    let first = at;
+    while at < tokens.len() {
+        if word(at) == "(" {
+            at = closing(&word, at, tokens.len())?;
+        } else if is(at, "returning") || (is(at, "on") && is(at + 1, "conflict")) {
+            break;
+        }
+        at += 1;
+    }
+    Some(tokens.get(first)?.start..tokens.get(at.checked_sub(1)?)?.end).filter(|range| range.start < range.end)
+}
+
+/// The bracket that closes the one at `open`.
+fn closing<'t>(word: &impl Fn(usize) -> &'t str, open: usize, count: usize) -> Option<usize> {
+    let mut depth = 0;
+    (open..count).find(|index| {
+        depth += i32::from(word(*index) == "(") - i32::from(word(*index) == ")");
+        depth == 0
+    })
+}
+
 #[cfg(test)]
 mod tests {
-    use super::RowSpans;
+    use super::{RowSpans, query_of_insert};
+
+    #[test]
+    fn the_query_of_an_insert_is_found() {
+        let query = |text: &str| query_of_insert(text, 0, text.len()).map(|range| text[range].to_owned());
+        let text = "WITH a AS (INSERT INTO x SELECT 2) INSERT INTO s.t AS q (a, b) OVERRIDING USER VALUE \
+                    SELECT 1, (2) ON CONFLICT DO NOTHING RETURNING a";
+        assert_eq!(query(&text[35..]).as_deref(), Some("SELECT 1, (2)"));
+        assert_eq!(query("insert into t (select a from b) returning *").as_deref(), Some("(select a from b)"));
+        assert_eq!(query("insert into t(a) table b").as_deref(), Some("table b"));
+        assert_eq!(
+            query("insert into t select a from b join c on d = e").as_deref(),
+            Some("select a from b join c on d = e")
+        );
+    }
 
     fn rows(text: &str) -> Option<Vec<&str>> {
         Some(RowSpans::of(text)?.rows.into_iter().map(|row| &text[row]).collect())

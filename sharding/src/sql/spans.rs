@@ -328,6 +328,23 @@ pub fn with_cte(text: &str, cte: &str) -> String {
     }
 }
 
+/// How far from the beginning of a statement its own INSERT stands, behind a WITH and before `end`.
+pub(crate) fn insert_word(text: &str, span: &Range<usize>, end: usize) -> Option<usize> {
+    let mut depth = 0;
+    let mut tokens = Lexer::starting_at(&text[..end], span.start);
+    tokens.find_map(|token| match &text[token.start..token.end] {
+        "(" => {
+            depth += 1;
+            None
+        }
+        ")" => {
+            depth -= 1;
+            None
+        }
+        word => (depth == 0 && word.eq_ignore_ascii_case("insert")).then_some(token.start - span.start),
+    })
+}
+
 /// How often a statement asks for the time at which its transaction began.
 pub(crate) fn clocks(text: &str, span: &Range<usize>) -> usize {
     clocks_in(&text[..span.end], span.start).len()

@@ -1,0 +1,338 @@
+//! INSERT of rows that come from a query: they are read in portions, and each goes to the shard of its key.
+//!
+//! The servers that give rows are also those that take them, so the query runs as portals that rest between their portions. All of them are
+//! open before the first row is stored: none sees what this statement stores.
+
+use std::collections::BTreeMap;
+
+use pgsluice_sharding::catalog::element_type;
+use pgsluice_sharding::key::{Format, Input};
+use pgsluice_sharding::merge::ColumnType;
+use pgsluice_sharding::plan::{InsertSelected, Node};
+use pgsluice_sharding::sql::Access;
+use pgsluice_sharding::{Refusal, ShardId};
+
+use crate::pool::server::{Audience, Due, StatementId};
+use crate::protocol::error::ErrorFields;
+use crate::protocol::frame::Header;
+use crate::protocol::frontend::{self, Kind};
+use crate::protocol::reply;
+use crate::session::statements::{FinalRead, ManyRead, RowSource};
+
+use super::arguments::Arguments;
+use super::ask::Notices;
+use super::final_query::InputRows;
+use super::final_tables::Until;
+use super::gather::{BINARY, ManyRequest, bind_for_shard, sql_for_shards};
+use super::types::ParameterTypes;
+use super::writes::{Part, Returned, added};
+use super::{Conversation, Failure};
+
+/// Rows that a portal gives before it rests.
+const PORTION_ROWS: i32 = 2_000;
+
+/// Rows go on to a shard in pieces of about this size.
+const BATCH_BYTES: usize = 4 << 20;
+
+/// The portals of the query.
+const PORTAL: &[u8] = b"sluice_rows";
+
+const TEXT_OID: u32 = 25;
+
+/// The names of the columns within the statement that stores rows.
+const ROWS: &str = "sluice_rows";
+
+/// How the rows of a query get from one server to another.
+struct Route<'a> {
+    insert: &'a InsertSelected,
+    /// As the query gives them.
+    columns: &'a [ColumnType],
+    formats: Vec<i16>,
+    /// What each shard runs for its rows.
+    sql: String,
+    /// Of the arrays' elements.
+    elements: Vec<ColumnType>,
+    types: &'a ParameterTypes,
+    arguments: &'a Arguments,
+}
+
+/// Rows on their way to their shards.
+#[derive(Default)]
+struct Sorted {
+    batches: BTreeMap<ShardId, InputRows>,
+    tag: String,
+}
+
+impl Conversation {
+    /// Stores the rows of a query; gives the command tag.
+    pub(super) async fn insert_selected(
+        &mut self,
+        insert: &InsertSelected,
+        source: &RowSource,
+        request: ManyRequest<'_>,
+    ) -> Result<String, Failure> {
+        let i = self.link(None, Access::Lock).await?;
+        let id = self.links[i].server.id.0;
+        let description = self.write_description(id, request.arguments).await?;
+        if request.describe && !description.client_columns.is_empty() {
+            self.send_row_description(&description, request.arguments)?;
+        }
+        let types = &description.parameter_types;
+        let query = request.arguments.of_part(&types.settle(&insert.text)).with_types(types.numbers());
+        let given = self.write_description(id, &query).await?;
+        let mut route = Route {
+            insert,
+            columns: &given.client_columns,
+            formats: Vec::new(),
+            sql: String::new(),
+            elements: Vec::new(),
+            types,
+            arguments: request.arguments,
+        };
+        route.set_out()?;
+        let query = query.with_formats(&route.formats)?;
+        let portals = self.open_sources(insert, source, &query, types).await?;
+        let mut sorted = Sorted { tag: "INSERT 0 0".to_owned(), ..Sorted::default() };
+        for id in &portals {
+            while self.take_portion(*id, &route, &mut sorted).await? {
+                if !insert.at_once {
+                    self.store(&route, &mut sorted, BATCH_BYTES).await?;
+                }
+            }
+        }
+        self.store(&route, &mut sorted, 0).await?;
+        self.close_sources(&portals).await?;
+        Ok(sorted.tag)
+    }
+
+    /// Opens the query's portals; the ids of their servers.
+    async fn open_sources(
+        &mut self,
+        insert: &InsertSelected,
+        source: &RowSource,
+        query: &Arguments,
+        types: &ParameterTypes,
+    ) -> Result<Vec<u64>, Failure> {
+        match source {
+            RowSource::Shard(shard) => {
+                let ids = self.link_all(&[*shard], Access::Lock).await?;
+                self.open_portals(&ids, &insert.text, query, types).await?;
+                Ok(ids)
+            }
+            RowSource::Many(read) => match &**read {
+                ManyRead::Merged { gather, shards, .. } if is_append(&gather.tree) => {
+                    let ids = self.link_all(shards, Access::Lock).await?;
+                    let query = match gather.timed_sql {
+                        Some(_) => self.timed(query, gather.params, ids[0]).await?,
+                        None => query.clone(),
+                    };
+                    self.open_portals(&ids, sql_for_shards(gather), &query, types).await?;
+                    Ok(ids)
+                }
+                ManyRead::Merged { or_else: Some(last), .. } | ManyRead::Finished(last) => {
+                    self.open_final(last, query).await
+                }
+                ManyRead::Merged { .. } | ManyRead::Written(_) => Err(not_streamed()),
+            },
+        }
+    }
+
+    async fn open_final(&mut self, last: &FinalRead, query: &Arguments) -> Result<Vec<u64>, Failure> {
+        let request = ManyRequest { arguments: query, access: Access::Lock, describe: false };
+        let collected = self.collected(last, request, Until::Closed).await?;
+        let i = self.bind_collected(&collected, &collected.text(), PORTAL)?;
+        let link = &mut self.links[i];
+        frontend::sync(&mut link.out);
+        link.server.state.expect(Due::Sync(Audience::Router));
+        self.read_answer(i).await?.into_result(self)?;
+        Ok(vec![collected.home()])
+    }
+
+    async fn open_portals(
+        &mut self,
+        ids: &[u64],
+        sql: &str,
+        query: &Arguments,
+        types: &ParameterTypes,
+    ) -> Result<(), Failure> {
+        let sql = types.settle(sql);
+        for id in ids {
+            let i = self.position(*id)?;
+            let bind = query.bind()?;
+            let formats: Vec<i16> = bind.result_formats.codes().collect();
+            let link = &mut self.links[i];
+            frontend::parse(&mut link.out, b"", sql.as_bytes(), types.numbers());
+            link.server.state.expect(Due::Parse(StatementId::UNNAMED, Audience::Router));
+            bind_for_shard(&mut link.out, PORTAL, "", &bind, &formats);
+            link.server.state.expect(Due::Bind(Audience::Router));
+            frontend::sync(&mut link.out);
+            link.server.state.expect(Due::Sync(Audience::Router));
+            self.read_answer(i).await?.into_result(self)?;
+        }
+        Ok(())
+    }
+
+    async fn close_sources(&mut self, ids: &[u64]) -> Result<(), Failure> {
+        for id in ids {
+            let i = self.position(*id)?;
+            let link = &mut self.links[i];
+            frontend::close(&mut link.out, Kind::Portal, PORTAL);
+            link.server.state.expect(Due::Close(Audience::Router));
+            frontend::sync(&mut link.out);
+            link.server.state.expect(Due::Sync(Audience::Router));
+            self.read_answer(i).await?.into_result(self)?;
+        }
+        Ok(())
+    }
+
+    /// Takes the next rows of a portal; whether there may be more.
+    async fn take_portion(&mut self, id: u64, route: &Route<'_>, sorted: &mut Sorted) -> Result<bool, Failure> {
+        let i = self.position(id)?;
+        let link = &mut self.links[i];
+        frontend::execute(&mut link.out, PORTAL, PORTION_ROWS);
+        link.server.state.expect(Due::Execute(Audience::Router));
+        frontend::sync(&mut link.out);
+        link.server.state.expect(Due::Sync(Audience::Router));
+        let mut rows = Vec::new();
+        let returned = Returned::Kept { rows: &mut rows, describe: false };
+        // A portal that rests has no command tag yet.
+        let tag = self.hear_part(id, returned, Notices::Passed).await?;
+        self.sort_rows(&rows, route, sorted)?;
+        Ok(tag.is_empty())
+    }
+
+    fn sort_rows(&mut self, mut rows: &[u8], route: &Route<'_>, sorted: &mut Sorted) -> Result<(), Failure> {
+        while let Ok(Some(header)) = Header::parse(rows) {
+            let (row, behind) = rows.split_at(header.total.min(rows.len()));
+            let shard = self.shard_of_row(&row[5..], route)?;
+            let batch = sorted.batches.entry(shard).or_insert_with(|| InputRows::batch(route.columns.len()));
+            batch.take(row);
+            rows = behind;
+        }
+        let bytes: usize = sorted.batches.values().map(InputRows::bytes).sum();
+        if route.insert.at_once {
+            self.check_size(bytes, self.worker.limits().final_query_bytes_max)?;
+        }
+        Ok(())
+    }
+
+    /// Where a row is stored.
+    fn shard_of_row(&self, row: &[u8], route: &Route<'_>) -> Result<ShardId, Failure> {
+        let insert = route.insert;
+        let mut cells = reply::data_row(row).map_err(ErrorFields::from)?;
+        let cell = cells.nth(insert.key).transpose().map_err(ErrorFields::from)?.flatten();
+        let name = &insert.columns[insert.key].name;
+        let Some(bytes) = cell else { return Err(null_key(name).into()) };
+        let type_oid = route.columns[insert.key].type_oid;
+        let format = if route.formats[insert.key] == BINARY { Format::Binary } else { Format::Text };
+        // What is a literal in the query takes the type of the column.
+        let type_oid = if type_oid == TEXT_OID { 0 } else { type_oid };
+        let key = insert.key_type.coerce(Input { bytes: Some(bytes), format, type_oid })?;
+        let key = key.ok_or_else(|| rounded(name))?;
+        let key = match insert.stored_in {
+            Some(characters) => key.stored_in(characters),
+            None => key,
+        };
+        Ok(self.served.map.shard_of(&key))
+    }
+
+    /// Has the shards store what waits for them, if it is more than `bytes`.
+    async fn store(&mut self, route: &Route<'_>, sorted: &mut Sorted, bytes: usize) -> Result<(), Failure> {
+        let Sorted { batches, tag } = sorted;
+        let mut parts = Vec::new();
+        for (shard, batch) in batches.iter_mut().filter(|(_, batch)| !batch.is_empty() && batch.bytes() > bytes) {
+            let i = self.link(Some(*shard), Access::Write).await?;
+            self.note_write(i);
+            let id = self.links[i].server.id.0;
+            let arrays = batch.arrays(&route.elements);
+            let arrays: Vec<&[u8]> = arrays.iter().map(|array| &**array).collect();
+            let arguments = route.arguments.with_all(&arrays)?;
+            let part = Part { id, sql: route.sql.clone() };
+            self.start_parts(std::slice::from_ref(&part), route.types, &arguments)?;
+            batch.clear();
+            parts.push(part);
+        }
+        for (n, part) in parts.iter().enumerate() {
+            let heard = self.hear_part(part.id, Returned::Passed { describe: false }, Notices::Passed).await;
+            let more = self.or_stop(&parts[n + 1..], heard).await?;
+            *tag = added(tag, &more);
+        }
+        Ok(())
+    }
+}
+
+impl Route<'_> {
+    /// Finds out how every column crosses, and with which text rows are stored.
+    fn set_out(&mut self) -> Result<(), Failure> {
+        let insert = self.insert;
+        let first = usize::from(insert.params) + 1;
+        let (mut arrays, mut names, mut shown) = (Vec::new(), Vec::new(), Vec::new());
+        for (n, column) in self.columns.iter().enumerate() {
+            let Some(target) = insert.columns.get(n) else { return Err(not_streamed()) };
+            let name = element_type(column.type_oid).filter(|_| column.type_oid != TEXT_OID);
+            let is_text = matches!(target.type_oid, TEXT_OID | 1042 | 1043);
+            let (element, format, cast) = match name {
+                Some(name) => (name, BINARY, String::new()),
+                None if column.type_oid == TEXT_OID && is_text => ("pg_catalog.text".to_owned(), BINARY, String::new()),
+                // As text it becomes a value of the column again.
+                None if column.type_oid == TEXT_OID || column.type_oid == target.type_oid => {
+                    ("pg_catalog.text".to_owned(), 0, format!("::{}", target.type_name))
+                }
+                None => return Err(not_converted(&target.name)),
+            };
+            let type_oid = if format == BINARY { column.type_oid } else { TEXT_OID };
+            self.elements.push(ColumnType { type_oid, typmod: -1 });
+            self.formats.push(format);
+            arrays.push(format!("pg_catalog.unnest(${}::{element}[])", first + n));
+            names.push(format!("c{}", n + 1));
+            shown.push(format!("{ROWS}.c{}{cast}", n + 1));
+        }
+        if insert.key >= self.columns.len() {
+            return Err(without_key(&insert.columns[insert.key].name));
+        }
+        let [head, tail] = &insert.around;
+        let (arrays, names, shown) = (arrays.join(", "), names.join(", "), shown.join(", "));
+        let sql = format!("{head}SELECT {shown} FROM ROWS FROM ({arrays}) AS {ROWS}({names}) WHERE true{tail}");
+        self.sql = self.types.settle(&sql).into_owned();
+        Ok(())
+    }
+}
+
+/// Whether the rows of the shards are those of the answer, in any order.
+fn is_append(node: &Node) -> bool {
+    match node {
+        Node::Route => true,
+        // An order says nothing of what is stored.
+        Node::Append { input } | Node::Project { input } | Node::Sort { input, .. } | Node::MergeSort { input, .. } => {
+            is_append(input)
+        }
+        _ => false,
+    }
+}
+
+fn null_key(name: &str) -> Refusal {
+    Refusal::error("23502", format!("null value in column \"{name}\" violates not-null constraint"))
+}
+
+fn rounded(name: &str) -> Refusal {
+    Refusal::unsupported(
+        format!("a value of sharding key \"{name}\" would be rounded"),
+        "Round it in the query, so that its type is that of the column.",
+    )
+}
+
+fn without_key(name: &str) -> Failure {
+    let message = format!("the INSERT does not give its sharding key \"{name}\"");
+    ErrorFields::error("0A000", message).with_hint("Select a value for it, too.").into()
+}
+
+fn not_streamed() -> Failure {
+    ErrorFields::error("0A000", "this form of INSERT ... SELECT is not supported over several shards")
+        .with_hint("Select the rows first, then insert them with VALUES or COPY.")
+        .into()
+}
+
+fn not_converted(name: &str) -> Failure {
+    let message = format!("the query gives another type than that of column \"{name}\"");
+    ErrorFields::error("0A000", message).with_hint("Cast the column of the query to the type of the table's.").into()
+}
