@@ -108,7 +108,12 @@ fn decide_plan(plan: &Plan, access: Access, map: &ShardMap, values: Values<'_>) 
     }
 }
 
-fn many_write(write: &Arc<Write>, shards: &[ShardId], map: &ShardMap, values: Values<'_>) -> Result<ManyWrite, Refusal> {
+fn many_write(
+    write: &Arc<Write>,
+    shards: &[ShardId],
+    map: &ShardMap,
+    values: Values<'_>,
+) -> Result<ManyWrite, Refusal> {
     match &**write {
         Write::Each(each) => {
             let read = final_read(&each.query, shards, map, values)?;

@@ -8,11 +8,12 @@ use std::collections::BTreeMap;
 use pgsluice_sharding::catalog::element_type;
 use pgsluice_sharding::key::{Format, Input};
 use pgsluice_sharding::merge::ColumnType;
-use pgsluice_sharding::plan::{InsertSelected, Node};
+use pgsluice_sharding::plan::{Node, RowColumns, SelectedRows, TargetColumn, quoted};
 use pgsluice_sharding::sql::Access;
 use pgsluice_sharding::{Refusal, ShardId};
 
 use crate::pool::server::{Audience, Due, StatementId};
+use crate::protocol::backend::Field;
 use crate::protocol::error::ErrorFields;
 use crate::protocol::frame::Header;
 use crate::protocol::frontend::{self, Kind};
@@ -44,9 +45,14 @@ const ROWS: &str = "sluice_rows";
 
 /// How the rows of a query get from one server to another.
 struct Route<'a> {
-    insert: &'a InsertSelected,
+    insert: &'a SelectedRows,
     /// As the query gives them.
     columns: &'a [ColumnType],
+    /// Their names.
+    names: Vec<String>,
+    /// Which of them is the key, and how its column is called in errors.
+    key: usize,
+    key_name: String,
     formats: Vec<i16>,
     /// What each shard runs for its rows.
     sql: String,
@@ -67,7 +73,7 @@ impl Conversation {
     /// Stores the rows of a query; gives the command tag.
     pub(super) async fn insert_selected(
         &mut self,
-        insert: &InsertSelected,
+        insert: &SelectedRows,
         source: &RowSource,
         request: ManyRequest<'_>,
     ) -> Result<String, Failure> {
@@ -83,6 +89,9 @@ impl Conversation {
         let mut route = Route {
             insert,
             columns: &given.client_columns,
+            names: names(&given.client_row)?,
+            key: 0,
+            key_name: String::new(),
             formats: Vec::new(),
             sql: String::new(),
             elements: Vec::new(),
@@ -92,7 +101,8 @@ impl Conversation {
         route.set_out()?;
         let query = query.with_formats(&route.formats)?;
         let portals = self.open_sources(insert, source, &query, types).await?;
-        let mut sorted = Sorted { tag: "INSERT 0 0".to_owned(), ..Sorted::default() };
+        let tag = if matches!(insert.columns, RowColumns::Used { .. }) { "MERGE 0" } else { "INSERT 0 0" };
+        let mut sorted = Sorted { tag: tag.to_owned(), ..Sorted::default() };
         for id in &portals {
             while self.take_portion(*id, &route, &mut sorted).await? {
                 if !insert.at_once {
@@ -108,7 +118,7 @@ impl Conversation {
     /// Opens the query's portals; the ids of their servers.
     async fn open_sources(
         &mut self,
-        insert: &InsertSelected,
+        insert: &SelectedRows,
         source: &RowSource,
         query: &Arguments,
         types: &ParameterTypes,
@@ -220,11 +230,11 @@ impl Conversation {
     fn shard_of_row(&self, row: &[u8], route: &Route<'_>) -> Result<ShardId, Failure> {
         let insert = route.insert;
         let mut cells = reply::data_row(row).map_err(ErrorFields::from)?;
-        let cell = cells.nth(insert.key).transpose().map_err(ErrorFields::from)?.flatten();
-        let name = &insert.columns[insert.key].name;
+        let cell = cells.nth(route.key).transpose().map_err(ErrorFields::from)?.flatten();
+        let name = &route.key_name;
         let Some(bytes) = cell else { return Err(null_key(name).into()) };
-        let type_oid = route.columns[insert.key].type_oid;
-        let format = if route.formats[insert.key] == BINARY { Format::Binary } else { Format::Text };
+        let type_oid = route.columns[route.key].type_oid;
+        let format = if route.formats[route.key] == BINARY { Format::Binary } else { Format::Text };
         // What is a literal in the query takes the type of the column.
         let type_oid = if type_oid == TEXT_OID { 0 } else { type_oid };
         let key = insert.key_type.coerce(Input { bytes: Some(bytes), format, type_oid })?;
@@ -266,20 +276,15 @@ impl Route<'_> {
     fn set_out(&mut self) -> Result<(), Failure> {
         let insert = self.insert;
         let first = usize::from(insert.params) + 1;
+        self.find_key()?;
         let (mut arrays, mut names, mut shown) = (Vec::new(), Vec::new(), Vec::new());
         for (n, column) in self.columns.iter().enumerate() {
-            let Some(target) = insert.columns.get(n) else { return Err(not_streamed()) };
-            let name = element_type(column.type_oid).filter(|_| column.type_oid != TEXT_OID);
-            let is_text = matches!(target.type_oid, TEXT_OID | 1042 | 1043);
-            let (element, format, cast) = match name {
-                Some(name) => (name, BINARY, String::new()),
-                None if column.type_oid == TEXT_OID && is_text => ("pg_catalog.text".to_owned(), BINARY, String::new()),
-                // As text it becomes a value of the column again.
-                None if column.type_oid == TEXT_OID || column.type_oid == target.type_oid => {
-                    ("pg_catalog.text".to_owned(), 0, format!("::{}", target.type_name))
-                }
-                None => return Err(not_converted(&target.name)),
+            let target = match &insert.columns {
+                RowColumns::Filled { columns, .. } => Some(columns.get(n).ok_or_else(not_streamed)?),
+                RowColumns::Used { .. } => None,
             };
+            let (element, format, cast) =
+                crossing(column.type_oid, target).ok_or_else(|| not_converted(&self.names[n]))?;
             let type_oid = if format == BINARY { column.type_oid } else { TEXT_OID };
             self.elements.push(ColumnType { type_oid, typmod: -1 });
             self.formats.push(format);
@@ -287,15 +292,52 @@ impl Route<'_> {
             names.push(format!("c{}", n + 1));
             shown.push(format!("{ROWS}.c{}{cast}", n + 1));
         }
-        if insert.key >= self.columns.len() {
-            return Err(without_key(&insert.columns[insert.key].name));
-        }
         let [head, tail] = &insert.around;
-        let (arrays, names, shown) = (arrays.join(", "), names.join(", "), shown.join(", "));
-        let sql = format!("{head}SELECT {shown} FROM ROWS FROM ({arrays}) AS {ROWS}({names}) WHERE true{tail}");
+        let (arrays, columns, shown) = (arrays.join(", "), names.join(", "), shown.join(", "));
+        let query = format!("SELECT {shown} FROM ROWS FROM ({arrays}) AS {ROWS}({columns})");
+        let sql = match &insert.columns {
+            // Behind a WHERE no ON is taken for that of a join.
+            RowColumns::Filled { .. } => format!("{head}{query} WHERE true{tail}"),
+            RowColumns::Used { table, .. } => {
+                let names: Vec<String> = self.names.iter().map(|name| quoted(name)).collect();
+                format!("{head} ({query}) AS {table}({}) {tail}", names.join(", "))
+            }
+        };
         self.sql = self.types.settle(&sql).into_owned();
         Ok(())
     }
+
+    /// Finds the key among the columns.
+    fn find_key(&mut self) -> Result<(), Failure> {
+        let (at, name) = match &self.insert.columns {
+            RowColumns::Filled { columns, key } => (Some(*key), &columns[*key].name),
+            RowColumns::Used { key, .. } => (self.names.iter().position(|name| name == key), key),
+        };
+        self.key_name.clone_from(name);
+        self.key = at.filter(|at| *at < self.columns.len()).ok_or_else(|| without_key(name))?;
+        Ok(())
+    }
+}
+
+/// How values of a type cross that are for a column: as elements of an array of which type, in which format, and with which cast behind.
+fn crossing(type_oid: u32, target: Option<&TargetColumn>) -> Option<(String, i16, String)> {
+    let text = || "pg_catalog.text".to_owned();
+    let is_text = target.is_none_or(|target| matches!(target.type_oid, TEXT_OID | 1042 | 1043));
+    if type_oid == TEXT_OID && is_text {
+        return Some((text(), BINARY, String::new()));
+    }
+    if let Some(name) = element_type(type_oid).filter(|_| type_oid != TEXT_OID) {
+        return Some((name, BINARY, String::new()));
+    }
+    // As text it becomes a value of the column again.
+    let target = target.filter(|target| type_oid == TEXT_OID || type_oid == target.type_oid)?;
+    Some((text(), 0, format!("::{}", target.type_name)))
+}
+
+/// The names of the columns that a RowDescription tells.
+fn names(row: &[u8]) -> Result<Vec<String>, Failure> {
+    let fields: Vec<Field> = reply::row_description(row).map_err(ErrorFields::from)?;
+    Ok(fields.into_iter().map(|field| field.name).collect())
 }
 
 /// Whether the rows of the shards are those of the answer, in any order.

@@ -59,6 +59,7 @@ files! {
     seams,
     sessions,
     snapshots,
+    spread_writes,
     stored,
     subqueries,
     tables,

@@ -5,6 +5,7 @@
 //! here.
 
 use super::KeyValue;
+use super::bind_dml::UsedKey;
 use super::bind_query::Seen;
 use super::conditions::{Clause, Condition};
 use super::scope::{Columns, Found, Names, Rel, is_sharded, is_view};
@@ -227,6 +228,8 @@ pub(crate) struct Binder<'c> {
     pub targets: usize,
     /// What is known of the query of an INSERT ... SELECT.
     pub selected: Option<Seen>,
+    /// By what a MERGE ties the rows that it uses to those that it writes, if it may insert.
+    pub used: Option<UsedKey>,
     /// Edges from the use of a CTE to its inside, good only if it is used once.
     pub cte_edges: Vec<(usize, Term, Term)>,
     pub system: bool,
@@ -256,6 +259,7 @@ impl<'c> Binder<'c> {
             reference_writes: Vec::new(),
             targets: 0,
             selected: None,
+            used: None,
             cte_edges: Vec::new(),
             system: false,
             facts: Facts { only_locks: true, ..Facts::default() },

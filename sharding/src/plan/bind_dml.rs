@@ -2,12 +2,24 @@
 
 use super::KeyValue;
 use super::bind::{Binder, Output, Usage};
-use super::bind_values::Reach;
+use super::bind_values::{Reach, conjuncts};
 use super::reasons;
 use super::scope::{Columns, Rel};
 use super::terms::{Family, Term, ValueSet};
 use crate::catalog::{Table, TableKind};
 use crate::sql::tree::{Assignment, Body, Conflict, Delete, Dml, Expr, From, Insert, Merge, TableRef, Target, Update};
+
+/// The column of what a MERGE uses that equals the key of the rows it writes.
+#[derive(Debug)]
+pub(crate) struct UsedKey {
+    /// By which name it is called.
+    pub table: String,
+    pub column: String,
+    /// It is the key of a sharded table: its rows are where those are that are written.
+    pub is_tied: bool,
+    /// Its rows are those of a sharded table.
+    pub is_sharded: bool,
+}
 
 /// The key column of a sharded table that is written.
 struct KeyColumn<'c> {
@@ -226,13 +238,12 @@ impl<'c> Binder<'c> {
         self.forget_ctes(before);
     }
 
-    /// MERGE: the target is written where its rows are; rows that match nothing are inserted.
+    /// MERGE: the target is written where its rows are; a row that matches nothing is inserted where its key is.
     fn merge(&mut self, merge: &Merge) {
         let before = self.with(merge.with.as_deref());
         let (rel, key) = self.open_target(&merge.table);
-        if key.is_some() {
-            self.refuse(reasons::merge(&merge.table.name));
-        }
+        let block = self.block();
+        let first = self.rels.len();
         self.table_item(&merge.source, true);
         if let Some(on) = &merge.on {
             self.expr(on);
@@ -242,10 +253,64 @@ impl<'c> Binder<'c> {
             self.exprs(&action.condition);
             self.exprs(&action.values);
             self.exprs(action.set.iter().map(|assignment| &assignment.value));
-            self.assignments(&action.set, key.as_ref());
+            if !action.inserts {
+                self.assignments(&action.set, key.as_ref());
+            }
+        }
+        if let Some(key) = &key
+            && merge.actions.iter().any(|action| action.inserts)
+        {
+            let sources: Vec<usize> =
+                self.blocks[block].rels.iter().copied().filter(|source| *source >= first).collect();
+            self.merge_inserts(merge, rel, key, &sources);
         }
         self.returning(&merge.returning);
         self.close();
         self.forget_ctes(before);
+    }
+
+    /// What is inserted must have the key by which it was compared: then one shard alone knows whether it is there.
+    fn merge_inserts(&mut self, merge: &Merge, rel: usize, key: &KeyColumn<'c>, sources: &[usize]) {
+        let unclear = reasons::merge(&merge.table.name);
+        let target = self.term(rel, key.position);
+        let mut used = None;
+        for action in merge.actions.iter().filter(|action| action.inserts) {
+            let field = match action.set.as_slice() {
+                [] => Some(key.position),
+                set => set.iter().position(|assignment| *assignment.column == *key.name),
+            };
+            let value = field.and_then(|field| action.values.get(field));
+            let Some(Expr::Column(names)) = value else { return self.refuse(unclear) };
+            let Some(source) = self.column(names) else { return self.refuse(unclear) };
+            let is_compared = self.equates(merge.on.as_ref(), target, source);
+            if !is_compared || used.is_some_and(|used| used != source) {
+                return self.refuse(unclear);
+            }
+            used = Some(source);
+        }
+        let (Some(source), [only]) = (used, sources) else { return self.refuse(unclear) };
+        let owner = self.terms.owner(source);
+        let rel = &self.rels[*only];
+        let column = rel.terms.iter().find(|(_, term)| **term == source).map(|(position, _)| *position);
+        let names = rel.names();
+        let column = column.and_then(|position| names.as_ref()?.get(position).cloned());
+        let (Some(column), true) = (column, owner == *only) else { return self.refuse(unclear) };
+        let of_source = |occurrence: &&super::bind::Occurrence| !occurrence.target;
+        let mut others = self.occurrences.iter().filter(of_source).peekable();
+        let is_sharded = others.peek().is_some();
+        let fits = self.terms.comparable(source, target) && self.fits(source, target);
+        let is_tied = is_sharded && fits && others.all(|occurrence| self.terms.same(occurrence.key, source));
+        let table = rel.name.to_string();
+        self.used = Some(UsedKey { table, column: column.to_string(), is_tied, is_sharded });
+    }
+
+    /// Whether a condition demands that two columns are equal, whatever types they have.
+    fn equates(&mut self, on: Option<&Expr>, a: Term, b: Term) -> bool {
+        on.into_iter().flat_map(conjuncts).any(|condition| {
+            let Expr::Op(op) = condition else { return false };
+            let (Some(Expr::Column(left)), Expr::Column(right)) = (&op.left, &op.right) else { return false };
+            let sides = [self.column(left), self.column(right)];
+            &*op.name == "=" && (sides == [Some(a), Some(b)] || sides == [Some(b), Some(a)])
+        })
     }
 }

@@ -481,6 +481,7 @@ fn filtered(head: &str, conditions: &[String]) -> String {
     if conditions.is_empty() { head.to_owned() } else { format!("{head} WHERE ({})", conditions.join(") AND (")) }
 }
 
-pub(super) fn quoted(name: &str) -> String {
+/// A name between double quotes.
+pub fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }

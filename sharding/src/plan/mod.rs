@@ -43,6 +43,7 @@ use crate::map::ShardId;
 use crate::refusal::Refusal;
 
 pub(crate) use decide::{Context, plan_statement};
+pub use final_query::quoted;
 pub use phases::{Phase, build_with};
 pub use steps::Step;
 pub use view::{can_stand_for_view, view_kind};
@@ -217,7 +218,7 @@ pub enum Write {
     /// The rows of an INSERT ... VALUES, each on its shard.
     Rows(InsertRows),
     /// The rows that a query gives, each to its shard.
-    Selected(InsertSelected),
+    Selected(SelectedRows),
 }
 
 impl Write {
@@ -255,19 +256,17 @@ pub struct InsertRows {
     pub returns: bool,
 }
 
-/// An INSERT of rows that come from a query.
+/// An INSERT or MERGE whose rows come from a query.
 #[derive(Clone, Debug, PartialEq)]
-pub struct InsertSelected {
+pub struct SelectedRows {
     /// The query, as a statement of its own.
     pub text: String,
     /// How it is answered.
     pub source: Plan,
     /// Where the rows go: what stands before the query in the client's text, and what behind it.
     pub around: [String; 2],
-    /// The columns that are filled, in the order of the query's.
-    pub columns: Vec<TargetColumn>,
-    /// Which of them is the key.
-    pub key: usize,
+    /// What the query's columns are for, in their order.
+    pub columns: RowColumns,
     pub key_type: KeyType,
     /// How many characters of the key its column keeps.
     pub stored_in: Option<u32>,
@@ -275,6 +274,15 @@ pub struct InsertSelected {
     pub at_once: bool,
     /// Highest parameter number in the client's text, 0 for none.
     pub params: u16,
+}
+
+/// What the columns of rows are for that come from a query.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RowColumns {
+    /// They fill these columns of the table. The one of this number is the key.
+    Filled { columns: Vec<TargetColumn>, key: usize },
+    /// They are those of the table by this name that MERGE uses, in SQL. Its column of this name equals the key.
+    Used { table: String, key: String },
 }
 
 /// A column that an INSERT fills.

@@ -5,17 +5,19 @@
 
 use std::sync::Arc;
 
-use super::bind::Binder;
+use super::bind::{Binder, Occurrence};
+use super::bind_dml::UsedKey;
 use super::bind_query::Seen;
 use super::decide::{Context, rows_of};
 use super::scope::{Columns, Names};
 use super::{
-    EachShard, InsertRows, InsertSelected, Node, Plan, Shards, TargetColumn, Write, build, final_query, reasons,
+    EachShard, InsertRows, Node, Plan, RowColumns, SelectedRows, Shards, TargetColumn, Write, build, final_query,
+    reasons,
 };
 use crate::catalog::{Column, Table, TableKind};
 use crate::refusal::Refusal;
 use crate::sql::parse::{self, Parsed};
-use crate::sql::tree::{Body, Dml, Insert, Query, Stmt};
+use crate::sql::tree::{Body, Dml, Insert, Merge, Query, Stmt};
 use crate::sql::{Limits, rows, spans};
 
 /// A write whose keys are named and may be on several shards.
@@ -103,6 +105,10 @@ fn each(
     if let (Dml::Insert(insert), true) = (dml, binder.occurrences.iter().any(|occurrence| occurrence.target)) {
         return selected(context, binder, dml, insert, shards, parsed);
     }
+    let used = binder.used.take();
+    if let (Dml::Merge(merge), Some(used)) = (dml, used.as_ref().filter(|used| !used.is_tied)) {
+        return merged_by_the_router(context, binder, merge, used, parsed);
+    }
     check_each(context, binder, parsed)?;
     if let Some(local) = binder.locals.iter().find(|local| local.target) {
         let home = local.home;
@@ -114,8 +120,8 @@ fn each(
     let occurrence = &binder.occurrences[target];
     let own = binder.keys_of(occurrence).unwrap_or(Shards::All);
     let reached = binder.terms.reached_from(occurrence.key);
-    let tied: Vec<usize> =
-        (0..binder.occurrences.len()).filter(|at| reached[binder.occurrences[*at].key.0 as usize]).collect();
+    let is_own = |occurrence: &Occurrence| used.is_some() || reached[occurrence.key.0 as usize];
+    let tied: Vec<usize> = (0..binder.occurrences.len()).filter(|at| is_own(&binder.occurrences[*at])).collect();
     let query = final_query::beside(context, binder, dml, (&tied, None), shards, parsed)?;
     Ok(Write::Each(EachShard { query: Arc::new(query), target: own, copies: false }))
 }
@@ -175,7 +181,47 @@ fn by_the_router(
     let at_once = insert.conflict.as_ref().is_some_and(|conflict| !conflict.set.is_empty());
     let stored_in = table.columns[key_column].characters_max();
     let (source, params) = (source.0, parsed.params);
-    Ok(Write::Selected(InsertSelected { text, source, around, columns, key, key_type, stored_in, at_once, params }))
+    let columns = RowColumns::Filled { columns, key };
+    Ok(Write::Selected(SelectedRows { text, source, around, columns, key_type, stored_in, at_once, params }))
+}
+
+/// MERGE: the rows of its source that have a key come to the shard of that key, by way of the router.
+fn merged_by_the_router(
+    context: Context<'_>,
+    binder: &Binder<'_>,
+    merge: &Merge,
+    used: &UsedKey,
+    parsed: &Parsed,
+) -> Result<Write, Refusal> {
+    let unclear = || reasons::spread("this form of MERGE");
+    if merge.with.is_some() {
+        return Err(unclear());
+    }
+    let spans = rows::source_of_merge(context.text, parsed.span.start, parsed.span.end).ok_or_else(unclear)?;
+    let text = format!("SELECT * FROM {}", &context.text[spans.clone()]);
+    let (source, _) = source_plan(context, &text)?;
+    let target = binder.occurrences.iter().find(|occurrence| occurrence.target).ok_or_else(unclear)?;
+    let Columns::Table(table) = binder.rels[target.rel].columns else { return Err(unclear()) };
+    let TableKind::Sharded { column, key_type } = table.kind else { return Err(unclear()) };
+    let around =
+        [context.text[parsed.span.start..spans.start].to_owned(), context.text[spans.end..parsed.span.end].to_owned()];
+    // What the conditions and actions read besides would be read on each shard alone.
+    if binder.occurrences.len() > 1 + usize::from(used.is_sharded) || !binder.locals.is_empty() {
+        return Err(unclear());
+    }
+    if around.iter().any(|part| spans::clocks(part, &(0..part.len())) > 0) {
+        return Err(reasons::differs("CURRENT_TIMESTAMP"));
+    }
+    Ok(Write::Selected(SelectedRows {
+        text,
+        source,
+        around,
+        columns: RowColumns::Used { table: final_query::quoted(&used.table), key: used.column.clone() },
+        key_type,
+        stored_in: table.columns[column].characters_max(),
+        at_once: true,
+        params: parsed.params,
+    }))
 }
 
 /// How the query of an INSERT is answered by itself, and how many columns it has, if that is known.

@@ -137,7 +137,7 @@ fn script_bytes(script: &Script) -> usize {
             Plan::Write(write) => match &**write {
                 plan::Write::Each(each) => bytes_of(&each.query),
                 plan::Write::Rows(insert) => 128 + keys_bytes(&insert.keys),
-                plan::Write::Selected(insert) => 2048 + 8 * insert.text.len() + 64 * insert.columns.len(),
+                plan::Write::Selected(insert) => 2048 + 8 * insert.text.len(),
             },
             Plan::Route { shards, .. } => 128 + keys_bytes(shards),
             _ => 128,

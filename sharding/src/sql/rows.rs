@@ -100,6 +100,22 @@ pub(crate) fn query_of_insert(text: &str, start: usize, end: usize) -> Option<Ra
     Some(tokens.get(first)?.start..tokens.get(at.checked_sub(1)?)?.end).filter(|range| range.start < range.end)
 }
 
+/// What stands between USING and ON in a MERGE.
+pub(crate) fn source_of_merge(text: &str, start: usize, end: usize) -> Option<Range<usize>> {
+    let mut tokens = Lexer::starting_at(&text[..end], start);
+    let mut depth = 0;
+    let mut next = |name: &str| {
+        tokens.by_ref().find(|token| {
+            let word = &text[token.start..token.end];
+            depth += i32::from(word == "(") - i32::from(word == ")");
+            depth == 0 && word.eq_ignore_ascii_case(name)
+        })
+    };
+    let using = next("using")?;
+    let on = next("on")?;
+    Some(using.end..on.start)
+}
+
 /// The bracket that closes the one at `open`.
 fn closing<'t>(word: &impl Fn(usize) -> &'t str, open: usize, count: usize) -> Option<usize> {
     let mut depth = 0;
