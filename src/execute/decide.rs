@@ -137,6 +137,14 @@ fn many_write(
             };
             Ok(ManyWrite::Selected { write: write.clone(), source })
         }
+        Write::Moved(moved) => {
+            let target = match moved.target.resolve(map, values)? {
+                ShardSet::Any => shards[..1].to_vec(),
+                ShardSet::One(shard) => vec![shard],
+                ShardSet::Many(shards) => shards,
+            };
+            Ok(ManyWrite::Moved { write: write.clone(), target })
+        }
     }
 }
 
@@ -241,6 +249,7 @@ pub(super) fn uses_literals(plan: &Plan) -> bool {
             Write::Rows(insert) => insert.keys.uses_literals(),
             // The literals of its query are known by their values.
             Write::Selected(_) => false,
+            Write::Moved(moved) => moved.target.uses_literals(),
         },
         _ => false,
     }

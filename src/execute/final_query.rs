@@ -583,7 +583,8 @@ impl Conversation {
         Err(match in_arrays {
             true => error
                 .with_detail(
-                    "Temporary tables cannot take the rows where nothing may be written, nor within a pipeline.",
+                    "Temporary tables cannot take the rows where nothing may be written, nor within a pipeline, nor for a \
+                     write on several shards.",
                 )
                 .into(),
             false => error.into(),

@@ -42,6 +42,7 @@ pub mod greeting;
 mod links;
 mod listen;
 mod measure;
+mod moved;
 mod prepared;
 pub mod presence;
 pub mod queries;

@@ -26,6 +26,7 @@ use super::final_query::InputRows;
 use super::final_tables::Until;
 use super::gather::{BINARY, ManyRequest, bind_for_shard, sql_for_shards};
 use super::types::ParameterTypes;
+use super::worker::Description;
 use super::writes::{Part, Returned, added};
 use super::{Conversation, Failure};
 
@@ -44,16 +45,16 @@ const TEXT_OID: u32 = 25;
 const ROWS: &str = "sluice_rows";
 
 /// How the rows of a query get from one server to another.
-struct Route<'a> {
-    insert: &'a SelectedRows,
+pub(super) struct Route<'a> {
+    pub(super) insert: &'a SelectedRows,
     /// As the query gives them.
-    columns: &'a [ColumnType],
+    pub(super) columns: &'a [ColumnType],
     /// Their names.
     names: Vec<String>,
     /// Which of them is the key, and how its column is called in errors.
-    key: usize,
+    pub(super) key: usize,
     key_name: String,
-    formats: Vec<i16>,
+    pub(super) formats: Vec<i16>,
     /// What each shard runs for its rows.
     sql: String,
     /// Of the arrays' elements.
@@ -64,9 +65,9 @@ struct Route<'a> {
 
 /// Rows on their way to their shards.
 #[derive(Default)]
-struct Sorted {
-    batches: BTreeMap<ShardId, InputRows>,
-    tag: String,
+pub(super) struct Sorted {
+    pub(super) batches: BTreeMap<ShardId, InputRows>,
+    pub(super) tag: String,
 }
 
 impl Conversation {
@@ -86,19 +87,7 @@ impl Conversation {
         let types = &description.parameter_types;
         let query = request.arguments.of_part(&types.settle(&insert.text)).with_types(types.numbers());
         let given = self.write_description(id, &query).await?;
-        let mut route = Route {
-            insert,
-            columns: &given.client_columns,
-            names: names(&given.client_row)?,
-            key: 0,
-            key_name: String::new(),
-            formats: Vec::new(),
-            sql: String::new(),
-            elements: Vec::new(),
-            types,
-            arguments: request.arguments,
-        };
-        route.set_out()?;
+        let route = Route::new(insert, &given, types, request.arguments)?;
         let query = query.with_formats(&route.formats)?;
         let portals = self.open_sources(insert, source, &query, types).await?;
         let tag = if matches!(insert.columns, RowColumns::Used { .. }) { "MERGE 0" } else { "INSERT 0 0" };
@@ -211,7 +200,7 @@ impl Conversation {
         Ok(tag.is_empty())
     }
 
-    fn sort_rows(&mut self, mut rows: &[u8], route: &Route<'_>, sorted: &mut Sorted) -> Result<(), Failure> {
+    pub(super) fn sort_rows(&mut self, mut rows: &[u8], route: &Route<'_>, sorted: &mut Sorted) -> Result<(), Failure> {
         while let Ok(Some(header)) = Header::parse(rows) {
             let (row, behind) = rows.split_at(header.total.min(rows.len()));
             let shard = self.shard_of_row(&row[5..], route)?;
@@ -247,7 +236,7 @@ impl Conversation {
     }
 
     /// Has the shards store what waits for them, if it is more than `bytes`.
-    async fn store(&mut self, route: &Route<'_>, sorted: &mut Sorted, bytes: usize) -> Result<(), Failure> {
+    pub(super) async fn store(&mut self, route: &Route<'_>, sorted: &mut Sorted, bytes: usize) -> Result<(), Failure> {
         let Sorted { batches, tag } = sorted;
         let mut parts = Vec::new();
         for (shard, batch) in batches.iter_mut().filter(|(_, batch)| !batch.is_empty() && batch.bytes() > bytes) {
@@ -271,7 +260,30 @@ impl Conversation {
     }
 }
 
-impl Route<'_> {
+impl<'a> Route<'a> {
+    /// For the rows of a query which `given` describes.
+    pub(super) fn new(
+        insert: &'a SelectedRows,
+        given: &'a Description,
+        types: &'a ParameterTypes,
+        arguments: &'a Arguments,
+    ) -> Result<Self, Failure> {
+        let mut route = Self {
+            insert,
+            columns: &given.client_columns,
+            names: names(&given.client_row)?,
+            key: 0,
+            key_name: String::new(),
+            formats: Vec::new(),
+            sql: String::new(),
+            elements: Vec::new(),
+            types,
+            arguments,
+        };
+        route.set_out()?;
+        Ok(route)
+    }
+
     /// Finds out how every column crosses, and with which text rows are stored.
     fn set_out(&mut self) -> Result<(), Failure> {
         let insert = self.insert;
@@ -352,11 +364,11 @@ fn is_append(node: &Node) -> bool {
     }
 }
 
-fn null_key(name: &str) -> Refusal {
+pub(super) fn null_key(name: &str) -> Refusal {
     Refusal::error("23502", format!("null value in column \"{name}\" violates not-null constraint"))
 }
 
-fn rounded(name: &str) -> Refusal {
+pub(super) fn rounded(name: &str) -> Refusal {
     Refusal::unsupported(
         format!("a value of sharding key \"{name}\" would be rounded"),
         "Round it in the query, so that its type is that of the column.",

@@ -52,6 +52,10 @@ impl Conversation {
                     Write::Selected(insert) => this.insert_selected(insert, source, request).await,
                     _ => Err(ErrorFields::error("XX000", "only a query is selected from").into()),
                 },
+                ManyWrite::Moved { write, target } => match &**write {
+                    Write::Moved(moved) => this.move_rows(moved, target, request).await,
+                    _ => Err(ErrorFields::error("XX000", "only an UPDATE moves rows").into()),
+                },
             })
             .await?;
         self.complete(&tag);
@@ -183,7 +187,7 @@ impl Conversation {
     }
 
     /// A server on each shard that will be written, in their order.
-    async fn link_writers(&mut self, shards: &[ShardId], access: Access) -> Result<Vec<u64>, Failure> {
+    pub(super) async fn link_writers(&mut self, shards: &[ShardId], access: Access) -> Result<Vec<u64>, Failure> {
         let ids = self.link_all(shards, access).await?;
         for id in &ids {
             let i = self.position(*id)?;

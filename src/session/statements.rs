@@ -138,6 +138,8 @@ pub enum ManyWrite {
     Rows { insert: InsertRows, places: Vec<ShardId> },
     /// The rows of a query: [`Write::Selected`].
     Selected { write: Arc<Write>, source: RowSource },
+    /// An UPDATE of the key, of rows on these shards: [`Write::Moved`].
+    Moved { write: Arc<Write>, target: Vec<ShardId> },
 }
 
 /// Where the rows of an INSERT ... SELECT come from.

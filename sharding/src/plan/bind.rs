@@ -169,6 +169,15 @@ pub(crate) enum Usage {
     Target,
 }
 
+/// Whether an UPDATE may change the sharding key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Moves {
+    No,
+    /// The next one that is bound.
+    May,
+    Does,
+}
+
 /// One level of names: a SELECT, an UPDATE ...
 #[derive(Debug, Default)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, seen or not")]
@@ -230,6 +239,8 @@ pub(crate) struct Binder<'c> {
     pub selected: Option<Seen>,
     /// By what a MERGE ties the rows that it uses to those that it writes, if it may insert.
     pub used: Option<UsedKey>,
+    /// Whether the statement may, and does, change the key of rows.
+    pub moves: Moves,
     /// Edges from the use of a CTE to its inside, good only if it is used once.
     pub cte_edges: Vec<(usize, Term, Term)>,
     pub system: bool,
@@ -260,6 +271,7 @@ impl<'c> Binder<'c> {
             targets: 0,
             selected: None,
             used: None,
+            moves: Moves::No,
             cte_edges: Vec::new(),
             system: false,
             facts: Facts { only_locks: true, ..Facts::default() },

@@ -1,7 +1,7 @@
 //! INSERT, UPDATE, DELETE, MERGE: the rows that are written, and what decides where they live.
 
 use super::KeyValue;
-use super::bind::{Binder, Output, Usage};
+use super::bind::{Binder, Moves, Output, Usage};
 use super::bind_values::{Reach, conjuncts};
 use super::reasons;
 use super::scope::{Columns, Rel};
@@ -198,9 +198,14 @@ impl<'c> Binder<'c> {
     }
 
     fn update(&mut self, update: &Update) {
+        let moves = std::mem::replace(&mut self.moves, Moves::No);
         let before = self.with(update.with.as_deref());
         let (_, key) = self.open_target(&update.table);
-        self.assignments(&update.set, key.as_ref());
+        let changes = key.as_ref().is_some_and(|key| update.set.iter().any(|found| *found.column == *key.name));
+        match (changes, moves) {
+            (true, Moves::May) => self.moves = Moves::Does,
+            _ => self.assignments(&update.set, key.as_ref()),
+        }
         self.joined(&update.from, update.filter.as_ref());
         self.exprs(update.set.iter().map(|assignment| &assignment.value));
         self.returning(&update.returning);

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use super::bind::Binder;
+use super::bind::{Binder, Moves};
 use super::phases::Phase;
 use super::route::Place;
 use super::scope::Names;
-use super::{FinalQuery, Plan, Shards, Write, build, ddl, final_groups, final_query, reasons, view, write};
+use super::{FinalQuery, Plan, Shards, Write, build, ddl, final_groups, final_query, moved, reasons, view, write};
 use crate::catalog::Catalog;
 use crate::map::ShardId;
 use crate::refusal::Refusal;
@@ -158,6 +158,9 @@ fn rows(context: Context<'_>, dml: &Dml, parsed: &Parsed) -> Decided {
     let seen = match dml {
         Dml::Query(query) => binder.query(query),
         _ => {
+            if matches!(dml, Dml::Update(_)) {
+                binder.moves = Moves::May;
+            }
             binder.statement(dml);
             Default::default()
         }
@@ -182,6 +185,11 @@ fn rows(context: Context<'_>, dml: &Dml, parsed: &Parsed) -> Decided {
         refused(reasons::select_into())
     } else if let Some(table) = &binder.facts.missing_table {
         refused(reasons::no_such_table(table))
+    } else if let (Dml::Update(update), Moves::Does) = (dml, binder.moves) {
+        match moved::moved(context, &mut binder, update, parsed) {
+            Ok(write) => Plan::Write(Arc::new(write)),
+            Err(refusal) => refused(refusal),
+        }
     } else if !binder.reference_writes.is_empty() {
         match write::copies(context, &mut binder, dml, parsed) {
             Ok(write) => Plan::Write(Arc::new(write)),

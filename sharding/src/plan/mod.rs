@@ -22,6 +22,7 @@ mod final_parts;
 mod final_query;
 mod from_ddl;
 mod having;
+mod moved;
 mod phases;
 mod reasons;
 mod reduce;
@@ -219,6 +220,8 @@ pub enum Write {
     Rows(InsertRows),
     /// The rows that a query gives, each to its shard.
     Selected(SelectedRows),
+    /// An UPDATE of the key: rows go to other shards.
+    Moved(MovedRows),
 }
 
 impl Write {
@@ -227,7 +230,7 @@ impl Write {
         match self {
             Self::Each(each) => &each.query.shards,
             Self::Rows(insert) => &insert.keys,
-            Self::Selected(_) => &Shards::All,
+            Self::Selected(_) | Self::Moved(_) => &Shards::All,
         }
     }
 }
@@ -274,6 +277,26 @@ pub struct SelectedRows {
     pub at_once: bool,
     /// Highest parameter number in the client's text, 0 for none.
     pub params: u16,
+}
+
+/// An UPDATE that sets the sharding key. Rows whose new key is on the same shard are updated there, the others are deleted and inserted where
+/// their new key is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MovedRows {
+    /// Where the rows are that it concerns.
+    pub target: Shards,
+    /// Locks those rows and gives for each: `ctid`, the same with its table as text, the new key.
+    pub find: String,
+    /// Updates the rows with this `ctid` and text, the two parameters behind the client's.
+    pub update: String,
+    /// Deletes such rows and gives all columns as the update would leave them.
+    pub delete: String,
+    /// How those are stored.
+    pub insert: SelectedRows,
+    /// Asks whether the table has what acts otherwise when a row is deleted and inserted: one row for each, that says what.
+    pub hindrances: String,
+    /// The text asks for the time.
+    pub timed: bool,
 }
 
 /// What the columns of rows are for that come from a query.

@@ -48,7 +48,14 @@ pub(crate) fn insert_unknown_key(table: &str, key: &str) -> Refusal {
 pub(crate) fn changes_key(key: &str) -> Refusal {
     no(
         format!("changing sharding key \"{key}\" would move the row to another shard"),
-        "Insert the row under its new key, then delete the old one; the two cannot be one transaction yet.",
+        "Change it by an UPDATE of its own, or insert the row under its new key and delete the old one in a transaction.",
+    )
+}
+
+pub(crate) fn moves_unclear() -> Refusal {
+    no(
+        "an UPDATE that changes the sharding key cannot be this involved",
+        "Leave FROM, WITH, DEFAULT and other sharded tables out: read first what they would bring.",
     )
 }
 

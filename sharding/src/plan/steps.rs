@@ -92,6 +92,12 @@ impl Write {
                 let inputs = vec![insert.source.steps(full).unwrap_or_else(route)];
                 Step { name: "InsertSelected", detail: "each row on its shard".to_owned(), inputs, ..Step::default() }
             }
+            Self::Moved(moved) => Step {
+                name: "MoveRows",
+                detail: format!("from {} to those of their new keys", moved.target),
+                lines: lines_of(&moved.find),
+                ..Step::default()
+            },
         }
     }
 }

@@ -173,7 +173,7 @@ fn by_the_router(
     let text = format!("{with}{}", &context.text[span.clone()]);
     let source = source_plan(context, &text)?;
     let filled = filled_columns(table, insert, &source.1);
-    let columns: Vec<TargetColumn> = filled.iter().map(|column| target_column(column)).collect();
+    let columns: Vec<TargetColumn> = filled.iter().map(|column| TargetColumn::of(column)).collect();
     let key_name = &table.columns[key_column].name;
     let key = columns.iter().position(|column| column.name == *key_name);
     let key = key.ok_or_else(|| reasons::insert_without_key(&insert.table.name, key_name))?;
@@ -247,9 +247,21 @@ fn filled_columns<'t>(table: &'t Table, insert: &Insert, outputs: &Option<usize>
     insert.columns.iter().filter_map(|name| named(name)).collect()
 }
 
-fn target_column(column: &Column) -> TargetColumn {
-    let type_name = column.crossing.domain.clone().unwrap_or_else(|| column.crossing.type_name.clone());
-    TargetColumn { name: column.name.clone(), type_oid: column.type_oid, type_name }
+impl SelectedRows {
+    /// The name of the column that tells where a row goes.
+    pub fn key_name(&self) -> &str {
+        match &self.columns {
+            RowColumns::Filled { columns, key } => columns.get(*key).map_or("", |column| &column.name),
+            RowColumns::Used { key, .. } => key,
+        }
+    }
+}
+
+impl TargetColumn {
+    pub(super) fn of(column: &Column) -> Self {
+        let type_name = column.crossing.domain.clone().unwrap_or_else(|| column.crossing.type_name.clone());
+        Self { name: column.name.clone(), type_oid: column.type_oid, type_name }
+    }
 }
 
 /// Whether the rows of a query are those that the shards give, one after another, and each is stored where it comes from.

@@ -100,6 +100,63 @@ pub(crate) fn query_of_insert(text: &str, start: usize, end: usize) -> Option<Ra
     Some(tokens.get(first)?.start..tokens.get(at.checked_sub(1)?)?.end).filter(|range| range.start < range.end)
 }
 
+/// The parts of an UPDATE without WITH and FROM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct UpdateSpans {
+    /// The table with ONLY and alias.
+    pub table: Range<usize>,
+    /// All assignments.
+    pub set: Range<usize>,
+    /// The values of the assignments, in order.
+    pub values: Vec<Range<usize>>,
+    /// With WHERE.
+    pub filter: Option<Range<usize>>,
+    /// With RETURNING.
+    pub returning: Option<Range<usize>>,
+}
+
+impl UpdateSpans {
+    /// None when an assignment is more than `column = value`.
+    pub(crate) fn of(text: &str, start: usize, end: usize) -> Option<Self> {
+        let tokens: Vec<Token> = Lexer::starting_at(&text[..end], start).collect();
+        let word = |index: usize| tokens.get(index).map_or("", |token| &text[token.start..token.end]);
+        let is = |index: usize, name: &str| word(index).eq_ignore_ascii_case(name);
+        // The places, outside of brackets, of the words that part it.
+        let mut places = Vec::new();
+        let mut at = 0;
+        while at < tokens.len() {
+            match word(at) {
+                "(" => at = closing(&word, at, tokens.len())?,
+                _ if word(at.wrapping_sub(1)) == "." => {}
+                _ => places.push(at),
+            }
+            at += 1;
+        }
+        let find = |name: &str, from: usize| places.iter().copied().find(|place| *place >= from && is(*place, name));
+        let set = find("set", 1).filter(|_| is(0, "update"))?;
+        let returning = find("returning", set).unwrap_or(tokens.len());
+        let filter = find("where", set).filter(|filter| *filter < returning).unwrap_or(returning);
+        let range = |from: usize, to: usize| Some(tokens.get(from)?.start..tokens.get(to.checked_sub(1)?)?.end);
+        let mut values = Vec::new();
+        let mut first = set + 1;
+        let commas = places.iter().copied().filter(|place| *place > set && *place < filter && word(*place) == ",");
+        for end in commas.chain([filter]) {
+            if word(first + 1) != "=" || tokens.get(first)?.kind == TokenKind::Mark {
+                return None;
+            }
+            values.push(range(first + 2, end)?);
+            first = end + 1;
+        }
+        Some(Self {
+            table: range(1, set)?,
+            set: range(set + 1, filter)?,
+            values,
+            filter: range(filter, returning).filter(|_| filter < returning),
+            returning: range(returning, tokens.len()).filter(|_| returning < tokens.len()),
+        })
+    }
+}
+
 /// What stands between USING and ON in a MERGE.
 pub(crate) fn source_of_merge(text: &str, start: usize, end: usize) -> Option<Range<usize>> {
     let mut tokens = Lexer::starting_at(&text[..end], start);
@@ -127,7 +184,7 @@ fn closing<'t>(word: &impl Fn(usize) -> &'t str, open: usize, count: usize) -> O
 
 #[cfg(test)]
 mod tests {
-    use super::{RowSpans, query_of_insert};
+    use super::{RowSpans, UpdateSpans, query_of_insert};
 
     #[test]
     fn the_query_of_an_insert_is_found() {
@@ -157,6 +214,23 @@ mod tests {
         assert_eq!(rows("insert into t default values"), None);
         assert_eq!(rows("insert into t values (1"), None);
         assert_eq!(rows("with a as (select 1) insert into t values (1)"), None);
+    }
+
+    #[test]
+    fn the_parts_of_an_update_are_found() {
+        let text = "UPDATE ONLY s.t AS x SET a = f(1, 2) + 1, \"set\" = (SELECT 1 WHERE true) WHERE a = 1 RETURNING a";
+        let spans = UpdateSpans::of(text, 0, text.len()).expect("has parts");
+        assert_eq!(&text[spans.table], "ONLY s.t AS x");
+        assert_eq!(&text[spans.set], "a = f(1, 2) + 1, \"set\" = (SELECT 1 WHERE true)");
+        let values: Vec<&str> = spans.values.into_iter().map(|value| &text[value]).collect();
+        assert_eq!(values, ["f(1, 2) + 1", "(SELECT 1 WHERE true)"]);
+        assert_eq!(spans.filter.map(|filter| &text[filter]), Some("WHERE a = 1"));
+        assert_eq!(spans.returning.map(|returning| &text[returning]), Some("RETURNING a"));
+        for other in ["UPDATE t SET (a, b) = (1, 2)", "UPDATE t SET a[1] = 2", "UPDATE t SET a.b = 2", "SELECT 1"] {
+            assert_eq!(UpdateSpans::of(other, 0, other.len()), None, "{other}");
+        }
+        let plain = UpdateSpans::of("UPDATE t SET a = 1", 0, 18).expect("has parts");
+        assert_eq!((plain.filter, plain.returning), (None, None));
     }
 
     #[test]
