@@ -230,7 +230,8 @@ impl Write {
         match self {
             Self::Each(each) => &each.query.shards,
             Self::Rows(insert) => &insert.keys,
-            Self::Selected(_) | Self::Moved(_) => &Shards::All,
+            Self::Selected(rows) => &rows.shards,
+            Self::Moved(_) => &Shards::All,
         }
     }
 }
@@ -262,6 +263,8 @@ pub struct InsertRows {
 /// An INSERT or MERGE whose rows come from a query.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SelectedRows {
+    /// Where all rows are that it reads and writes, if that is known.
+    pub shards: Shards,
     /// The query, as a statement of its own.
     pub text: String,
     /// How it is answered.

@@ -93,6 +93,7 @@ pub(super) fn moved(
         update: clocked(change),
         delete: clocked(delete),
         insert: SelectedRows {
+            shards: Shards::All,
             text: String::new(),
             source: Plan::Session,
             around: stored(table, &where_named, name, &returning),

@@ -143,7 +143,7 @@ fn selected(
         let query = final_query::beside(context, binder, dml, (&all, None), shards.clone(), parsed)?;
         return Ok(Write::Each(EachShard { query: Arc::new(query), target: shards, copies: false }));
     }
-    by_the_router(context, binder, insert, parsed)
+    by_the_router(context, binder, insert, shards, parsed)
 }
 
 /// The rows of the query come to the router, which sends each to its shard.
@@ -151,6 +151,7 @@ fn by_the_router(
     context: Context<'_>,
     binder: &Binder<'_>,
     insert: &Insert,
+    shards: Shards,
     parsed: &Parsed,
 ) -> Result<Write, Refusal> {
     let unclear = || reasons::spread("this form of INSERT ... SELECT");
@@ -182,7 +183,7 @@ fn by_the_router(
     let stored_in = table.columns[key_column].characters_max();
     let (source, params) = (source.0, parsed.params);
     let columns = RowColumns::Filled { columns, key };
-    Ok(Write::Selected(SelectedRows { text, source, around, columns, key_type, stored_in, at_once, params }))
+    Ok(Write::Selected(SelectedRows { shards, text, source, around, columns, key_type, stored_in, at_once, params }))
 }
 
 /// MERGE: the rows of its source that have a key come to the shard of that key, by way of the router.
@@ -213,6 +214,7 @@ fn merged_by_the_router(
         return Err(reasons::differs("CURRENT_TIMESTAMP"));
     }
     Ok(Write::Selected(SelectedRows {
+        shards: Shards::All,
         text,
         source,
         around,
