@@ -13,6 +13,7 @@
 //! - [`copy`]: COPY FROM STDIN, one shard or split
 //! - [`copy_out`]: COPY TO STDOUT of several shards
 //! - [`block`]: BEGIN, COMMIT, savepoints, SET over the servers held
+//! - [`commit`]: COMMIT on the servers that wrote, in one phase or two
 //! - [`listen`]: LISTEN and what it brings
 //! - [`sync`]: Flush and Sync, where pipelines are settled
 //! - [`sequences`]: whose server knows currval
@@ -27,6 +28,7 @@ mod ask;
 mod block;
 mod broadcast;
 mod client;
+mod commit;
 mod copy;
 mod copy_out;
 mod cursors;

@@ -29,3 +29,4 @@ mod slt;
 mod snapshots;
 mod tagged;
 mod tpch;
+mod transactions;
