@@ -9,6 +9,7 @@ mod support;
 
 mod conversations;
 mod copying;
+mod crashes;
 mod cursors;
 mod demo;
 mod explain;
