@@ -15,6 +15,7 @@
 //! - [`block`]: BEGIN, COMMIT, savepoints, SET over the servers held
 //! - [`commit`]: COMMIT on the servers that wrote, in one phase or two
 //! - [`listen`]: LISTEN and what it brings
+//! - [`pipeline`]: what makes a block of a pipeline
 //! - [`sync`]: Flush and Sync, where pipelines are settled
 //! - [`sequences`]: whose server knows currval
 //! - [`prepared`]: PREPARE and EXECUTE of SQL
@@ -44,6 +45,7 @@ pub mod greeting;
 mod links;
 mod listen;
 mod measure;
+mod pipeline;
 mod prepared;
 pub mod presence;
 pub mod queries;

@@ -21,6 +21,7 @@ mod listening;
 mod loading;
 mod peers;
 mod phases;
+mod pipelines;
 mod placement;
 mod prepared;
 mod regressions;
