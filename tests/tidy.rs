@@ -25,7 +25,7 @@ const LAYERS: [(&str, &[&str]); 23] = [
     ("view", &["config", "prober", "stats"]),
     ("transport", &[]),
     ("pool", &["clock", "protocol", "config", "auth", "session", "prober", "transport"]),
-    ("commit", &["pool"]),
+    ("commit", &["control"]),
     (
         "execute",
         &["clock", "protocol", "config", "session", "catalog", "listening", "stats", "transport", "pool", "commit"],
@@ -45,6 +45,7 @@ const LAYERS: [(&str, &[&str]); 23] = [
             "stats",
             "view",
             "pool",
+            "commit",
             "execute",
             "admin",
             "net",
@@ -63,7 +64,7 @@ const UPWARDS: [(&str, &str, &str); 3] = [
 ];
 
 /// Modules that are told everything, time included. A folder stands for all of its files.
-const PURE: [&str; 18] = [
+const PURE: [&str; 20] = [
     "src/protocol",
     "src/auth",
     "src/import",
@@ -79,6 +80,8 @@ const PURE: [&str; 18] = [
     "src/pool/health.rs",
     "src/pool/server.rs",
     "src/commit/coordinator.rs",
+    "src/commit/name.rs",
+    "src/commit/orphans.rs",
     "src/execute/decide.rs",
     "src/admin/command.rs",
     "sharding/src",

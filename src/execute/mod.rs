@@ -13,7 +13,9 @@
 //! - [`copy`]: COPY FROM STDIN, one shard or split
 //! - [`copy_out`]: COPY TO STDOUT of several shards
 //! - [`block`]: BEGIN, COMMIT, savepoints, SET over the servers held
+//! - [`commit`]: COMMIT on the servers that wrote, in one phase or two
 //! - [`listen`]: LISTEN and what it brings
+//! - [`pipeline`]: what makes a block of a pipeline
 //! - [`sync`]: Flush and Sync, where pipelines are settled
 //! - [`sequences`]: whose server knows currval
 //! - [`prepared`]: PREPARE and EXECUTE of SQL
@@ -27,6 +29,7 @@ mod ask;
 mod block;
 mod broadcast;
 mod client;
+mod commit;
 mod copy;
 mod copy_out;
 mod cursors;
@@ -43,6 +46,7 @@ mod links;
 mod listen;
 mod measure;
 mod moved;
+mod pipeline;
 mod prepared;
 pub mod presence;
 pub mod queries;

@@ -241,7 +241,7 @@ impl Conversation {
         let mut parts = Vec::new();
         for (shard, batch) in batches.iter_mut().filter(|(_, batch)| !batch.is_empty() && batch.bytes() > bytes) {
             let i = self.link(Some(*shard), Access::Write).await?;
-            self.note_write(i);
+            self.note_access(i, Access::Write)?;
             let id = self.links[i].server.id.0;
             let arrays = batch.arrays(&route.elements);
             let arrays: Vec<&[u8]> = arrays.iter().map(|array| &**array).collect();

@@ -191,7 +191,7 @@ impl Conversation {
         let ids = self.link_all(shards, access).await?;
         for id in &ids {
             let i = self.position(*id)?;
-            self.note_write(i);
+            self.note_access(i, Access::Write)?;
         }
         Ok(ids)
     }
