@@ -255,7 +255,8 @@ impl Conversation {
                     }
                     b'E' => {
                         self.served.stats.errors.add(1);
-                        self.client.out.extend_from_slice(&message);
+                        let told = self.as_told(&message);
+                        self.client.out.extend_from_slice(&told);
                         return Err(Failure::Told);
                     }
                     _ => continue,
@@ -338,7 +339,8 @@ impl Conversation {
                 Ok(Some((b'E', message))) => {
                     self.links[i].copy = Copying::No;
                     self.served.stats.errors.add(1);
-                    self.client.out.extend_from_slice(&message);
+                    let told = self.as_told(&message);
+                    self.client.out.extend_from_slice(&told);
                     return Failure::Told;
                 }
                 Ok(Some(_)) => {}
