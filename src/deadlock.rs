@@ -253,7 +253,7 @@ mod tests {
     #[test]
     fn the_detail_is_postgresqls() {
         let crossed = graph(&[(1, &[2]), (2, &[1])]);
-        let found = crossed.victims(|party| Some(party)).remove(0);
+        let found = crossed.victims(Some).remove(0);
         let pid = |party| if party == client(1) { 101 } else { 102 };
         let expected = "Process 102 waits for lock 2; blocked by process 101.\n\
                         Process 101 waits for lock 1; blocked by process 102.";

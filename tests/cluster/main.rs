@@ -9,6 +9,7 @@ mod support;
 
 mod conversations;
 mod copying;
+mod copying_in;
 mod cursors;
 mod deadlocks;
 mod demo;
