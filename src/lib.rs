@@ -24,6 +24,7 @@ pub mod clock;
 pub mod commit;
 pub mod config;
 pub mod control;
+pub mod deadlock;
 pub mod demo;
 pub mod execute;
 pub mod http;

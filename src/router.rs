@@ -8,6 +8,7 @@
 //!
 //! - [`worker`]: one worker thread: takes clients in, reports what they do
 //! - [`database`]: one database over its shards: catalog, health
+//! - [`deadlocks`]: who must give up when transactions wait for each other over shards
 //! - [`operator`]: what the console can do
 //! - [`gather`]: everything at one moment, for SHOW and metrics
 //! - [`memory`]: what of its memory has an owner that can tell
@@ -15,6 +16,7 @@
 //! - [`explain`]: a plan as lines of text
 
 mod database;
+mod deadlocks;
 pub mod explain;
 mod gather;
 mod memory;
@@ -109,6 +111,7 @@ struct Shared {
     /// Those that take no new clients, by name.
     disabled: Mutex<HashSet<String>>,
     directory: Arc<Directory>,
+    locks: tokio::sync::Mutex<deadlocks::LockReader>,
     stats: Registry,
     keys: CancelKeys,
     clients: Arc<Count>,
@@ -200,6 +203,7 @@ impl Router {
             reread,
             reloading: tokio::sync::Mutex::default(),
             directory,
+            locks: tokio::sync::Mutex::default(),
             stats: Registry::default(),
             keys: CancelKeys::new(config.listen.router_id),
             clients: Arc::default(),
@@ -467,6 +471,7 @@ fn run_control(runtime: &tokio::runtime::Runtime, shared: &Arc<Shared>, listener
                 periods.stats.end_period(Instant::now());
             }
         }));
+        drop(tokio::spawn(shared.clone().watch_deadlocks()));
         tokio::select! {
             () = listener.run(|socket| shared.hand_over(socket)) => {}
             () = shared.reached(Stage::WaitsForClients) => {}

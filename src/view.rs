@@ -29,6 +29,7 @@ pub struct View {
     pub peers: Vec<PeerRow>,
     pub memory: Vec<MemoryRow>,
     pub queries: Vec<QueryRow>,
+    pub lock_waits: Vec<LockWaitRow>,
     /// Per database, for SHOW STATS.
     pub stats: Vec<DatabaseStats>,
     /// Per database and user, for Prometheus.
@@ -141,6 +142,29 @@ pub struct WaitsFor {
     pub instance: String,
     /// The user of its servers.
     pub pool_user: String,
+}
+
+/// A client that waits for a lock within PostgreSQL.
+#[derive(Clone, Debug)]
+pub struct LockWaitRow {
+    /// The number in SHOW CLIENTS.
+    pub client: u64,
+    pub shard: String,
+    /// `host:port`.
+    pub instance: String,
+    pub wait: Duration,
+    /// In PostgreSQL's words: `ShareLock on transaction 745`.
+    pub lock: String,
+    /// Who holds it, or is before the client in the queue for it.
+    pub holders: Vec<LockHolder>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LockHolder {
+    /// A server in a client's hands, by its number in SHOW SERVERS.
+    Server(u64),
+    /// A process of PostgreSQL that serves no client of this router; 0 for a prepared transaction.
+    Process(i32),
 }
 
 #[derive(Clone, Debug)]

@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 
 /// The top-level modules from the ground up, each with what it may import of the others. A module may
 /// only name modules above it in this list, so there is no way back up.
-const LAYERS: [(&str, &[&str]); 23] = [
+const LAYERS: [(&str, &[&str]); 24] = [
     ("clock", &[]),
+    ("deadlock", &[]),
     ("protocol", &[]),
     ("config", &["log"]),
     ("log", &["config"]),
@@ -42,6 +43,7 @@ const LAYERS: [(&str, &[&str]); 23] = [
             "control",
             "listening",
             "prober",
+            "deadlock",
             "stats",
             "view",
             "pool",
@@ -64,7 +66,8 @@ const UPWARDS: [(&str, &str, &str); 3] = [
 ];
 
 /// Modules that are told everything, time included. A folder stands for all of its files.
-const PURE: [&str; 20] = [
+const PURE: [&str; 21] = [
+    "src/deadlock.rs",
     "src/protocol",
     "src/auth",
     "src/import",

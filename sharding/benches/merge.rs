@@ -6,7 +6,7 @@ use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use pgsluice_sharding::catalog::Collation;
-use pgsluice_sharding::copy::{CopyFormat, CopyFrom, CopyTarget, Splitter};
+use pgsluice_sharding::copy::{CopyFormat, CopyFrom, CopyTarget, KeyOptions, Splitter};
 use pgsluice_sharding::key::Format;
 use pgsluice_sharding::merge::{ColumnType, Merge, MergeLimits, Progress, ShardInput};
 use pgsluice_sharding::plan::{
@@ -143,6 +143,8 @@ fn copying(criterion: &mut Criterion) {
             format,
             table: "users".to_owned(),
             key_column: "id".to_owned(),
+            key: KeyOptions::default(),
+            partial: None,
         };
         group.throughput(Throughput::Bytes(data.len() as u64));
         group.bench_function(name, |bencher| {

@@ -2,6 +2,7 @@
 
 mod binary;
 mod csv;
+mod line_map;
 mod lines;
 mod text;
 
@@ -12,6 +13,7 @@ use crate::map::{ShardId, ShardMap};
 use crate::refusal::Refusal;
 
 use binary::Binary;
+use line_map::LineMap;
 use lines::Lines;
 
 /// A COPY ... FROM STDIN that is split by the router.
@@ -19,10 +21,53 @@ use lines::Lines;
 pub struct CopyFrom {
     pub target: CopyTarget,
     pub format: CopyFormat,
-    /// `schema.table` or `table`, as PostgreSQL names it in the CONTEXT of an error.
+    /// As PostgreSQL names it in the CONTEXT of an error, without a schema.
     pub table: String,
     /// The name of the key column, empty for a reference table.
     pub key_column: String,
+    pub key: KeyOptions,
+    /// The table in SQL and the columns in the data, if some are left out, to be filled by their defaults.
+    pub partial: Option<PartialRows>,
+}
+
+/// What the table and the options say of the field with the key.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KeyOptions {
+    /// PostgreSQL itself refuses rows without a key, if it takes them at all.
+    pub not_null: bool,
+    pub null: ForceNull,
+    /// What stands for the column's default.
+    pub default: Option<Vec<u8>>,
+    pub encoding: Encoding,
+}
+
+/// FORCE_NULL and FORCE_NOT_NULL of CSV.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ForceNull {
+    #[default]
+    AsWritten,
+    /// The NULL string is NULL in quotes, too.
+    Null,
+    /// The NULL string is a value.
+    NotNull,
+}
+
+/// In which encoding the data are; bytes below 128 are ASCII in each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Encoding {
+    #[default]
+    Utf8,
+    Latin1,
+    /// Another: a key of text can be read only if it is ASCII.
+    Other,
+}
+
+/// A COPY whose data have not all columns of the table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartialRows {
+    /// With its schema as the client wrote it, quoted.
+    pub relation: String,
+    pub columns: Vec<Box<str>>,
 }
 
 /// Where the rows go.
@@ -52,6 +97,9 @@ pub struct Splitter {
     row_bytes_max: usize,
     lines: u64,
     form: Form,
+    /// By shard.
+    maps: Vec<LineMap>,
+    judge: Option<ShardId>,
     /// The beginning of a row whose end has not come yet.
     pending: Vec<u8>,
     /// A decoded key, kept for its memory.
@@ -73,6 +121,8 @@ enum Field<'a> {
     Null,
     /// Decoded.
     Value(&'a [u8]),
+    /// The marker of the DEFAULT option.
+    Default,
     /// CSV: a quote is still open at the end of the row.
     OpenQuote,
 }
@@ -85,7 +135,16 @@ impl Splitter {
             CopyFormat::Text { header, .. } => Form::Lines(Box::new(Lines::text(header))),
             CopyFormat::Csv { header, quote, escape, .. } => Form::Lines(Box::new(Lines::csv(header, quote, escape))),
         };
-        Self { copy: copy.clone(), row_bytes_max, lines: 0, form, pending: Vec::new(), scratch: Vec::new() }
+        Self {
+            copy: copy.clone(),
+            row_bytes_max,
+            lines: 0,
+            form,
+            maps: Vec::new(),
+            judge: None,
+            pending: Vec::new(),
+            scratch: Vec::new(),
+        }
     }
 
     /// Takes the next bytes of the stream, cut anywhere, and appends whole rows to the buffer of
@@ -132,6 +191,49 @@ impl Splitter {
         Ok(())
     }
 
+    /// The shard that was given the row in which the splitter has found an error, behind all others: PostgreSQL's own error for it
+    /// goes before the splitter's.
+    pub fn judge(&self) -> Option<ShardId> {
+        self.judge
+    }
+
+    /// The CONTEXT of a shard's error with the line that the client counts, and that line; `None` if it names no line.
+    pub fn place_of(&self, shard: ShardId, context: &str) -> Option<(u64, String)> {
+        let head = format!("COPY {}, line ", self.copy.table);
+        let at = match context.starts_with(&head) {
+            true => 0,
+            false => context.find(&format!("\n{head}"))? + 1,
+        } + head.len();
+        let digits = context[at..].bytes().take_while(u8::is_ascii_digit).count();
+        let local: u64 = context[at..at + digits].parse().ok()?;
+        let map = self.maps.get(usize::from(shard.0));
+        let global = match (self.copy.target, map) {
+            (CopyTarget::Reference, _) | (_, None) => local,
+            // Behind its last row the shard has met the end of the data.
+            (_, Some(map)) if local > map.lines() => self.lines + local - map.lines(),
+            (_, Some(map)) => map.global(local)?,
+        };
+        Some((global, format!("{}{global}{}", &context[..at], &context[at + digits..])))
+    }
+
+    /// Where an error is that ends the data before the next row.
+    pub fn place_behind(&self) -> String {
+        format!("COPY {}, line {}", self.copy.table, self.lines + 1)
+    }
+
+    /// A row goes to a shard, which counts `span` lines for it; `before` lines came before it.
+    #[inline]
+    fn count(&mut self, shard: usize, before: u64, span: u64) {
+        self.map_of(shard).add(before, span);
+    }
+
+    fn map_of(&mut self, shard: usize) -> &mut LineMap {
+        if shard >= self.maps.len() {
+            self.maps.resize_with(shard + 1, LineMap::default);
+        }
+        &mut self.maps[shard]
+    }
+
     /// Lines taken so far, counted from 1 in PostgreSQL's messages.
     pub fn lines(&self) -> u64 {
         self.lines
@@ -155,8 +257,21 @@ impl Splitter {
     fn shard(&self, field: Field<'_>, format: Format, line: Option<&[u8]>, map: &ShardMap) -> Result<ShardId, Refusal> {
         let CopyTarget::Sharded { key_type, stored_in, .. } = self.copy.target else { return Ok(ShardId(0)) };
         let column = &self.copy.key_column;
+        let decoded;
         let value = match field {
+            Field::Value(value) if format == Format::Text && key_type == KeyType::Text && !value.is_ascii() => {
+                match self.copy.key.encoding {
+                    Encoding::Utf8 => value,
+                    Encoding::Latin1 => {
+                        decoded = value.iter().map(|byte| char::from(*byte)).collect::<String>();
+                        decoded.as_bytes()
+                    }
+                    Encoding::Other => return Err(unread_key(column, self.place(None))),
+                }
+            }
             Field::Value(value) => value,
+            Field::Default => return Err(default_key(column, self.place(line))),
+            Field::Null if self.copy.key.not_null => return Ok(ShardId(0)),
             Field::Null => {
                 let table = self.copy.table.rsplit('.').next().unwrap_or_default();
                 let message =
@@ -201,6 +316,16 @@ impl Splitter {
         let message = format!("a row of COPY data is longer than {} bytes", self.row_bytes_max);
         Refusal::error("54000", message).with_context(format!("COPY {}, line {}", self.copy.table, self.lines + 1))
     }
+}
+
+fn unread_key(column: &str, place: String) -> Refusal {
+    let message = format!("the sharding key \"{column}\" is not ASCII, and the data are not in UTF8");
+    Refusal::unsupported(message, "Convert the data to UTF8.").with_context(place)
+}
+
+fn default_key(column: &str, place: String) -> Refusal {
+    let message = format!("the sharding key \"{column}\" is to have its default");
+    Refusal::unsupported(message, "Write the value of the sharding key into the data.").with_context(place)
 }
 
 /// At most a hundred bytes of a value or line, cut between characters.

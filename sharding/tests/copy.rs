@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may")]
 
-use pgsluice_sharding::copy::{CopyFormat, CopyFrom, CopyTarget, Splitter};
+use pgsluice_sharding::copy::{CopyFormat, CopyFrom, CopyTarget, KeyOptions, Splitter};
 use pgsluice_sharding::{Key, KeyType, Refusal, ShardMap};
 use proptest::prelude::*;
 
@@ -23,6 +23,8 @@ fn copy(format: CopyFormat, field: u16, key_type: KeyType) -> CopyFrom {
         format,
         table: "users".to_owned(),
         key_column: "user_id".to_owned(),
+        key: KeyOptions::default(),
+        partial: None,
     }
 }
 

@@ -182,7 +182,7 @@ impl Conversation {
 
     /// Takes one message of server `i`; false when none is whole.
     fn take_answer(&mut self, i: usize, answer: &mut Answer) -> Result<bool, Failure> {
-        let Self { links, client, .. } = &mut *self;
+        let Self { links, client, presence, .. } = &mut *self;
         let link = &mut links[i];
         let Ok(parsed) = Header::parse(link.inbox.filled()) else { return Err(self.out_of_step(i)) };
         let Some(header) = parsed else { return Ok(false) };
@@ -196,7 +196,10 @@ impl Conversation {
         let mut too_large = false;
         match header.tag {
             b'E' if hidden => return Err(self.hidden_query_failed(i, 5..header.total)),
-            b'E' => answer.error = Some(message.into()),
+            b'E' => {
+                let told = presence.sentence_for(&message[5..]);
+                answer.error = Some(told.map_or_else(|| message.into(), |told| BytesMut::from(&told[..])));
+            }
             b'N' if answer.notices == Notices::Dropped => {}
             b'N' | b'S' | b'A' if verdict == crate::pool::server::Verdict::Pass => {
                 client.out.extend_from_slice(message);

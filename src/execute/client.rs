@@ -62,15 +62,7 @@ impl Client {
         Ok(None)
     }
 
-    /// Waits for bytes; holds no buffer while there are none.
-    pub(super) async fn read_more(&mut self) -> Result<(), End> {
-        if self.out.is_empty() && self.out.capacity() > 0 {
-            self.out = BytesMut::new();
-        }
-        poll_fn(|cx| self.poll_more(cx)).await
-    }
-
-    /// [`Self::read_more`], unless the client is to leave.
+    /// Waits for bytes, unless the client is to leave; holds no buffer while there are none.
     pub(super) async fn read_more_unless(&mut self, is_dismissed: impl Fn(&Context<'_>) -> bool) -> Result<(), End> {
         if self.out.is_empty() && self.out.capacity() > 0 {
             self.out = BytesMut::new();

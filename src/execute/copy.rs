@@ -5,8 +5,9 @@ use std::io;
 use std::task::Poll;
 
 use bytes::BytesMut;
-use pgsluice_sharding::copy::{CopyFrom, CopyTarget, Splitter};
+use pgsluice_sharding::copy::{CopyFrom, CopyTarget, PartialRows, Splitter};
 use pgsluice_sharding::sql::Access;
+use pgsluice_sharding::{Refusal, ShardId};
 
 use crate::pool::server::{Audience, Due};
 use crate::protocol::backend;
@@ -14,6 +15,7 @@ use crate::protocol::error::ErrorFields;
 use crate::protocol::frame::Header;
 use crate::protocol::frontend;
 use crate::protocol::reply;
+use crate::session::settings::quote_literal;
 
 use super::client::Client;
 use super::links::{Copying, Link};
@@ -28,7 +30,28 @@ enum ClientCopy {
     Data(usize),
     /// CopyDone or CopyFail, whole, at the front of the inbox.
     End { tag: u8, total: usize },
+    /// It does not matter any more: a shard has refused something.
+    ShardSpoke,
 }
+
+/// Why no more rows go to the shards.
+enum Ending {
+    /// The client has sent all.
+    Done,
+    /// It has sent CopyFail.
+    ClientFailed(ErrorFields),
+    /// A row has no shard, or is none.
+    Refused(Refusal),
+    ShardSpoke,
+}
+
+/// What shards are told that get no more rows; it never reaches a client.
+const GIVEN_UP: &str = "sluice: another shard has failed";
+
+/// The columns of a relation that get a value where none is given.
+const DEFAULTS: &str = "SELECT a.attname, a.attidentity <> '', pg_catalog.pg_get_expr(d.adbin, d.adrelid) FROM pg_catalog.pg_attribute a \
+     LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum \
+     WHERE a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '' AND (d.oid IS NOT NULL OR a.attidentity <> '') AND a.attrelid =";
 
 /// What woke a relayed copy.
 enum Wake {
@@ -171,44 +194,32 @@ impl Conversation {
     async fn run_copy_split(&mut self, copy: &CopyFrom, text: &str) -> Result<u64, Failure> {
         let shards: Vec<_> = self.served.all_shards().collect();
         let ids = self.link_all(&shards, Access::Write).await?;
-        let result = self.feed_shards(&ids, copy, text).await;
-        if let Err(failure) = result {
-            for id in &ids {
-                if let Some(i) = self.links.by_server(*id)
-                    && self.links[i].copies_in()
-                {
-                    self.links[i].copy = Copying::No;
-                    frontend::copy_fail(&mut self.links[i].out, b"another shard has failed");
+        if let Some(partial) = &copy.partial {
+            self.refuse_differing_defaults(&ids, copy, partial).await?;
+        }
+        let begun = self.begin_copies(&ids, text).await;
+        let mut splitter = Splitter::new(copy, self.worker.limits().message_bytes_max);
+        let mut parts = vec![Vec::new(); ids.len()];
+        let ending = match begun {
+            Ok(()) => self.feed_shards(&ids, &mut splitter, &mut parts).await,
+            Err(failure) => Err(failure),
+        };
+        let ending = match ending {
+            Ok(ending) => ending,
+            Err(failure) => {
+                self.give_up_copies(&ids);
+                if !matches!(failure, Failure::End(_)) {
+                    self.finish_all(&ids, false).await?;
                 }
-            }
-            if !matches!(failure, Failure::End(_)) {
-                self.finish_all(&ids, false).await?;
-            }
-            return Err(failure);
-        }
-        let mut counts = Vec::with_capacity(ids.len());
-        for id in &ids {
-            let i = self.position(*id)?;
-            frontend::copy_done(&mut self.links[i].out);
-            self.links[i].copy = Copying::No;
-        }
-        for id in &ids {
-            let i = self.position(*id)?;
-            let answer = self.read_answer(i).await?;
-            counts.push(reply::tag_rows(answer.tag().as_bytes()).unwrap_or(0));
-            if let Err(failure) = answer.into_result(self) {
-                self.finish_all(&ids, false).await?;
                 return Err(failure);
             }
-        }
-        Ok(match copy.target {
-            CopyTarget::Sharded { .. } => counts.iter().sum(),
-            CopyTarget::Reference => counts.first().copied().unwrap_or(0),
-        })
+        };
+        self.send_parts(&ids, &mut parts, 1).await?;
+        self.conclude_copy(&ids, &splitter, copy.target, ending).await
     }
 
-    /// Starts the copy on every shard and gives each its rows until the client is done.
-    async fn feed_shards(&mut self, ids: &[u64], copy: &CopyFrom, text: &str) -> Result<(), Failure> {
+    /// Starts the copy on every shard, and asks the client for its data.
+    async fn begin_copies(&mut self, ids: &[u64], text: &str) -> Result<(), Failure> {
         let mut response = None;
         for id in ids {
             let i = self.position(*id)?;
@@ -218,29 +229,140 @@ impl Conversation {
             response = self.await_copy_response(i).await?;
         }
         self.client.out.extend_from_slice(&response.unwrap_or_default());
-        self.client.flush().await?;
-        let mut splitter = Splitter::new(copy, self.worker.limits().message_bytes_max);
-        let mut parts = vec![Vec::new(); ids.len()];
+        Ok(self.client.flush().await?)
+    }
+
+    /// Gives each shard its rows until the client is done, or a row or a shard ends it.
+    async fn feed_shards(
+        &mut self,
+        ids: &[u64],
+        splitter: &mut Splitter,
+        parts: &mut [Vec<u8>],
+    ) -> Result<Ending, Failure> {
+        let map = self.served.map.clone();
         loop {
-            match self.next_copy_message().await? {
+            match self.next_copy_message(ids).await? {
                 ClientCopy::Data(n) => {
-                    let map = self.served.map.clone();
-                    splitter.push(&self.client.inbox.filled()[..n], &map, &mut parts)?;
+                    let pushed = splitter.push(&self.client.inbox.filled()[..n], &map, parts);
                     self.client.inbox.consume(n);
                     self.client.copy_bytes -= n;
-                    self.send_parts(ids, &mut parts, SHARD_BYTES).await?;
+                    if let Err(refusal) = pushed {
+                        return Ok(Ending::Refused(refusal));
+                    }
+                    if self.send_parts(ids, parts, SHARD_BYTES).await? {
+                        return Ok(Ending::ShardSpoke);
+                    }
                 }
                 ClientCopy::End { tag, total } => {
                     let failed = (tag == b'f').then(|| copy_failed(&self.client.inbox.filled()[5..total]));
                     self.client.inbox.consume(total);
                     if let Some(fields) = failed {
-                        return Err(fields.into());
+                        let context = Some(splitter.place_behind().into());
+                        return Ok(Ending::ClientFailed(ErrorFields { context, ..fields }));
                     }
-                    splitter.finish(&self.served.map.clone(), &mut parts)?;
-                    return self.send_parts(ids, &mut parts, 1).await;
+                    return Ok(match splitter.finish(&map, parts) {
+                        Ok(()) => Ending::Done,
+                        Err(refusal) => Ending::Refused(refusal),
+                    });
                 }
+                ClientCopy::ShardSpoke => return Ok(Ending::ShardSpoke),
             }
         }
+    }
+
+    /// Ends the copies of all shards and hears what they say of it. Of all errors the client gets the one that is first in
+    /// its data.
+    async fn conclude_copy(
+        &mut self,
+        ids: &[u64],
+        splitter: &Splitter,
+        target: CopyTarget,
+        ending: Ending,
+    ) -> Result<u64, Failure> {
+        for (shard, id) in ids.iter().enumerate() {
+            let i = self.position(*id)?;
+            let is_judge = splitter.judge().is_some_and(|judge| usize::from(judge.0) == shard);
+            let link = &mut self.links[i];
+            match &ending {
+                Ending::Done => frontend::copy_done(&mut link.out),
+                Ending::Refused(_) if is_judge => frontend::copy_done(&mut link.out),
+                _ => frontend::copy_fail(&mut link.out, GIVEN_UP.as_bytes()),
+            }
+            link.copy = Copying::No;
+        }
+        let mut counts = Vec::with_capacity(ids.len());
+        let mut first: Option<(u64, ErrorFields)> = None;
+        for (shard, id) in ids.iter().enumerate() {
+            let i = self.position(*id)?;
+            let answer = self.read_answer(i).await?;
+            counts.push(reply::tag_rows(answer.tag().as_bytes()).unwrap_or(0));
+            let Some(error) = answer.error.map(|message| ErrorFields::parse(&message[5..])) else { continue };
+            if error.sqlstate == "57014" && error.message.ends_with(GIVEN_UP) {
+                continue;
+            }
+            let shard = ShardId(u16::try_from(shard).unwrap_or(u16::MAX));
+            let (line, error) = in_clients_lines(error, splitter, shard);
+            if first.as_ref().is_none_or(|(known, _)| line < *known) {
+                first = Some((line, error));
+            }
+        }
+        match (first, ending) {
+            (Some((_, error)), _) => Err(Failure::Error(error)),
+            (None, Ending::Refused(refusal)) => Err(refusal.into()),
+            (None, Ending::ClientFailed(fields)) => Err(fields.into()),
+            (None, Ending::ShardSpoke) => Err(ErrorFields::error("08006", "a shard ended the copy").into()),
+            (None, Ending::Done) => Ok(match target {
+                CopyTarget::Sharded { .. } => counts.iter().sum(),
+                CopyTarget::Reference => counts.first().copied().unwrap_or(0),
+            }),
+        }
+    }
+
+    /// Nothing more comes for the copies that have begun.
+    fn give_up_copies(&mut self, ids: &[u64]) {
+        for id in ids {
+            if let Some(i) = self.links.by_server(*id)
+                && self.links[i].copies_in()
+            {
+                self.links[i].copy = Copying::No;
+                frontend::copy_fail(&mut self.links[i].out, GIVEN_UP.as_bytes());
+            }
+        }
+    }
+
+    /// Columns that are not in the data get their defaults on each shard by itself: those must be the same everywhere for a
+    /// reference table, and for others come from no sequence.
+    async fn refuse_differing_defaults(
+        &mut self,
+        ids: &[u64],
+        copy: &CopyFrom,
+        partial: &PartialRows,
+    ) -> Result<(), Failure> {
+        let Some(first) = ids.first() else { return Ok(()) };
+        let i = self.position(*first)?;
+        let relation = quote_literal(&partial.relation);
+        let sql = format!("{DEFAULTS} pg_catalog.to_regclass({relation})");
+        let answer = self.ask(i, &sql).await?;
+        for row in answer.rows() {
+            let Ok(fields) = reply::data_row(row) else { continue };
+            let fields: Vec<Option<&[u8]>> = fields.filter_map(Result::ok).collect();
+            let text = |n: usize| fields.get(n).copied().flatten().map(String::from_utf8_lossy).unwrap_or_default();
+            let (column, is_identity, default) = (text(0), text(1) == "t", text(2));
+            if partial.columns.iter().any(|named| **named == *column) {
+                continue;
+            }
+            let counts = is_identity || default.contains("nextval(");
+            let differs = counts || copy.target == CopyTarget::Reference && !is_constant(&default);
+            if differs {
+                let message = format!(
+                    "column \"{column}\" of relation \"{}\" is not in the data, and its default differs between the shards",
+                    copy.table
+                );
+                let hint = "Name the column in COPY and write its values into the data.";
+                return Err(ErrorFields::error("0A000", message).with_hint(hint).into());
+            }
+        }
+        Ok(())
     }
 
     /// Reads up to the server's CopyInResponse, which it gives back.
@@ -255,7 +377,8 @@ impl Conversation {
                     }
                     b'E' => {
                         self.served.stats.errors.add(1);
-                        self.client.out.extend_from_slice(&message);
+                        let told = self.as_told(&message);
+                        self.client.out.extend_from_slice(&told);
                         return Err(Failure::Told);
                     }
                     _ => continue,
@@ -283,8 +406,8 @@ impl Conversation {
         Ok(Some((tag, message)))
     }
 
-    /// Waits for the client's next piece of the copy.
-    async fn next_copy_message(&mut self) -> Result<ClientCopy, Failure> {
+    /// Waits for the client's next piece of the copy, or until a shard refuses what it has got.
+    async fn next_copy_message(&mut self, ids: &[u64]) -> Result<ClientCopy, Failure> {
         loop {
             let n = self.client.copy_bytes.min(self.client.inbox.len());
             if n > 0 {
@@ -308,12 +431,53 @@ impl Conversation {
                 },
                 _ => {}
             }
-            self.client.read_more().await?;
+            if self.wait_for_copy_data(ids).await? {
+                return Ok(ClientCopy::ShardSpoke);
+            }
         }
     }
 
-    /// Sends each shard what has gathered for it, once that is `least` bytes or more.
-    async fn send_parts(&mut self, ids: &[u64], parts: &mut [Vec<u8>], least: usize) -> Result<(), Failure> {
+    /// Waits for bytes of the client; true when a shard has spoken of an error before.
+    async fn wait_for_copy_data(&mut self, ids: &[u64]) -> Result<bool, Failure> {
+        loop {
+            let Self { client, links, .. } = &mut *self;
+            let woken = poll_fn(|cx| {
+                for (i, link) in links.iter_mut().enumerate() {
+                    if ids.contains(&link.server.id.0) && link.server.stream.poll_read_ready(cx).is_ready() {
+                        return Poll::Ready(Err(i));
+                    }
+                }
+                client.poll_more(cx).map(Ok)
+            })
+            .await;
+            match woken {
+                Ok(result) => return result.map(|()| false).map_err(Failure::End),
+                Err(i) => {
+                    self.hear_shard(i).await?;
+                    if self.server_interrupts(i) {
+                        return Ok(true);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes in what a shard has said unasked.
+    async fn hear_shard(&mut self, i: usize) -> Result<(), Failure> {
+        let link = &mut self.links[i];
+        let read = poll_fn(|cx| match link.inbox.poll_read_more(cx, &mut link.server.stream) {
+            Poll::Ready(Ok(0)) => Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+            Poll::Ready(result) => Poll::Ready(result.map(drop)),
+            Poll::Pending => Poll::Ready(Ok(())),
+        })
+        .await;
+        read.map_err(|error| self.server_gone(i, &error))
+    }
+
+    /// Sends each shard what has gathered for it, once that is `least` bytes or more; true when a shard has refused what it
+    /// got before.
+    async fn send_parts(&mut self, ids: &[u64], parts: &mut [Vec<u8>], least: usize) -> Result<bool, Failure> {
+        let mut refused = false;
         for (id, part) in ids.iter().zip(parts) {
             if part.len() < least {
                 continue;
@@ -321,32 +485,73 @@ impl Conversation {
             let i = self.position(*id)?;
             for piece in part.chunks(16 * SHARD_BYTES) {
                 backend::copy_data(&mut self.links[i].out, piece);
-                self.send_out(i).await?;
+                self.send_watching(i).await?;
             }
             part.clear();
-            if self.server_interrupts(i) {
-                return Err(self.copy_error(i));
-            }
+            refused |= self.server_interrupts(i);
         }
-        Ok(())
+        Ok(refused)
     }
 
-    /// A shard has refused a row: its error is the client's.
-    fn copy_error(&mut self, i: usize) -> Failure {
-        loop {
-            match self.take_message(i) {
-                Ok(Some((b'E', message))) => {
-                    self.links[i].copy = Copying::No;
-                    self.served.stats.errors.add(1);
-                    self.client.out.extend_from_slice(&message);
-                    return Failure::Told;
+    /// Sends all that waits for server `i` and takes in what it says meanwhile; the client's end ends the wait.
+    async fn send_watching(&mut self, i: usize) -> Result<(), Failure> {
+        let Self { client, links, .. } = &mut *self;
+        let link = &mut links[i];
+        let result = poll_fn(|cx| {
+            loop {
+                match link.poll_send(cx) {
+                    Poll::Ready(Ok(_)) => return Poll::Ready(Ok(Ok(()))),
+                    Poll::Ready(Err(error)) => return Poll::Ready(Ok(Err(error))),
+                    Poll::Pending => {}
                 }
-                Ok(Some(_)) => {}
-                Ok(None) => return Failure::Error(ErrorFields::error("08006", "a shard ended the copy")),
-                Err(failure) => return failure,
+                match link.inbox.poll_read_more(cx, &mut link.server.stream) {
+                    Poll::Ready(Ok(0)) => return Poll::Ready(Ok(Err(io::ErrorKind::UnexpectedEof.into()))),
+                    Poll::Ready(Ok(_)) => continue,
+                    Poll::Ready(Err(error)) => return Poll::Ready(Ok(Err(error))),
+                    Poll::Pending => return client.poll_watch(cx).map(Err),
+                }
             }
+        })
+        .await;
+        match result {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(self.server_gone(i, &error)),
+            Err(end) => Err(end.into()),
         }
     }
+}
+
+/// A shard's error with the line that the client counts, and that line; errors that name none come last.
+fn in_clients_lines(error: ErrorFields, splitter: &Splitter, shard: ShardId) -> (u64, ErrorFields) {
+    match error.context.as_deref().and_then(|context| splitter.place_of(shard, context)) {
+        Some((line, context)) => (line, ErrorFields { context: Some(context.into()), ..error }),
+        None => (u64::MAX, error),
+    }
+}
+
+/// Whether a default is the same wherever and whenever it is evaluated: a literal, maybe cast.
+fn is_constant(default: &str) -> bool {
+    let mut outside = String::new();
+    let mut quoted = false;
+    for letter in default.chars() {
+        if letter == '\'' {
+            quoted = !quoted;
+        } else if !quoted {
+            outside.push(letter);
+        }
+    }
+    let mut words = outside.split(|letter: char| !letter.is_alphanumeric() && letter != '_');
+    let is_call =
+        |word: &str| ["CURRENT_", "LOCALTIME", "SESSION_USER", "USER"].iter().any(|name| word.starts_with(name));
+    // A name before a parenthesis may be a function.
+    let calls = outside.match_indices('(').any(|(at, _)| {
+        outside[..at]
+            .trim_end()
+            .chars()
+            .next_back()
+            .is_some_and(|letter| letter.is_alphanumeric() || letter == '_' || letter == '"')
+    });
+    !calls && !words.any(is_call)
 }
 
 fn copy_failed(body: &[u8]) -> ErrorFields {

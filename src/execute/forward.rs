@@ -297,7 +297,8 @@ impl Conversation {
                     link.life = Life::Ending;
                 }
                 link.note_fault(Some(error));
-                let shifted = shift.map(|shift| shifted_error(error, shift));
+                let told = self.presence.sentence_for(error);
+                let shifted = told.or_else(|| shift.map(|shift| shifted_error(error, shift)));
                 self.statement_failed(i);
                 if let Some(message) = shifted {
                     self.links[i].server.state.owe_first(message);

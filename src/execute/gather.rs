@@ -656,7 +656,8 @@ impl Conversation {
             self.plans_are_outdated();
         }
         self.served.stats.errors.add(1);
-        self.client.out.extend_from_slice(&message);
+        let told = self.as_told(&message);
+        self.client.out.extend_from_slice(&told);
         Failure::Told
     }
 

@@ -15,6 +15,7 @@ use crate::pool::driver::{AcquireError, Pool, Release};
 use crate::pool::health::{Fault, InstanceHealth};
 use crate::pool::server::{Audience, Due};
 use crate::protocol::backend::TransactionStatus;
+use crate::protocol::error::ErrorFields;
 use crate::protocol::frontend;
 use crate::session::Session;
 use crate::session::transaction::Block;
@@ -232,6 +233,12 @@ impl Links {
             }
         }
     }
+}
+
+/// Why a wait for a server has brought none.
+enum Refused {
+    ByPool(AcquireError),
+    GivesUp(ErrorFields),
 }
 
 /// How long a cancelled query may take to end before it is cancelled again.
@@ -477,15 +484,21 @@ impl Conversation {
         self.presence.waits(Wait { since: began, shard: ShardId(key.shard), instance: key.instance });
         let result = tokio::select! {
             biased;
-            server = pool.acquire() => server,
+            server = pool.acquire() => server.map_err(Refused::ByPool),
             gone = self.client.watch() => return Err(gone.into()),
+            fields = self.presence.condemned() => Err(Refused::GivesUp(fields)),
             () = self.presence.dismissed(), if self.links.is_empty() => return Err(dismissed().into()),
         };
         self.presence.waits_no_more();
         let waited_us = microseconds(began.elapsed());
         self.served.stats.wait_time.record_us(waited_us);
         self.measure.waited(waited_us);
-        result.map_err(|error: AcquireError| Failure::Error(error.into_fields()))
+        result.map_err(|refused| {
+            Failure::Error(match refused {
+                Refused::ByPool(error) => error.into_fields(),
+                Refused::GivesUp(fields) => fields,
+            })
+        })
     }
 
     /// Brings a server to the session's settings and into its transaction block; the messages go

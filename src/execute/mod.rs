@@ -20,6 +20,7 @@
 //! - [`sequences`]: whose server knows currval
 //! - [`prepared`]: PREPARE and EXECUTE of SQL
 //! - [`queries`], [`measure`]: what is counted by statement
+//! - [`victim`]: who must give up in a deadlock over shards
 //! - [`encoding`]: texts that are not UTF-8
 //! - [`explain`]: the router's steps and the servers' plans as one document; [`steps`] measures a read for it
 
@@ -59,6 +60,7 @@ mod sync;
 mod tables;
 mod timed;
 mod types;
+mod victim;
 pub mod worker;
 mod writes;
 
@@ -278,6 +280,10 @@ impl Conversation {
             self.presence.asks(self.asked_at);
             self.follow_configuration();
             Box::pin(self.message(header)).await?;
+            if self.presence.has_given_up() {
+                self.client.flush().await?;
+                Box::pin(self.fail_everywhere()).await?;
+            }
             if self.session.take_unlocked() && self.links.all_clean() {
                 self.client.flush().await?;
                 Box::pin(self.look_for_locks()).await?;

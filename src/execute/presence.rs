@@ -7,14 +7,17 @@ use std::net::SocketAddr;
 use std::pin::Pin as Pinned;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
+use bytes::Bytes;
 use pgsluice_sharding::ShardId;
 use pgsluice_sharding::sql::Pin;
 
 use super::queries::QueryId;
+use super::victim::Sentence;
 use super::worker::Served;
 use crate::pool::CancelHandle;
+use crate::protocol::error::ErrorFields;
 use crate::session::Session;
 use crate::session::settings::{Settings, unquote_literal};
 use crate::transport::stream::Stream;
@@ -103,6 +106,8 @@ pub struct Presence {
     asked: Cell<Asked>,
     /// A commit over several shards is under way; only its end tells what became of it.
     commits: Cell<bool>,
+    /// Others wait for what it holds and it for them: what it runs ends with this error.
+    sentence: RefCell<Option<Box<Sentence>>>,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -125,6 +130,7 @@ impl Presence {
             servers: RefCell::default(),
             asked: Cell::new(Asked::Nothing),
             commits: Cell::new(false),
+            sentence: RefCell::default(),
             waker: RefCell::default(),
         }
     }
@@ -176,6 +182,18 @@ impl Presence {
     /// The servers it holds.
     pub fn servers(&self) -> Vec<Held> {
         self.servers.borrow().clone()
+    }
+
+    /// Whether it has been waiting for so long for an answer, with servers on which others may wait for it.
+    pub fn waits_longer_than(&self, time: Duration, now: Instant) -> bool {
+        let servers = self.servers_held();
+        let since = match (self.activity.get(), servers) {
+            (_, 0) => None,
+            (Activity::Waiting, _) => self.wait.get().map(|wait| wait.since),
+            (Activity::Active, 2..) => self.asked_at.get(),
+            (Activity::Active | Activity::Idle | Activity::Holding, _) => None,
+        };
+        since.is_some_and(|since| now.saturating_duration_since(since) >= time)
     }
 
     pub fn servers_held(&self) -> usize {
@@ -264,6 +282,52 @@ impl Presence {
     pub fn kill(&self) {
         self.asked.set(Asked::Out);
         self.wake();
+    }
+
+    /// What it asked for at `asked_at` ends with this error, if it has not ended by itself: these servers are cancelled, and a
+    /// place in a pool's queue is lost.
+    pub async fn condemn(&self, asked_at: Option<Instant>, fields: ErrorFields, servers: &[u64]) {
+        if self.asked_at.get() != asked_at || !matches!(self.activity.get(), Activity::Active | Activity::Waiting) {
+            return;
+        }
+        self.sentence.replace(Some(Box::new(Sentence { fields, is_told: false })));
+        self.wake();
+        let held = self.servers();
+        let cancellers: Vec<_> = held
+            .iter()
+            .filter(|held| servers.contains(&held.cancel.server.0))
+            .map(|held| held.cancel.canceller())
+            .collect();
+        for canceller in cancellers {
+            if let Err(error) = canceller.cancel().await {
+                tracing::warn!(%error, "a cancel request did not reach its server");
+            }
+        }
+    }
+
+    /// The client's error in the place of a server's, whose body this is.
+    pub(super) fn sentence_for(&self, body: &[u8]) -> Option<Bytes> {
+        self.sentence.borrow_mut().as_mut()?.in_place_of(body)
+    }
+
+    /// Returns when the wait in a pool's queue is to end, with the client's error.
+    pub(super) async fn condemned(&self) -> ErrorFields {
+        poll_fn(|cx| match self.sentence.borrow_mut().as_mut() {
+            Some(sentence) => {
+                sentence.is_told = true;
+                Poll::Ready(sentence.fields.clone())
+            }
+            None => {
+                self.keep_waker(cx);
+                Poll::Pending
+            }
+        })
+        .await
+    }
+
+    /// The request is over: whether it has ended with such an error.
+    pub(super) fn has_given_up(&self) -> bool {
+        self.sentence.borrow().is_some() && self.sentence.take().is_some_and(|sentence| sentence.is_told)
     }
 
     fn wake(&self) {

@@ -65,6 +65,8 @@ pub struct Share {
 /// The servers and waiters of a pool, summed over workers. Numbers of different moments, good for people.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PoolSnapshot {
+    /// The most servers it may have.
+    pub size: u32,
     pub open: u32,
     pub idle: u32,
     pub active: u32,
@@ -138,6 +140,7 @@ impl PoolShared {
         let sum = |field: fn(&Share) -> &AtomicU32| self.shares.iter().map(|s| field(s).load(Relaxed)).sum();
         let oldest = self.shares.iter().map(|s| s.oldest.load(Relaxed)).filter(|&o| o != 0).min();
         PoolSnapshot {
+            size: self.size(),
             open: self.open(),
             idle: sum(|s| &s.idle),
             active: sum(|s| &s.active),

@@ -187,7 +187,7 @@ impl From<Refusal> for ErrorFields {
             message: refusal.message,
             detail: refusal.detail,
             hint: refusal.hint,
-            context: None,
+            context: refusal.context,
             position: refusal.position,
             other: Vec::new(),
         }

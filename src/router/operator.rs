@@ -28,7 +28,11 @@ pub(super) struct Operate(pub(super) Arc<Shared>);
 
 impl Operator for Operate {
     async fn view(&self, needs: Needs) -> View {
-        self.0.view(needs).await
+        let view = self.0.view(needs).await;
+        match needs.has(List::Locks) {
+            true => View { lock_waits: self.0.clone().lock_waits().await, ..view },
+            false => view,
+        }
     }
 
     async fn control(&self, control: Control) -> Result<Vec<String>, ErrorFields> {

@@ -7,10 +7,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
+use pgsluice_sharding::ShardId;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::LocalSet;
 use tokio::time::{sleep, timeout};
 
+use super::deadlocks::{HeldServer, Holder, Sentence};
 use super::gather::{self, Report};
 use super::operator::Operate;
 use super::{Shared, Stage, runtime};
@@ -55,6 +57,20 @@ pub(super) enum Message {
     Report {
         needs: Needs,
         reply: oneshot::Sender<Report>,
+    },
+    /// Whether a client that others may wait for has been waiting for longer than this.
+    Waits {
+        longer_than: Duration,
+        reply: oneshot::Sender<bool>,
+    },
+    /// The clients that hold servers.
+    Holders {
+        reply: oneshot::Sender<Vec<Holder>>,
+    },
+    /// A client must give up; the sender is dropped when its servers have been told.
+    GiveUp {
+        sentence: Box<Sentence>,
+        done: oneshot::Sender<()>,
     },
     /// The configuration has changed.
     Reload,
@@ -142,6 +158,18 @@ impl Host {
                 // Who asked may have stopped waiting.
                 Some(Message::Kill { victims, done }) => drop(done.send(self.kill(&victims))),
                 Some(Message::Report { needs, reply }) => drop(reply.send(self.report(needs))),
+                Some(Message::Waits { longer_than, reply }) => {
+                    let now = Instant::now();
+                    let waits = self.worker.clients.borrow().values().any(|client| {
+                        client.upgrade().is_some_and(|client| client.waits_longer_than(longer_than, now))
+                    });
+                    // The asker has gone with the router.
+                    let _ = reply.send(waits);
+                }
+                Some(Message::Holders { reply }) => drop(reply.send(self.holders())),
+                Some(Message::GiveUp { sentence, done }) => {
+                    drop(tokio::task::spawn_local(async move { host.give_up(*sentence, done).await }));
+                }
                 Some(Message::Reload) => self.reload(),
                 Some(Message::Suspend { suspended, busy }) => {
                     self.worker.suspend(suspended);
@@ -334,6 +362,20 @@ impl Host {
         })
     }
 
+    fn holders(&self) -> Vec<Holder> {
+        let clients = self.clients();
+        clients.iter().filter_map(|client| holder(client, self.worker.index)).collect()
+    }
+
+    async fn give_up(&self, sentence: Sentence, done: oneshot::Sender<()>) {
+        let Sentence { client, asked_at, fields, servers } = sentence;
+        let found = self.clients().into_iter().find(|found| found.id == client);
+        if let Some(found) = found {
+            found.condemn(asked_at, fields, &servers).await;
+        }
+        drop(done);
+    }
+
     fn report(&self, needs: Needs) -> Report {
         let config = self.shared.config();
         let now = Instant::now();
@@ -343,4 +385,32 @@ impl Host {
         }
         report
     }
+}
+
+/// A client with servers in its hands.
+fn holder(client: &Presence, worker: usize) -> Option<Holder> {
+    let held = client.servers();
+    let began = held.iter().map(|server| server.since).min()?;
+    let served = client.served();
+    let pool = |shard: ShardId, instance: usize| {
+        served.shard(shard).instances.get(instance).map(|(pool, _)| pool.key().clone())
+    };
+    let servers = held.iter().filter_map(|server| {
+        Some(HeldServer {
+            id: server.cancel.server.0,
+            pid: server.cancel.key().pid,
+            pool: pool(server.shard, server.instance)?,
+            shard: served.shard(server.shard).name.to_string(),
+        })
+    });
+    let is_asking = matches!(client.activity(), Activity::Active | Activity::Waiting);
+    Some(Holder {
+        id: client.id,
+        worker,
+        pid: client.pid,
+        asked_at: client.asked_at().filter(|_| is_asking),
+        began,
+        queue: client.wait().and_then(|wait| Some((pool(wait.shard, usize::from(wait.instance))?, wait.since))),
+        servers: servers.collect(),
+    })
 }

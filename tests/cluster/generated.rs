@@ -7,7 +7,7 @@
 mod data;
 mod expressions;
 mod grammar;
-mod random;
+pub(super) mod random;
 mod select;
 
 use std::env;

@@ -9,8 +9,10 @@ mod support;
 
 mod conversations;
 mod copying;
+mod copying_in;
 mod crashes;
 mod cursors;
+mod deadlocks;
 mod demo;
 mod explain;
 mod faults;

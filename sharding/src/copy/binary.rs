@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::copy::{CopyTarget, Field, Form, Splitter};
 use crate::key::Format;
-use crate::map::ShardMap;
+use crate::map::{ShardId, ShardMap};
 use crate::refusal::Refusal;
 
 const SIGNATURE: &[u8; 11] = b"PGCOPY\n\xff\r\n\0";
@@ -85,8 +85,14 @@ impl Splitter {
                             None if missing => Field::Missing,
                             None => Field::Null,
                         };
-                        let shard = self.shard(key, Format::Binary, None, map)?;
-                        out[usize::from(shard.0)].extend_from_slice(&rest[..length]);
+                        let found = self.shard(key, Format::Binary, None, map);
+                        let shard = found.as_ref().map_or(0, |shard| usize::from(shard.0));
+                        out[shard].extend_from_slice(&rest[..length]);
+                        self.count(shard, self.lines - 1, 1);
+                        if let Err(refusal) = found {
+                            self.judge = Some(ShardId(0)).filter(|_| !refusal.is_unsupported());
+                            return Err(refusal);
+                        }
                         taken += length;
                     }
                     Next::Trailer => {

@@ -11,7 +11,7 @@ pub(super) fn field<'a>(
     line: &'a [u8],
     number: u16,
     marks: [u8; 3],
-    null: &[u8],
+    [null, default]: [Option<&[u8]>; 2],
     scratch: &'a mut Vec<u8>,
 ) -> Field<'a> {
     let [delimiter, quote, _] = marks;
@@ -29,11 +29,15 @@ pub(super) fn field<'a>(
         Some(_) => {
             let Some(end) = end(rest, marks) else { return Field::OpenQuote };
             unquote(&rest[..end], marks, scratch);
-            // A quoted field is never NULL.
+            // A quoted field is neither.
             return Field::Value(scratch);
         }
     };
-    if raw == null { Field::Null } else { Field::Value(raw) }
+    match Some(raw) {
+        raw if raw == null => Field::Null,
+        raw if raw == default => Field::Default,
+        _ => Field::Value(raw),
+    }
 }
 
 /// Where the first field ends; `None` when a quote stays open.

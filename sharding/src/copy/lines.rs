@@ -5,9 +5,9 @@
 
 use memchr::{memchr_iter, memchr2, memchr3, memmem};
 
-use crate::copy::{CopyFormat, CopyTarget, Field, Form, Splitter, csv, text};
+use crate::copy::{CopyFormat, CopyTarget, Field, ForceNull, Form, Splitter, csv, text};
 use crate::key::Format;
-use crate::map::ShardMap;
+use crate::map::{ShardId, ShardMap};
 use crate::refusal::Refusal;
 
 /// Where the search for line ends stands.
@@ -39,6 +39,13 @@ enum LineEnd {
     CrLf,
 }
 
+/// A line end of another style than those before.
+#[derive(Clone, Copy, Debug)]
+struct Mixed {
+    at: usize,
+    found: LineEnd,
+}
+
 /// A line at the beginning of some bytes.
 #[derive(Clone, Copy, Debug)]
 struct Line {
@@ -67,8 +74,18 @@ impl Splitter {
             }
             let rest = &bytes[taken..];
             let style = lines.line_end;
-            let Some(line) = lines.next(rest, last)? else {
-                return Ok(taken);
+            let line = match lines.next(rest, last) {
+                Ok(Some(line)) => line,
+                Ok(None) => return Ok(taken),
+                Err(mixed) => {
+                    let within = if lines.quoting.is_some() { ends_within(&rest[..mixed.at], style) } else { 0 };
+                    let refusal = match &rest[..mixed.at] {
+                        b"\\." => Refusal::error("22P04", "end-of-copy marker does not match previous newline style"),
+                        _ => lines.mixed(mixed.found),
+                    };
+                    let place = format!("COPY {}, line {}", self.copy.table, self.lines + 1 + within);
+                    return Err(refusal.with_context(place));
+                }
             };
             if line.whole > self.row_bytes_max {
                 return Err(self.too_long());
@@ -79,36 +96,68 @@ impl Splitter {
                 lines.ended = true;
                 continue;
             }
+            let before = self.lines;
             self.lines += 1;
-            if lines.quoting.is_some() {
+            let quoting = lines.quoting.is_some();
+            if quoting {
                 // Line ends inside quotes count as PostgreSQL counts them: by the style known so far.
-                let end = if style == Some(LineEnd::Lf) { b'\n' } else { b'\r' };
-                self.lines += memchr_iter(end, content).count() as u64;
+                self.lines += ends_within(content, style);
             }
             if std::mem::take(&mut lines.header) {
                 out.iter_mut().for_each(|shard| shard.extend_from_slice(&rest[..line.whole]));
+                (0..out.len()).for_each(|shard| self.count(shard, before, self.lines - before));
                 continue;
             }
-            self.take_line(content, &rest[..line.whole], map, out)?;
+            let found = self.shard_of_line(content, map);
+            // What is wrong with it PostgreSQL can tell best.
+            let shard = found.as_ref().map_or(0, |shard| usize::from(shard.0));
+            out[shard].extend_from_slice(&rest[..line.whole]);
+            let is_first = quoting && style.is_some() && self.maps.get(shard).is_none_or(|map| map.lines() == 0);
+            if is_first {
+                // A shard learns the style with its first line.
+                let span = 1 + ends_within(content, None);
+                let spanned = self.lines - before;
+                self.map_of(shard).add_first(before, span, spanned);
+            } else {
+                self.count(shard, before, self.lines - before);
+            }
+            if let Err(refusal) = found {
+                self.judge = Some(ShardId(0)).filter(|_| !refusal.is_unsupported());
+                return Err(refusal);
+            }
         }
     }
 
     #[inline]
-    fn take_line(&mut self, content: &[u8], whole: &[u8], map: &ShardMap, out: &mut [Vec<u8>]) -> Result<(), Refusal> {
-        let CopyTarget::Sharded { field, .. } = self.copy.target else { return Ok(()) };
+    fn shard_of_line(&mut self, content: &[u8], map: &ShardMap) -> Result<ShardId, Refusal> {
+        let CopyTarget::Sharded { field, .. } = self.copy.target else { return Ok(ShardId(0)) };
         let mut scratch = std::mem::take(&mut self.scratch);
+        let default = self.copy.key.default.as_deref();
         let key = match &self.copy.format {
-            CopyFormat::Text { delimiter, null, .. } => text::field(content, field, *delimiter, null, &mut scratch),
+            CopyFormat::Text { delimiter, null, .. } => {
+                text::field(content, field, *delimiter, [Some(null), default], &mut scratch)
+            }
             CopyFormat::Csv { delimiter, null, quote, escape, .. } => {
-                csv::field(content, field, [*delimiter, *quote, *escape], null, &mut scratch)
+                let marks = [*delimiter, *quote, *escape];
+                match (csv::field(content, field, marks, [Some(null), default], &mut scratch), self.copy.key.null) {
+                    (Field::Null, ForceNull::NotNull) => Field::Value(null),
+                    (Field::Value(value), ForceNull::Null) if value == null => Field::Null,
+                    (found, _) => found,
+                }
             }
             CopyFormat::Binary => Field::Missing,
         };
-        let shard = self.shard(key, Format::Text, Some(content), map)?;
+        let shard = self.shard(key, Format::Text, Some(content), map);
         self.scratch = scratch;
-        out[usize::from(shard.0)].extend_from_slice(whole);
-        Ok(())
+        shard
     }
+}
+
+/// Line ends within the quotes of a row, as PostgreSQL counts them.
+#[inline]
+fn ends_within(content: &[u8], style: Option<LineEnd>) -> u64 {
+    let end = if style == Some(LineEnd::Lf) { b'\n' } else { b'\r' };
+    memchr_iter(end, content).count() as u64
 }
 
 impl Lines {
@@ -123,7 +172,7 @@ impl Lines {
 
     /// The line at the beginning of `bytes`; `None` when its end is not there yet.
     #[inline]
-    fn next(&mut self, bytes: &[u8], last: bool) -> Result<Option<Line>, Refusal> {
+    fn next(&mut self, bytes: &[u8], last: bool) -> Result<Option<Line>, Mixed> {
         let mut from = std::mem::take(&mut self.searched);
         loop {
             let found = match &mut self.quoting {
@@ -163,7 +212,7 @@ impl Lines {
             }
             let style = if bytes[at] == b'\r' { LineEnd::Cr } else { LineEnd::Lf };
             if *self.line_end.get_or_insert(style) != style {
-                return Err(self.mixed(style));
+                return Err(Mixed { at, found: style });
             }
             return Ok(Some(Line { content: at, whole: at + 1 }));
         }

@@ -4,13 +4,13 @@ use memchr::{memchr, memchr2};
 
 use crate::copy::Field;
 
-/// The field with this number, decoded into `scratch` where it has escapes.
+/// The field with this number, decoded into `scratch` where it has escapes. Two texts stand for NULL and for the default.
 #[inline]
 pub(super) fn field<'a>(
     line: &'a [u8],
     number: u16,
     delimiter: u8,
-    null: &[u8],
+    [null, default]: [Option<&[u8]>; 2],
     scratch: &'a mut Vec<u8>,
 ) -> Field<'a> {
     let mut rest = line;
@@ -22,8 +22,11 @@ pub(super) fn field<'a>(
         rest = &rest[end + 1..];
     }
     let raw = &rest[..end(rest, delimiter)];
-    if raw == null {
+    if Some(raw) == null {
         return Field::Null;
+    }
+    if Some(raw) == default {
+        return Field::Default;
     }
     if memchr(b'\\', raw).is_none() {
         return Field::Value(raw);

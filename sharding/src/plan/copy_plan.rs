@@ -1,8 +1,9 @@
 //! COPY ... FROM STDIN: in which field of a row the sharding key is.
 
+use super::final_query::quoted;
 use super::reasons;
 use crate::catalog::{Table, TableKind};
-use crate::copy::{CopyFormat, CopyFrom, CopyTarget};
+use crate::copy::{CopyFormat, CopyFrom, CopyTarget, Encoding, ForceNull, KeyOptions, PartialRows};
 use crate::refusal::Refusal;
 use crate::sql::tree::{Copy, CopyOption, TableRef};
 
@@ -22,14 +23,19 @@ pub(super) fn copy_from(found: &Table, name: &str, table: &TableRef, copy: &Copy
         }
         TableKind::Reference | TableKind::Local(_) => (CopyTarget::Reference, String::new()),
     };
-    let table = match &table.schema {
-        Some(schema) => format!("{schema}.{name}"),
-        None => name.to_owned(),
-    };
+    let mut key = KeyOptions::default();
     if matches!(target, CopyTarget::Sharded { .. }) {
         check_options(copy)?;
+        key = key_options(copy, &key_column);
+        key.not_null = found.columns.iter().any(|column| column.name == key_column && column.not_null);
     }
-    Ok(CopyFrom { target, format: format(copy)?, table, key_column })
+    let relation = match &table.schema {
+        Some(schema) => format!("{}.{}", quoted(schema), quoted(name)),
+        None => quoted(name),
+    };
+    let is_partial = !copy.columns.is_empty() && copy.columns.len() < found.columns.len();
+    let partial = is_partial.then(|| PartialRows { relation, columns: copy.columns.clone() });
+    Ok(CopyFrom { target, format: format(copy)?, table: name.to_owned(), key_column, key, partial })
 }
 
 /// Refuses what the key of a row, or whether there is a row at all, depends on beyond its own field.
@@ -37,20 +43,11 @@ fn check_options(copy: &Copy) -> Result<(), Refusal> {
     for (name, value) in &copy.options {
         match (&**name, value) {
             ("format" | "delimiter" | "null" | "header" | "quote" | "escape" | "encoding" | "freeze", _)
-            | ("log_verbosity", _) => {}
-            // They change what is NULL, maybe in the key.
-            ("force_null" | "force_not_null", _) => {
-                let what = format!("COPY with {} into a sharded table", name.to_uppercase());
-                return Err(reasons::utility(&what, "Write NULL and empty strings apart in the data."));
-            }
+            | ("force_null" | "force_not_null" | "default" | "log_verbosity", _) => {}
             ("on_error", CopyOption::Text(stop)) if stop.eq_ignore_ascii_case("stop") => {}
             ("on_error" | "reject_limit", _) => {
                 let hint = "Leave rows that cannot be stored out of the data.";
                 return Err(reasons::utility("COPY that passes over errors into a sharded table", hint));
-            }
-            ("default", _) => {
-                let hint = "Write the values, or leave the column out.";
-                return Err(reasons::utility("COPY with a DEFAULT marker into a sharded table", hint));
             }
             _ => {
                 let what = format!("COPY with option \"{name}\" into a sharded table");
@@ -58,7 +55,69 @@ fn check_options(copy: &Copy) -> Result<(), Refusal> {
             }
         }
     }
-    Ok(())
+    match option(copy, "encoding") {
+        Some(CopyOption::Text(name)) if embeds_ascii(name) => {
+            let what = format!("COPY in encoding {name} into a sharded table");
+            Err(reasons::utility(&what, "Convert the data to UTF8."))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn option<'c>(copy: &'c Copy, name: &str) -> Option<&'c CopyOption> {
+    copy.options.iter().find(|(found, _)| &**found == name).map(|(_, value)| value)
+}
+
+fn key_options(copy: &Copy, key: &str) -> KeyOptions {
+    let names_key = |name: &str| match option(copy, name) {
+        Some(CopyOption::Names(columns)) => columns.iter().any(|column| **column == *key),
+        Some(CopyOption::All) => true,
+        _ => false,
+    };
+    let default = match option(copy, "default") {
+        Some(CopyOption::Text(marker)) => Some(marker.as_bytes().to_vec()),
+        _ => None,
+    };
+    let null = match (names_key("force_not_null"), names_key("force_null")) {
+        // Of both PostgreSQL applies the first, and what that leaves is no NULL string.
+        (true, _) => ForceNull::NotNull,
+        (false, true) => ForceNull::Null,
+        (false, false) => ForceNull::AsWritten,
+    };
+    let encoding = match option(copy, "encoding") {
+        Some(CopyOption::Text(name)) => match &*plain(name) {
+            "utf8" | "unicode" => Encoding::Utf8,
+            "latin1" | "iso88591" => Encoding::Latin1,
+            _ => Encoding::Other,
+        },
+        _ => Encoding::Utf8,
+    };
+    KeyOptions { not_null: false, null, default, encoding }
+}
+
+/// The name of an encoding as PostgreSQL compares it.
+fn plain(name: &str) -> String {
+    name.chars().filter(char::is_ascii_alphanumeric).map(|letter| letter.to_ascii_lowercase()).collect()
+}
+
+/// Whether a part of a character may look like ASCII in an encoding: a delimiter, a quote, the end of a line.
+fn embeds_ascii(encoding: &str) -> bool {
+    [
+        "sjis",
+        "shiftjis",
+        "mskanji",
+        "win932",
+        "windows932",
+        "shiftjis2004",
+        "big5",
+        "win950",
+        "windows950",
+        "gbk",
+        "win936",
+    ]
+    .iter()
+    .chain(&["windows936", "uhc", "win949", "windows949", "gb18030", "johab"])
+    .any(|known| plain(encoding) == *known)
 }
 
 fn format(copy: &Copy) -> Result<CopyFormat, Refusal> {
@@ -71,11 +130,6 @@ fn format(copy: &Copy) -> Result<CopyFormat, Refusal> {
         Some([byte]) => Ok(*byte),
         Some(_) => Err(Refusal::error("0A000", format!("COPY {name} must be a single one-byte character"))),
     };
-    if let Some(encoding) = text("encoding")
-        && !["utf8", "utf-8", "unicode"].iter().any(|utf8| encoding.eq_ignore_ascii_case(utf8))
-    {
-        return Err(reasons::utility("COPY with another encoding than UTF8", "Convert the data to UTF8."));
-    }
     let header = has_header(copy);
     let null = |default: &str| text("null").unwrap_or(default).as_bytes().to_vec();
     match text("format").unwrap_or("text") {
@@ -98,6 +152,6 @@ fn is_header(value: &CopyOption) -> bool {
     match value {
         CopyOption::Flag(on) => *on,
         CopyOption::Text(text) => ["true", "on", "1", "match"].iter().any(|on| text.eq_ignore_ascii_case(on)),
-        CopyOption::Other => false,
+        CopyOption::Names(_) | CopyOption::All | CopyOption::Other => false,
     }
 }

@@ -293,6 +293,8 @@ fn copy_option(arg: Node<'_>) -> CopyOption {
         Node::Boolean(value) => CopyOption::Flag(value.boolval),
         Node::Integer(value) => CopyOption::Flag(value.ival != 0),
         Node::String(value) => CopyOption::Text(value.sval().unwrap_or_default().into()),
+        Node::NodeList(names) => CopyOption::Names(strings(names.iter())),
+        Node::A_Star(_) => CopyOption::All,
         _ => CopyOption::Other,
     }
 }

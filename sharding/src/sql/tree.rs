@@ -488,6 +488,10 @@ pub(crate) struct Copy {
 pub(crate) enum CopyOption {
     Text(Box<str>),
     Flag(bool),
+    /// Names of columns.
+    Names(Vec<Box<str>>),
+    /// `*`
+    All,
     Other,
 }
 

@@ -25,6 +25,8 @@ pub enum List {
     Clients,
     Servers,
     Queries,
+    /// Who waits for locks; the instances are asked.
+    Locks,
 }
 
 /// The long lists that a reader needs; most do without any.
@@ -86,6 +88,6 @@ pub static SHOWS: [Show; 27] = [
     show("TABLES", sharding::tables),
     show("PROBLEMS", sharding::problems),
     long("PINS", &[List::Clients], work::pins),
-    long("WAITING", &[List::Clients, List::Servers], work::waiting),
+    long("WAITING", &[List::Clients, List::Servers, List::Locks], work::waiting),
     long("QUERIES", &[List::Queries], work::queries),
 ];

@@ -1,12 +1,13 @@
 //! Who does what: pins, waits with those who are waited for, and what was counted by statement.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use pgsluice_sharding::sql::shape::shorten;
 
 use crate::admin::show::time;
 use crate::admin::table::{Cell, Table, Type, cell};
-use crate::view::{ClientRow, ServerRow, ServerState, View, WaitsFor};
+use crate::view::{ClientRow, LockHolder, LockWaitRow, ServerRow, ServerState, View, WaitsFor};
 
 /// Statements in SHOW WAITING are no longer than this, in bytes.
 const STATEMENT_BYTES_MAX: usize = 120;
@@ -40,7 +41,7 @@ pub(super) fn pins(view: &View) -> Table {
     }))
 }
 
-/// Who waits for a server, the longest wait first, and who holds what is waited for.
+/// Who waits for a server or for a lock, the longest wait first, and who holds what is waited for.
 pub(super) fn waiting(view: &View) -> Table {
     let columns = [
         ("client_id", Type::Int8),
@@ -59,17 +60,15 @@ pub(super) fn waiting(view: &View) -> Table {
         ("holder_pin", Type::Text),
         ("holder_statement", Type::Text),
     ];
-    let mut waiters: Vec<_> =
-        view.clients.iter().filter_map(|row| row.waits_for.as_ref().map(|place| (row, place))).collect();
-    waiters.sort_by_key(|(row, _)| std::cmp::Reverse(row.wait));
     let clients: HashMap<u64, &ClientRow> = view.clients.iter().map(|client| (client.id, client)).collect();
+    let mut waits: Vec<Waiting<'_>> =
+        view.clients.iter().filter_map(|row| Some(for_a_server(view, row, row.waits_for.as_ref()?))).collect();
+    waits.extend(view.lock_waits.iter().filter_map(|row| Some(for_a_lock(view, clients.get(&row.client)?, row))));
+    waits.sort_by_key(|waiting| std::cmp::Reverse(waiting.wait));
     let mut table = Table::new(&columns);
-    for (position, (waiter, place)) in waiters.into_iter().enumerate() {
-        let (reason, mut holders) = holders(view, &waiter.database, place);
-        holders.sort_by_key(|server| std::cmp::Reverse(server.held));
+    for (position, waiting) in waits.into_iter().enumerate() {
         let shown = if position < WAITERS_IN_FULL_MAX { HOLDERS_MAX } else { 1 };
-        let count = holders.len();
-        let rows = holders.into_iter().take(shown).map(|server| {
+        let rows = waiting.holders.iter().take(shown).map(|server| {
             let client = server.link.and_then(|id| clients.get(&id).copied());
             holder_cells(server, client)
         });
@@ -78,22 +77,58 @@ pub(super) fn waiting(view: &View) -> Table {
             rows.push(vec![None; 6]);
         }
         for holder in rows {
+            let waiter = waiting.client;
             let mut cells = vec![
                 cell(waiter.id),
                 cell(&waiter.user),
                 cell(&waiter.database),
-                cell(&place.shard),
-                cell(&place.instance),
-                cell(waiter.wait.as_micros()),
+                cell(waiting.shard),
+                cell(waiting.instance),
+                cell(waiting.wait.as_micros()),
                 statement(waiter),
-                cell(reason),
-                cell(count),
+                cell(&waiting.reason),
+                cell(waiting.count),
             ];
             cells.extend(holder);
             table.push(cells);
         }
     }
     table
+}
+
+/// A client that waits, and for whom.
+struct Waiting<'v> {
+    client: &'v ClientRow,
+    shard: &'v str,
+    instance: &'v str,
+    wait: Duration,
+    reason: String,
+    /// How many hold what it waits for; those that are no servers of this router are counted only.
+    count: usize,
+    /// The longest first.
+    holders: Vec<&'v ServerRow>,
+}
+
+fn for_a_server<'v>(view: &'v View, client: &'v ClientRow, place: &'v WaitsFor) -> Waiting<'v> {
+    let (reason, mut holders) = holders(view, &client.database, place);
+    holders.sort_by_key(|server| std::cmp::Reverse(server.held));
+    let (reason, count) = (reason.to_owned(), holders.len());
+    Waiting { client, shard: &place.shard, instance: &place.instance, wait: client.wait, reason, count, holders }
+}
+
+fn for_a_lock<'v>(view: &'v View, client: &'v ClientRow, row: &'v LockWaitRow) -> Waiting<'v> {
+    let is_holder = |server: &&ServerRow| row.holders.contains(&LockHolder::Server(server.id));
+    let mut holders: Vec<&ServerRow> =
+        view.servers.iter().filter(|server| server.state == ServerState::Active).filter(is_holder).collect();
+    holders.sort_by_key(|server| std::cmp::Reverse(server.held));
+    let others = row.holders.iter().filter_map(|holder| match holder {
+        LockHolder::Process(0) => Some(", held by a prepared transaction".to_owned()),
+        LockHolder::Process(pid) => Some(format!(", held by process {pid}")),
+        LockHolder::Server(_) => None,
+    });
+    let reason = format!("{}{}", row.lock, others.collect::<String>());
+    let count = row.holders.len();
+    Waiting { client, shard: &row.shard, instance: &row.instance, wait: row.wait, reason, count, holders }
 }
 
 /// Why there is no server, and the servers that are in use instead.
