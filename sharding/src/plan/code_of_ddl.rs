@@ -7,18 +7,26 @@ use super::bind::Binder;
 use super::ddl::{ddl_plan, may_be_temporary};
 use super::decide::Context;
 use super::scope::Names;
+use crate::refusal::Refusal;
 use crate::sql::Limits;
 use crate::sql::lex::{Lexer, Token, TokenKind};
 use crate::sql::parse::{Parsed, parse};
 use crate::sql::tree::{Dml, Stmt};
 
-/// Whether the body of a DO block in plpgsql consists of DDL that may run on every shard, IF over catalogs, and handlers of errors.
-pub(super) fn changes_schema_only(context: Context<'_>, body: &str) -> bool {
+/// Whether the body of a DO block in plpgsql consists of DDL, IF over catalogs, and handlers of errors.
+///
+/// # Errors
+/// DDL that would break a promise.
+pub(super) fn changes_schema_only(context: Context<'_>, body: &str) -> Result<bool, Refusal> {
     let tokens: Vec<Token> = Lexer::new(body).collect();
     let block = Block { context, body };
     let is_end = |token: &Token| block.text(token) == ";";
     let mut pieces = tokens.split(is_end).filter(|piece| !piece.is_empty()).peekable();
-    pieces.peek().is_some_and(|first| block.is(&first[0], "begin")) && pieces.all(|piece| block.is_harmless(piece))
+    let mut harmless = pieces.peek().is_some_and(|first| block.is(&first[0], "begin"));
+    for piece in pieces {
+        harmless = harmless && block.is_harmless(piece)?;
+    }
+    Ok(harmless)
 }
 
 struct Block<'a> {
@@ -43,22 +51,25 @@ impl Block<'_> {
     }
 
     /// What stands between two semicolons.
-    fn is_harmless(&self, piece: &[Token]) -> bool {
-        let Some((first, rest)) = piece.split_first() else { return true };
+    fn is_harmless(&self, piece: &[Token]) -> Result<bool, Refusal> {
+        let Some((first, rest)) = piece.split_first() else { return Ok(true) };
         let opens = |word: &str| self.is(first, word);
         let then = || rest.iter().position(|token| self.is(token, "then"));
         if opens("begin") || opens("else") || opens("exception") {
             return self.is_harmless(rest);
         }
         if opens("if") || opens("elsif") || opens("elseif") {
-            return then().is_some_and(|at| self.asks_catalogs(&rest[..at]) && self.is_harmless(&rest[at + 1..]));
+            return match then() {
+                Some(at) if self.asks_catalogs(&rest[..at]) => self.is_harmless(&rest[at + 1..]),
+                _ => Ok(false),
+            };
         }
         if opens("when") {
             // Names of conditions, joined by OR.
-            return then().is_some_and(|at| self.is_harmless(&rest[at + 1..]));
+            return then().map_or(Ok(false), |at| self.is_harmless(&rest[at + 1..]));
         }
         if opens("end") || opens("null") {
-            return rest.is_empty() || rest.len() == 1 && self.is(&rest[0], "if");
+            return Ok(rest.is_empty() || rest.len() == 1 && self.is(&rest[0], "if"));
         }
         self.is_ddl(self.source(piece))
     }
@@ -78,9 +89,9 @@ impl Block<'_> {
         known && steady && same
     }
 
-    fn is_ddl(&self, sql: &str) -> bool {
-        let Ok(parsed) = parse(sql, &[], &Limits::default()) else { return false };
-        let [Parsed { stmt, params: 0, .. }] = parsed.as_slice() else { return false };
+    fn is_ddl(&self, sql: &str) -> Result<bool, Refusal> {
+        let Ok(parsed) = parse(sql, &[], &Limits::default()) else { return Ok(false) };
+        let [Parsed { stmt, params: 0, .. }] = parsed.as_slice() else { return Ok(false) };
         let is_ddl = matches!(
             stmt,
             Stmt::CreateTable(_)
@@ -94,8 +105,9 @@ impl Block<'_> {
         );
         let context = Context { text: sql, ..self.context };
         let names = Names::new(context.catalog, context.search_path);
-        is_ddl
-            && !may_be_temporary(context)
-            && matches!(ddl_plan(context, &names, stmt), Ok(Broadcast::Together | Broadcast::Checked))
+        if !is_ddl || may_be_temporary(context) {
+            return Ok(false);
+        }
+        Ok(matches!(ddl_plan(context, &names, stmt)?, Broadcast::Together | Broadcast::Checked))
     }
 }

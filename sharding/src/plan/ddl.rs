@@ -51,15 +51,15 @@ fn code(what: &str, pin: Option<Pin>) -> Decided {
 /// A DO block of nothing but DDL does on every shard what its statements would do by themselves.
 fn decide_do(context: Context<'_>, body: &str, plpgsql: bool) -> Decided {
     let pin = pin_of_code(body);
-    match plpgsql && code_of_ddl::changes_schema_only(context, body) {
-        true => {
-            let mut decided = Decided::new(Command::Other, Access::Write, Plan::Broadcast(Broadcast::Checked));
-            decided.effects.changes_catalog = true;
-            decided.effects.pin = pin;
-            decided
-        }
-        false => code("a DO block", pin),
-    }
+    let plan = match plpgsql.then(|| code_of_ddl::changes_schema_only(context, body)) {
+        Some(Ok(true)) => Plan::Broadcast(Broadcast::Checked),
+        Some(Err(refusal)) => refused(refusal),
+        Some(Ok(false)) | None => return code("a DO block", pin),
+    };
+    let mut decided = Decided::new(Command::Other, Access::Write, plan);
+    decided.effects.changes_catalog = true;
+    decided.effects.pin = pin;
+    decided
 }
 
 /// Whether what a text creates may be the session's own though the tree does not say so: types,
