@@ -10,6 +10,7 @@ mod support;
 mod conversations;
 mod copying;
 mod cursors;
+mod ddl;
 mod demo;
 mod explain;
 mod faults;

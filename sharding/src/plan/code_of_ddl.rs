@@ -100,7 +100,7 @@ impl Block<'_> {
                 | Stmt::AlterTable { .. }
                 | Stmt::RenameColumn { .. }
                 | Stmt::Rename { .. }
-                | Stmt::Trigger
+                | Stmt::Unread
                 | Stmt::Ddl { .. }
         );
         let context = Context { text: sql, ..self.context };

@@ -124,7 +124,7 @@ pub(super) fn ddl_plan(context: Context<'_>, names: &Names<'_>, stmt: &Stmt) -> 
         }
         Stmt::Refresh { table, concurrently } => return stored::check_refresh(names, table, *concurrently),
         Stmt::Rule { table } => return check_rule(names, table),
-        Stmt::Trigger => return Ok(Broadcast::Checked),
+        Stmt::Unread => return Ok(Broadcast::Checked),
         Stmt::Rename { table, name, schema } => check_rename(names, table, name.as_deref(), schema.as_deref())?,
         Stmt::RenameSchema { schema, name } => check_rename_schema(context, schema, name)?,
         Stmt::CreateView { table, .. } if table.temporary => return Err(reasons::temporary()),

@@ -467,8 +467,8 @@ pub(crate) enum Stmt {
     },
     /// DDL about something that only the first shard has.
     AtHome,
-    /// CREATE TRIGGER, CREATE OR REPLACE FUNCTION: a trigger has code, or other code.
-    Trigger,
+    /// CREATE TRIGGER, CREATE OR REPLACE FUNCTION, CREATE SCHEMA: what they do is seen when they have run.
+    Unread,
     /// CREATE RULE ... DO something
     Rule {
         table: TableRef,
