@@ -92,6 +92,8 @@ pub enum Relation {
     /// A view of which the router knows where each row is.
     KnownView,
     Foreign,
+    /// Every shard has it, and the first shard's counts.
+    Sequence,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -168,8 +168,7 @@ impl Way {
             Plan::Gather(_) => Self::Merged,
             Plan::Final(_) => Self::Final,
             Plan::Write(write) if write.shards() != &Shards::All => Self::OneShard,
-            Plan::Write(_) => Self::EveryShard,
-            Plan::Broadcast { .. } | Plan::CopyFrom(_) | Plan::CopyTo { .. } => Self::EveryShard,
+            Plan::Write(_) | Plan::Broadcast(_) | Plan::CopyFrom(_) | Plan::CopyTo { .. } => Self::EveryShard,
             Plan::Session => Self::Router,
             Plan::Refused(_) => Self::Refused,
         }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use pgsluice_sharding::copy::CopyFrom;
-use pgsluice_sharding::plan::{FinalQuery, Plan, ShardSet, Values, Write};
+use pgsluice_sharding::plan::{Broadcast, FinalQuery, Plan, ShardSet, Values, Write};
 use pgsluice_sharding::sql::{Access, Command, Effects, Statement};
 use pgsluice_sharding::{Refusal, ShardId, ShardMap};
 
@@ -17,7 +17,7 @@ pub(super) enum Decision {
     /// Shards run parts of it, and the router or PostgreSQL makes one answer of them.
     Many { read: ManyRead, access: Access },
     /// Every shard runs it.
-    Broadcast { transactional: bool },
+    Broadcast(Broadcast),
     /// COPY ... FROM STDIN that the router splits.
     CopySplit(Arc<CopyFrom>),
     /// COPY ... TO STDOUT: these shards send their rows one after another.
@@ -91,10 +91,8 @@ fn decide_plan(plan: &Plan, access: Access, map: &ShardMap, values: Values<'_>) 
                 Ok(Decision::Many { read, access })
             }
         },
-        Plan::Broadcast { .. } | Plan::CopyFrom(_) if !sharded => {
-            Ok(Decision::Forward { shard: Some(ShardId(0)), access })
-        }
-        Plan::Broadcast { transactional } => Ok(Decision::Broadcast { transactional: *transactional }),
+        Plan::Broadcast(_) | Plan::CopyFrom(_) if !sharded => Ok(Decision::Forward { shard: Some(ShardId(0)), access }),
+        Plan::Broadcast(how) => Ok(Decision::Broadcast(how.clone())),
         Plan::CopyFrom(copy) => Ok(Decision::CopySplit(copy.clone())),
         Plan::CopyTo { shards, header } => match shards.resolve(map, values)? {
             ShardSet::Any => Ok(Decision::Forward { shard: None, access }),

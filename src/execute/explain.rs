@@ -135,7 +135,7 @@ impl Conversation {
                 let request = ManyRequest { arguments: &arguments, access, describe: with_names };
                 return self.explain_read(explain, &read, request).await;
             }
-            Decision::Broadcast { .. } => self.explain_on_all(explain, statement, &arguments).await?,
+            Decision::Broadcast(_) => self.explain_on_all(explain, statement, &arguments).await?,
             _ => {
                 return Err(not_explained());
             }

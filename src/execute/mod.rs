@@ -9,6 +9,7 @@
 //! - [`forward`]: one shard; frames pass undecoded
 //! - [`gather`]: many shards -> merge
 //! - [`broadcast`]: the same statement on every shard
+//! - [`promises`]: whether the tables can still be held to what is promised of them after DDL
 //! - [`cursors`]: portals fetched in portions and cursors, over several shards
 //! - [`copy`]: COPY FROM STDIN, one shard or split
 //! - [`copy_out`]: COPY TO STDOUT of several shards
@@ -50,6 +51,7 @@ mod moved;
 mod pipeline;
 mod prepared;
 pub mod presence;
+mod promises;
 pub mod queries;
 mod selected;
 mod sequences;

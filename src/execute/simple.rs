@@ -270,9 +270,9 @@ impl Conversation {
                     _ => self.read_many(&read, request).await,
                 }
             }
-            Decision::Broadcast { transactional } => {
+            Decision::Broadcast(how) => {
                 self.measure.touches(self.served.shards.len());
-                self.broadcast(own_text, transactional, statement.effects).await
+                Box::pin(self.broadcast(own_text, &how, statement.effects)).await
             }
             Decision::CopySplit(copy) => {
                 self.measure.touches(self.served.shards.len());

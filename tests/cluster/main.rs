@@ -12,6 +12,7 @@ mod copying;
 mod copying_in;
 mod crashes;
 mod cursors;
+mod ddl;
 mod deadlocks;
 mod demo;
 mod explain;

@@ -122,7 +122,7 @@ fn decide(context: Context<'_>, stmt: &Stmt, parsed: &Parsed) -> Decided {
             let executed = start.map(|start| execute(context, parsed, start, name));
             Decided { execute: executed.and_then(|executed| executed.execute), ..ddl::decide(context, stmt) }
         }
-        _ => ddl::decide(context, stmt),
+        _ => ddl::decide(Context { text: &context.text[parsed.span.clone()], ..context }, stmt),
     }
 }
 

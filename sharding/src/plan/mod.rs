@@ -11,6 +11,8 @@ mod bind_expr;
 mod bind_query;
 mod bind_values;
 mod build;
+mod code_of_ddl;
+mod code_of_trigger;
 mod conditions;
 mod copy_plan;
 mod crossing;
@@ -24,6 +26,7 @@ mod from_ddl;
 mod having;
 mod moved;
 mod phases;
+pub mod promises;
 mod reasons;
 mod reduce;
 mod resolve;
@@ -31,6 +34,7 @@ mod route;
 mod scope;
 mod splice;
 mod steps;
+mod stored;
 mod targets;
 mod terms;
 mod view;
@@ -59,10 +63,8 @@ pub enum Plan {
     Gather(Arc<Gather>),
     /// Read on several shards and finished by PostgreSQL.
     Final(Arc<FinalQuery>),
-    /// The same text on every shard, in one atomic step: DDL, TRUNCATE, GRANT. `transactional` is
-    /// false for what PostgreSQL refuses inside a transaction block (VACUUM, CREATE INDEX
-    /// CONCURRENTLY): those run shard by shard.
-    Broadcast { transactional: bool },
+    /// The same text on every shard: DDL, TRUNCATE, GRANT, VACUUM.
+    Broadcast(Broadcast),
     /// Rows are written that may be on several shards. One shard does it alone, as the client wrote it.
     Write(Arc<Write>),
     /// COPY ... FROM STDIN into a sharded or reference table.
@@ -74,6 +76,35 @@ pub enum Plan {
     Session,
     /// Not answered while there is more than one shard.
     Refused(Box<Refusal>),
+}
+
+/// In which steps the same text runs on every shard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Broadcast {
+    /// All at once or not at all.
+    Together,
+    /// The same, but before that is so it is looked at what has become of the tables ([`promises`]).
+    Checked,
+    /// LOCK TABLE, SET CONSTRAINTS: only a transaction block gives it a meaning; outside, one server says what there is to say.
+    InBlock,
+    /// ANALYZE: shard by shard outside of a transaction block, at once within one.
+    Loosely,
+    /// All at once or not at all, and the rows that the shards tell of are added up: CREATE TABLE AS.
+    Filled,
+    /// What PostgreSQL refuses inside a transaction block (VACUUM): shard by shard.
+    Apart,
+    /// CREATE INDEX CONCURRENTLY: shard by shard, and only where the index is not yet.
+    Index(Box<NewIndex>),
+}
+
+/// An index to be made without locking its table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewIndex {
+    pub schema: Option<String>,
+    pub table: String,
+    /// PostgreSQL chooses one if there is none.
+    pub name: Option<String>,
+    pub if_not_exists: bool,
 }
 
 /// Which shards a statement concerns.

@@ -147,7 +147,76 @@ pub(crate) fn temporary() -> Refusal {
 pub(crate) fn create_table_as(table: &str) -> Refusal {
     no(
         format!("filling new table \"{table}\" from a query is not supported over several shards"),
-        "Create the table, then insert the rows.",
+        "CREATE TABLE, then INSERT ... SELECT; or let the query show the sharding key of tables that it joins by it, under the name of the new table's.",
+    )
+}
+
+pub(crate) fn materialized(view: &str) -> Refusal {
+    no(
+        format!("each shard would fill materialized view \"{view}\" from its own rows alone"),
+        "Use a view; or a table that INSERT ... SELECT fills; or let the query show the sharding key of tables that it joins by it.",
+    )
+}
+
+pub(crate) fn renamed(old: &str, new: &str) -> Refusal {
+    no(
+        format!("renaming \"{old}\" to \"{new}\": the configuration would look for its rows elsewhere"),
+        format!(
+            "Give the new name the entry of the old one in the configuration (tables.\"{new}\"), RELOAD, then rename."
+        ),
+    )
+}
+
+pub(crate) fn rule(table: &str) -> Refusal {
+    no(
+        format!("a rule on \"{table}\" would run statements on each shard that the router does not see"),
+        "Write these statements in the application, or use a trigger that looks at its own row only.",
+    )
+}
+
+pub(crate) fn key_follows(table: &str, key: &str) -> Refusal {
+    no(
+        format!("ON UPDATE would change sharding key \"{key}\" of \"{table}\" and leave the rows on their old shards"),
+        "Leave ON UPDATE out, or make the referenced table sharded by the referenced column.",
+    )
+}
+
+pub(crate) fn kind_changes(table: &str) -> Refusal {
+    no(
+        format!("table \"{table}\" has rows, which its new columns would place on other shards"),
+        "Create a new table with the wanted columns, copy the rows into it, then drop this one.",
+    )
+}
+
+pub(crate) fn shared_default(table: &str, column: &str) -> Refusal {
+    no(
+        format!(
+            "the default of new column \"{column}\" would be another value on every shard for the rows that \"{table}\" has"
+        ),
+        format!(
+            "Add the column with a constant (or without a default), then ALTER TABLE ... ALTER COLUMN {column} SET DEFAULT, which is for new rows only."
+        ),
+    )
+}
+
+pub(crate) fn counted_default(table: &str, column: &str) -> Refusal {
+    no(
+        format!("every shard would number the rows that \"{table}\" has in new column \"{column}\" by itself"),
+        "Add the column as bigint, number the rows by UPDATE, then set its default.",
+    )
+}
+
+pub(crate) fn scattered(problem: &str) -> Refusal {
+    no(
+        format!("the router could not place the rows: {problem}"),
+        "Change the configuration (tables.NAME) first and RELOAD.",
+    )
+}
+
+pub(crate) fn trigger(table: &str, function: &str, what: &str) -> Refusal {
+    no(
+        format!("a trigger on \"{table}\" that calls {function}() would run on one shard, and the function {what}"),
+        "Let it look at its own row only, or at sharded tables by the row's sharding key; do the rest in the application.",
     )
 }
 

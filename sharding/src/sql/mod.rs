@@ -5,7 +5,7 @@
 
 pub mod code;
 pub(crate) mod functions;
-mod lex;
+pub(crate) mod lex;
 pub(crate) mod parse;
 mod parse_error;
 mod parse_expr;

@@ -43,6 +43,19 @@ pub(crate) fn view_query(text: &str, span: &Range<usize>) -> Option<Range<usize>
     range(&tokens[at + 1..]).filter(|_| plain)
 }
 
+/// The query of CREATE TABLE AS and CREATE MATERIALIZED VIEW.
+pub(crate) fn filling_query(text: &str, span: &Range<usize>) -> Option<Range<usize>> {
+    let tokens: Vec<Token> = Lexer::starting_at(&text[..span.end], span.start).collect();
+    let is = |token: &Token, word: &str| text[token.start..token.end].eq_ignore_ascii_case(word);
+    let at = tokens.iter().position(|token| is(token, "as"))?;
+    let mut end = tokens.len();
+    // WITH DATA and WITH NO DATA belong to the statement, not to its query.
+    if end > 2 && is(&tokens[end - 1], "data") {
+        end -= if is(&tokens[end - 2], "no") { 3 } else { 2 };
+    }
+    range(tokens.get(at + 1..end)?)
+}
+
 /// The query of `COPY (query) TO`.
 pub(crate) fn copied(text: &str, span: &Range<usize>) -> Option<Range<usize>> {
     let tokens: Vec<Token> = Lexer::starting_at(&text[..span.end], span.start).collect();
