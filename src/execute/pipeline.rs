@@ -1,6 +1,7 @@
 //! A pipeline is one transaction up to its Sync. As long as one server runs it, that server sees to it; where
 //! several write, or the router runs a statement, what has been executed becomes a block, which ends at the Sync.
 
+use pgsluice_sharding::plan::Broadcast;
 use pgsluice_sharding::sql::{Access, Command};
 
 use crate::protocol::error::ErrorFields;
@@ -56,8 +57,8 @@ impl Conversation {
         if !self.session.transaction.is_idle() || is_transaction_control(command) {
             return Ok(());
         }
-        let is_alone =
-            matches!(command, Command::DiscardAll) || matches!(decision, Decision::Broadcast { transactional: false });
+        let is_alone = matches!(command, Command::DiscardAll)
+            || matches!(decision, Decision::Broadcast(Broadcast::Apart | Broadcast::Index(_)));
         match (self.has_executed(), is_alone) {
             (true, true) => {
                 Err(ErrorFields::error("25001", "this statement cannot be executed within a pipeline").into())
