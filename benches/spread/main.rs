@@ -8,15 +8,14 @@
 #![allow(clippy::unwrap_used, reason = "a benchmark that cannot go on fails")]
 
 use std::fmt::Write;
-use std::net::TcpStream;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
-use std::{env, fs, thread};
+use std::time::Duration;
+use std::{env, thread};
 
-use pgsluice::demo::{Cluster, ClusterOptions, free_port};
+use pgsluice::demo::{Cluster, ClusterOptions};
 
+#[allow(dead_code, reason = "other benchmarks take the rest")]
+#[path = "../support/mod.rs"]
+mod support;
 #[allow(dead_code, unreachable_pub, reason = "the tests take the rest")]
 #[path = "../../tests/support/tpch/mod.rs"]
 mod tpch;
@@ -24,6 +23,7 @@ mod tpch;
 #[path = "../../tests/support/wire.rs"]
 mod wire;
 
+use support::{Router, Times, as_f64, database, number};
 use wire::Wire;
 
 /// The shards of the database `app`, which are the first of all.
@@ -164,26 +164,8 @@ fn tpc_h(cluster: &Cluster, routers: &[Router], _: usize) {
     }
 }
 
-fn number(name: &str, default: usize) -> usize {
-    env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
-}
-
-fn as_f64(count: usize) -> f64 {
-    f64::from(u32::try_from(count).unwrap_or(u32::MAX))
-}
-
 fn megabytes(bytes: usize) -> f64 {
     as_f64(bytes >> 10) * 1024.0 / 1e6
-}
-
-/// The configuration of a database on the first `shards` shards.
-fn database(cluster: &Cluster, name: &str, shards: usize, rules: &str) -> String {
-    let mut text = format!("[[database]]\nname = \"{name}\"\n{rules}\n");
-    for shard in 0..shards {
-        let url = cluster.primary(shard).url(name);
-        writeln!(text, "[[database.shard]]\nname = \"s{shard}\"\nprimary = \"{url}\"").unwrap();
-    }
-    text
 }
 
 fn connect(port: u16, database: &str) -> Wire {
@@ -267,28 +249,6 @@ fn compare(name: &str, sql: &str, rows: usize, sides: &mut [Side<'_>]) {
     }
 }
 
-/// Milliseconds of several rounds.
-#[derive(Default)]
-struct Times(Vec<f64>);
-
-impl Times {
-    fn add<T>(&mut self, work: impl FnOnce() -> T) {
-        let started = Instant::now();
-        work();
-        self.0.push(started.elapsed().as_secs_f64() * 1000.0);
-    }
-
-    fn best(&self) -> f64 {
-        self.0.iter().copied().fold(f64::MAX, f64::min)
-    }
-
-    fn median(&self) -> f64 {
-        let mut sorted = self.0.clone();
-        sorted.sort_by(f64::total_cmp);
-        sorted[sorted.len() / 2]
-    }
-}
-
 /// Reads an answer without keeping it: how many bytes of rows there were.
 fn drain(wire: &mut Wire, sql: &str) -> Result<usize, String> {
     wire.send(&wire::query(sql));
@@ -302,77 +262,4 @@ fn ask_at_once(shards: &mut [Wire], sql: &str) {
             scope.spawn(|| drain(wire, sql).unwrap());
         }
     });
-}
-
-/// A router as a process that ends with the benchmark.
-struct Router {
-    name: &'static str,
-    child: Child,
-    port: u16,
-    config: PathBuf,
-}
-
-impl Router {
-    fn start(name: &'static str, program: &str, databases: &str) -> Self {
-        let port = free_port();
-        let config = env::temp_dir().join(format!("sluice-bench-{port}.toml"));
-        let text = format!(
-            "[listen]\naddress = \"127.0.0.1:{port}\"\nworkers = 1\n[auth]\nmethod = \"trust\"\n\
-             [limits]\nfinal_query_bytes_max = \"512MB\"\n{databases}"
-        );
-        fs::write(&config, text).unwrap();
-        let mut command = Command::new(program);
-        command.args(["serve", "--config"]).arg(&config);
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        let deadline = Instant::now() + Duration::from_secs(30);
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
-            assert!(Instant::now() < deadline, "the router does not start");
-            thread::sleep(Duration::from_millis(20));
-        }
-        Self { name, child, port, config }
-    }
-
-    /// Seconds of CPU that all threads have used; Linux tells them in nanoseconds.
-    fn cpu(&self) -> f64 {
-        let Ok(tasks) = fs::read_dir(format!("/proc/{}/task", self.child.id())) else { return 0.0 };
-        let times = tasks.filter_map(|task| {
-            let text = fs::read_to_string(task.ok()?.path().join("schedstat")).ok()?;
-            text.split_whitespace().next()?.parse::<f64>().ok()
-        });
-        times.sum::<f64>() / 1e9
-    }
-
-    /// Resident megabytes before `work` and the most while it runs.
-    fn memory_while(&self, work: impl FnOnce()) -> (f64, f64) {
-        let before = self.resident();
-        let done = AtomicBool::new(false);
-        let most = thread::scope(|scope| {
-            let watcher = scope.spawn(|| {
-                let mut most = before;
-                while !done.load(Ordering::Relaxed) {
-                    most = most.max(self.resident());
-                    thread::sleep(Duration::from_millis(5));
-                }
-                most.max(self.resident())
-            });
-            work();
-            done.store(true, Ordering::Relaxed);
-            watcher.join().unwrap()
-        });
-        (before, most)
-    }
-
-    fn resident(&self) -> f64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
-        line.split_whitespace().next().and_then(|text| text.parse::<f64>().ok()).unwrap_or(0.0) / 1024.0
-    }
-}
-
-impl Drop for Router {
-    fn drop(&mut self) {
-        self.child.kill().ok();
-        self.child.wait().ok();
-        fs::remove_file(&self.config).ok();
-    }
 }

@@ -150,6 +150,7 @@ enum Way {
     OneShard,
     Merged,
     Final,
+    Written,
     EveryShard,
     Router,
     OneOrRefused,
@@ -157,8 +158,16 @@ enum Way {
 }
 
 impl Way {
-    const ALL: [Self; 7] =
-        [Self::OneShard, Self::Merged, Self::Final, Self::EveryShard, Self::Router, Self::OneOrRefused, Self::Refused];
+    const ALL: [Self; 8] = [
+        Self::OneShard,
+        Self::Merged,
+        Self::Final,
+        Self::Written,
+        Self::EveryShard,
+        Self::Router,
+        Self::OneOrRefused,
+        Self::Refused,
+    ];
 
     fn of(statement: &Statement) -> Self {
         match &statement.plan {
@@ -167,8 +176,8 @@ impl Way {
             Plan::Route { .. } => Self::OneShard,
             Plan::Gather(_) => Self::Merged,
             Plan::Final(_) => Self::Final,
-            Plan::Write(write) if write.shards() != &Shards::All => Self::OneShard,
-            Plan::Write(_) | Plan::Broadcast(_) | Plan::CopyFrom(_) | Plan::CopyTo { .. } => Self::EveryShard,
+            Plan::Write(_) => Self::Written,
+            Plan::Broadcast(_) | Plan::CopyFrom(_) | Plan::CopyTo { .. } => Self::EveryShard,
             Plan::Session => Self::Router,
             Plan::Refused(_) => Self::Refused,
         }
@@ -179,6 +188,7 @@ impl Way {
             Self::OneShard => "one shard, untouched",
             Self::Merged => "several shards, merged",
             Self::Final => "several shards, finished by PostgreSQL",
+            Self::Written => "several shards, written on all or none",
             Self::EveryShard => "every shard: DDL, COPY",
             Self::Router => "the router: BEGIN, SET ...",
             Self::OneOrRefused => "one shard if its keys agree, else refused",
@@ -297,21 +307,23 @@ mod tests {
             ("SELECT * FROM orders WHERE user_id = 8;", 50),
             ("SELECT sum(total) FROM orders", 50),
             ("SELECT string_agg(total::text, ',') FROM orders", 40),
-            ("BEGIN; UPDATE orders SET total = 1 WHERE user_id IN ($1, $2); COMMIT", 10),
-            ("UPDATE orders SET total = 0", 20),
+            ("BEGIN; SELECT ctid FROM orders WHERE user_id IN ($1, $2); COMMIT", 10),
+            ("SELECT ctid FROM orders", 15),
+            ("UPDATE orders SET total = 0", 5),
             ("TRUNCATE orders", 10),
             ("no SQL", 3),
         ]);
         let expected = "\
-9 kinds of statement, 1000 calls, over 4 shards
+10 kinds of statement, 1000 calls, over 4 shards
 
 one shard, untouched                        85.0 %         850 calls      2 kinds
 several shards, merged                       5.0 %          50 calls      1 kinds
 several shards, finished by PostgreSQL       4.0 %          40 calls      1 kinds
+several shards, written on all or none       0.5 %           5 calls      1 kinds
 every shard: DDL, COPY                       1.0 %          10 calls      1 kinds
 the router: BEGIN, SET ...                   2.0 %          20 calls      2 kinds
 one shard if its keys agree, else refused    1.0 %          10 calls      1 kinds
-refused                                      2.0 %          20 calls      1 kinds
+refused                                      1.5 %          15 calls      1 kinds
 3 calls of texts that are no SQL are left out
 
 refused, most called first:
