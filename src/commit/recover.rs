@@ -5,8 +5,9 @@
 //!
 //! A row `commit` is needed while a participant is prepared: without it, an abort could be inserted. It is
 //! removed when, after it was read, every shard has been asked and none has a part of the transaction any
-//! more ([`unneeded`]), and not before [`KEPT_MIN`], so that a replica that lags as much may take its primary's
-//! place.
+//! more ([`unneeded`]), and not before [`KEPT_MIN`]: a replica that lags may take its primary's place, and the
+//! router of the commit may have lost the answer and ask for the row. After [`LEARN_TIME_MAX`] that one takes an
+//! abort for no answer: it may have found the place empty of a row that was removed.
 //!
 //! A row `abort` is needed while the decider's transaction is open, whose router may only be slow: without it
 //! that could still commit. It is removed when every transaction has ended that was there when it was made, and
@@ -44,8 +45,11 @@ const LEFT_TIME_MAX: Duration = Duration::from_secs(60);
 /// A commit later than this after its first PREPARE is not decided any more.
 pub const DECISION_TIME_MAX: Duration = Duration::from_secs(3600);
 
-/// See above.
-const KEPT_MIN: &str = "60 seconds";
+/// An abort that is found later than this after the commit began may have taken the place of a commit's row.
+pub const LEARN_TIME_MAX: Duration = Duration::from_secs(300);
+
+/// See above; longer than [`LEARN_TIME_MAX`] by more than clocks err.
+const KEPT_MIN: &str = "10 minutes";
 const ABORT_KEPT_MIN: &str = "1 day";
 
 /// Decisions that are removed at once.

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use super::coordinator::Decision;
 use super::name::{Identity, TransactionId};
 use super::points::Points;
-use super::recover::{connect, decide};
+use super::recover::{LEARN_TIME_MAX, connect, decide};
 
 /// How long a commit waits to learn who its shards are, in a router that has just started.
 const IDENTITY_TIME_MAX: Duration = Duration::from_secs(5);
@@ -147,9 +147,9 @@ impl Commits {
         drop(known.wait_for(|known| known.iter().all(|known| !matches!(known, Known::Away(_)))).await);
     }
 
-    /// How a transaction has ended whose decider was lost. If it has not ended, it is aborted by that.
-    /// `None` when the decider does not answer in time.
-    pub async fn learn(&self, shard: usize, transaction: TransactionId) -> Option<Decision> {
+    /// How a transaction has ended whose decider was lost; its commit began at `began`. If it has not ended, it is
+    /// aborted by that. `None` when the decider does not answer in time, or it is too late to tell.
+    pub async fn learn(&self, shard: usize, transaction: TransactionId, began: Instant) -> Option<Decision> {
         let (logins, patience) = (self.logins.clone(), self.bounds.outcome_timeout);
         let ask = async move {
             loop {
@@ -165,7 +165,8 @@ impl Commits {
             }
         };
         let task = self.control.spawn(async move { timeout(patience, ask).await.ok() });
-        task.await.ok().flatten()
+        let decision = task.await.ok().flatten();
+        decision.filter(|decision| *decision == Decision::Commit || began.elapsed() < LEARN_TIME_MAX)
     }
 
     /// Something that this transaction has prepared is left to be resolved.
