@@ -65,13 +65,20 @@ struct Wire {
     alive: bool,
 }
 
+#[derive(Clone, Copy, PartialEq)]
+enum Stage {
+    Runs,
+    /// The decider was lost; its row is asked for.
+    Learns,
+    /// Ended, or its router has died.
+    Over,
+}
+
 struct Commit {
     id: TransactionId,
     coordinator: Coordinator,
     wires: Vec<Wire>,
-    /// The router lives, and the commit is not over.
-    runs: bool,
-    learns: bool,
+    stage: Stage,
     /// So much time has passed that the decision's row may have been removed.
     late: bool,
     told: Option<Outcome>,
@@ -120,7 +127,7 @@ impl World {
         let coordinator = Coordinator::new(id, order.iter().map(|shard| Identity(*shard as u64)).collect());
         let wire = |shard| Wire { shard, to: VecDeque::new(), from: VecDeque::new(), asked: false, alive: true };
         let wires = order.into_iter().map(wire).collect();
-        self.commits.push(Commit { id, coordinator, wires, runs: true, learns: false, late: false, told: None });
+        self.commits.push(Commit { id, coordinator, wires, stage: Stage::Runs, late: false, told: None });
     }
 
     /// One thing happens.
@@ -149,16 +156,16 @@ impl World {
     /// The coordinator says what comes next.
     fn advance(&mut self, at: usize) {
         let commit = &mut self.commits[at];
-        if !commit.runs {
+        if commit.stage == Stage::Over {
             return;
         }
-        if commit.learns {
+        if commit.stage == Stage::Learns {
             let decider = commit.wires[commit.coordinator.decider()].shard;
             let decision = if self.random.chance(20) { None } else { self.shards[decider].decide(commit.id) };
             // While the row is waited for there is no answer, unless patience ends.
             let decision = decision.filter(|decision| *decision == Decision::Commit || !commit.late);
             if decision.is_some() || self.random.chance(20) {
-                commit.learns = false;
+                commit.stage = Stage::Runs;
                 commit.coordinator.learned(decision);
             }
             return;
@@ -169,9 +176,9 @@ impl World {
                 wire.asked = true;
                 if wire.alive { wire.to.push_back(step) } else { wire.from.push_back(Event::Lost(participant)) }
             }
-            Some(Action::Learn) => commit.learns = true,
+            Some(Action::Learn) => commit.stage = Stage::Learns,
             Some(Action::Finished(outcome)) => {
-                commit.runs = false;
+                commit.stage = Stage::Over;
                 commit.told = Some(outcome);
             }
             None => {}
@@ -248,7 +255,7 @@ impl World {
         let participant = self.random.below(self.commits[at].wires.len());
         let commit = &mut self.commits[at];
         let wire = &mut commit.wires[participant];
-        if let (true, Some(event)) = (commit.runs, wire.from.pop_front()) {
+        if let (true, Some(event)) = (commit.stage != Stage::Over, wire.from.pop_front()) {
             wire.asked = false;
             commit.coordinator.handle(event);
         }
@@ -350,7 +357,7 @@ impl World {
 
     /// The router of a commit dies; what it has sent may still be read.
     fn crash_commit(&mut self, at: usize) {
-        self.commits[at].runs = false;
+        self.commits[at].stage = Stage::Over;
         for wire in &mut self.commits[at].wires {
             if self.random.chance(50) {
                 wire.to.clear();
@@ -360,7 +367,7 @@ impl World {
 
     /// Servers notice that their client has gone.
     fn end_sessions(&mut self, at: usize) {
-        let Commit { id, wires, runs: false, .. } = &mut self.commits[at] else { return };
+        let Commit { id, wires, stage: Stage::Over, .. } = &mut self.commits[at] else { return };
         for wire in wires {
             let open = &mut self.shards[wire.shard].open;
             if open.get(id) == Some(&Open::Working) && wire.to.is_empty() {
@@ -371,7 +378,7 @@ impl World {
     }
 
     fn is_at_rest(&self) -> bool {
-        self.commits.iter().all(|commit| !commit.runs)
+        self.commits.iter().all(|commit| commit.stage == Stage::Over)
             && self.shards.iter().all(|shard| shard.prepared.is_empty() && shard.open.is_empty())
     }
 

@@ -553,7 +553,7 @@ fn problems(database: &Database) -> Vec<ProblemRow> {
 fn prepared(database: &Database) -> Vec<PreparedRow> {
     let names = database.shard_names();
     let name = |shard: usize| names.get(shard).copied().unwrap_or_default().to_owned();
-    let bound = database.commits.bounds.in_doubt_after;
+    let bound = database.commits.bounds().in_doubt_after;
     let row = |part: &InDoubt| {
         let age = part.prepared.elapsed().unwrap_or_default();
         PreparedRow {
