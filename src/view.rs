@@ -25,6 +25,7 @@ pub struct View {
     pub instances: Vec<InstanceRow>,
     pub tables: Vec<TableRow>,
     pub problems: Vec<ProblemRow>,
+    pub prepared: Vec<PreparedRow>,
     pub config: Vec<ConfigRow>,
     pub peers: Vec<PeerRow>,
     pub memory: Vec<MemoryRow>,
@@ -73,6 +74,16 @@ impl ClientState {
             Self::Login => "login",
         }
     }
+}
+
+/// How far a client's transaction block is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BlockState {
+    #[default]
+    None,
+    Open,
+    /// Its commit over several shards is under way.
+    Committing,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,6 +142,7 @@ pub struct ClientRow {
     pub pinned_since: Option<SystemTime>,
     pub waits_for: Option<WaitsFor>,
     /// What it runs or, between statements, has run last: the text without the values.
+    pub block: BlockState,
     pub statement: Option<String>,
 }
 
@@ -361,6 +373,22 @@ pub struct TableRow {
     pub shard: Option<String>,
     pub columns: usize,
     /// What is wrong with it, a difference between the shards for instance.
+    pub problem: Option<String>,
+}
+
+/// What a transaction over several shards has prepared on one of them.
+#[derive(Clone, Debug)]
+pub struct PreparedRow {
+    pub database: String,
+    pub user: String,
+    pub gid: String,
+    pub shard: String,
+    /// The shard that decides; none when it is no shard of this database.
+    pub decider: Option<String>,
+    pub age: Duration,
+    /// Prepared for so long that its router may be gone: it is being resolved.
+    pub in_doubt: bool,
+    /// Why it could not be resolved, when somebody has tried.
     pub problem: Option<String>,
 }
 

@@ -15,8 +15,8 @@ use pgsluice::protocol::frame::{HEADER_BYTES, Header};
 use pgsluice::protocol::{ErrorFields, backend, frontend};
 use pgsluice::stats::{Ended, QueryCounts, Registry};
 use pgsluice::view::{
-    ClientRow, ClientState, ConfigRow, DatabaseRow, InstanceRole, InstanceRow, MemoryRow, PoolRow, ProblemRow,
-    QueryRow, ServerRow, ServerState, ShardRow, TableRow, UserRow, View, WaitsFor,
+    BlockState, ClientRow, ClientState, ConfigRow, DatabaseRow, InstanceRole, InstanceRow, MemoryRow, PoolRow,
+    PreparedRow, ProblemRow, QueryRow, ServerRow, ServerState, ShardRow, TableRow, UserRow, View, WaitsFor,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Mutex;
@@ -56,6 +56,7 @@ fn clients() -> Vec<ClientRow> {
         pin: None,
         pinned_since: None,
         waits_for: Some(WaitsFor { shard: "a".into(), instance: "db1:5432".into(), pool_user: "app".into() }),
+        block: BlockState::None,
         statement: Some("SELECT a FROM t WHERE b = $1".into()),
     };
     let pinned = ClientRow {
@@ -71,6 +72,7 @@ fn clients() -> Vec<ClientRow> {
         pin: Some("temporary table".into()),
         pinned_since: Some(time(3)),
         waits_for: None,
+        block: BlockState::Open,
         statement: Some("UPDATE t SET a = $1".into()),
         ..client.clone()
     };
@@ -78,7 +80,7 @@ fn clients() -> Vec<ClientRow> {
 }
 
 fn servers() -> Vec<ServerRow> {
-    vec![ServerRow {
+    let first = ServerRow {
         id: 9,
         user: "app".into(),
         database: "app".into(),
@@ -97,7 +99,18 @@ fn servers() -> Vec<ServerRow> {
         application_name: "shop".into(),
         prepared_statements: 3,
         worker: 1,
-    }]
+    };
+    // The same client's on another shard.
+    let second = ServerRow {
+        id: 10,
+        instance: "db3:5432".into(),
+        shard: "b".into(),
+        held: Duration::from_millis(40),
+        pid: 4712,
+        close_needed: false,
+        ..first.clone()
+    };
+    vec![first, second]
 }
 
 fn view() -> View {
@@ -146,6 +159,29 @@ fn view() -> View {
         clients_max: 10_000,
         ..shards()
     }
+}
+
+/// A commit that is under way, and one whose decider is away.
+fn prepared() -> Vec<PreparedRow> {
+    let young = PreparedRow {
+        database: "app".into(),
+        user: "app".into(),
+        gid: "sluice:1:0b".into(),
+        shard: "a".into(),
+        decider: Some("b".into()),
+        age: Duration::from_millis(3),
+        in_doubt: false,
+        problem: None,
+    };
+    let old = PreparedRow {
+        gid: "sluice:1:0a".into(),
+        decider: None,
+        age: Duration::from_secs(61),
+        in_doubt: true,
+        problem: Some("its decider 0000000000000007 is no shard of this database".into()),
+        ..young.clone()
+    };
+    vec![young, old]
 }
 
 fn queries() -> Vec<QueryRow> {
@@ -232,6 +268,7 @@ fn shards() -> View {
             database: "app".into(),
             problem: "table public.orders is missing on shard b".into(),
         }],
+        prepared: prepared(),
         ..View::default()
     }
 }

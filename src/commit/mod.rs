@@ -17,3 +17,5 @@ pub mod points;
 pub mod recover;
 pub mod schema;
 pub mod shards;
+#[cfg(test)]
+mod simulation;

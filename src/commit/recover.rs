@@ -5,8 +5,9 @@
 //!
 //! A row `commit` is needed while a participant is prepared: without it, an abort could be inserted. It is
 //! removed when, after it was read, every shard has been asked and none has a part of the transaction any
-//! more ([`unneeded`]), and not before [`KEPT_MIN`], so that a replica that lags as much may take its primary's
-//! place.
+//! more ([`unneeded`]), and not before [`KEPT_MIN`]: a replica that lags may take its primary's place, and the
+//! router of the commit may have lost the answer and ask for the row. After [`LEARN_TIME_MAX`] that one takes an
+//! abort for no answer: it may have found the place empty of a row that was removed.
 //!
 //! A row `abort` is needed while the decider's transaction is open, whose router may only be slow: without it
 //! that could still commit. It is removed when every transaction has ended that was there when it was made, and
@@ -44,8 +45,11 @@ const LEFT_TIME_MAX: Duration = Duration::from_secs(60);
 /// A commit later than this after its first PREPARE is not decided any more.
 pub const DECISION_TIME_MAX: Duration = Duration::from_secs(3600);
 
-/// See above.
-const KEPT_MIN: &str = "60 seconds";
+/// An abort that is found later than this after the commit began may have taken the place of a commit's row.
+pub const LEARN_TIME_MAX: Duration = Duration::from_secs(300);
+
+/// See above; longer than [`LEARN_TIME_MAX`] by more than clocks err.
+const KEPT_MIN: &str = "10 minutes";
 const ABORT_KEPT_MIN: &str = "1 day";
 
 /// Decisions that are removed at once.
@@ -98,6 +102,8 @@ pub async fn run(commits: Arc<Commits>, database: String) {
 #[derive(Debug, Default)]
 struct Shard {
     client: Option<Client>,
+    /// Where that is connected.
+    place: Option<tokio_postgres::Config>,
 }
 
 struct Watch {
@@ -116,7 +122,7 @@ impl Watch {
     async fn look(&mut self) -> Vec<Listed> {
         let mut tasks = JoinSet::new();
         for (at, place) in self.shards.iter_mut().enumerate() {
-            let (mut shard, logins) = (place.take().unwrap_or_default(), self.commits.logins.clone());
+            let (mut shard, logins) = (place.take().unwrap_or_default(), self.commits.logins());
             tasks.spawn(async move {
                 let answer = timeout(ANSWER_TIME_MAX, shard.look(at, &*logins)).await;
                 let answer = answer.unwrap_or_else(|_| Err(Known::Away("it does not answer in time".to_owned())));
@@ -200,14 +206,14 @@ impl Watch {
         self.problems.retain(|transaction, _| listed.iter().any(|part| part.name.transaction == *transaction));
         self.commits.left().retain(|_, since| since.elapsed() < LEFT_TIME_MAX);
         let left = self.commits.left().clone();
-        let bound = self.commits.bounds.in_doubt_after;
+        let bound = self.commits.bounds().in_doubt_after;
         let due = orphans(listed, |part| part.age >= bound || left.contains_key(&part.name.transaction));
         for orphan in due {
             if self.resolving.len() >= RESOLVED_TOGETHER_MAX || !self.under_way.insert(orphan.transaction) {
                 continue;
             }
             self.commits.left().remove(&orphan.transaction);
-            let (decider, logins) = (self.position(orphan.decider), self.commits.logins.clone());
+            let (decider, logins) = (self.position(orphan.decider), self.commits.logins());
             let database = self.database.clone();
             self.resolving.spawn(async move {
                 let transaction = orphan.transaction;
@@ -249,10 +255,14 @@ impl Shard {
     async fn look(&mut self, at: usize, logins: &dyn Logins) -> Result<(Option<Identity>, Vec<Listed>), Known> {
         let away = |error: String| Known::Away(error);
         let mut identity = None;
-        if self.client.as_ref().is_none_or(Client::is_closed) {
-            let client = connect(logins.primary(at)).await.map_err(away)?;
+        let place = logins.primary(at);
+        // Another may be primary by now, or the configuration may say another place.
+        if self.client.as_ref().is_none_or(Client::is_closed) || self.place.as_ref() != Some(&place) {
+            self.client = None;
+            let client = connect(place.clone()).await.map_err(away)?;
             identity = Some(introduce(&client).await?);
             self.client = Some(client);
+            self.place = Some(place);
         }
         let Some(client) = &self.client else { return Err(away("no connection".to_owned())) };
         let messages = client.simple_query(&list_sql()).await.map_err(|error| away(crate::control::reason(&error)))?;

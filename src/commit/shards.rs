@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use super::coordinator::Decision;
 use super::name::{Identity, TransactionId};
 use super::points::Points;
-use super::recover::{connect, decide};
+use super::recover::{LEARN_TIME_MAX, connect, decide};
 
 /// How long a commit waits to learn who its shards are, in a router that has just started.
 const IDENTITY_TIME_MAX: Duration = Duration::from_secs(5);
@@ -81,8 +81,7 @@ pub struct InDoubt {
 /// The commits of one database.
 #[derive(Debug)]
 pub struct Commits {
-    pub logins: Arc<dyn Logins>,
-    pub bounds: Bounds,
+    settings: RwLock<(Arc<dyn Logins>, Bounds)>,
     pub points: Points,
     control: Handle,
     known: watch::Sender<Vec<Known>>,
@@ -98,8 +97,7 @@ impl Commits {
     pub fn new(shards: usize, logins: Arc<dyn Logins>, bounds: Bounds, control: Handle) -> Self {
         let unasked = Known::Away("it has not been asked yet".to_owned());
         Self {
-            logins,
-            bounds,
+            settings: RwLock::new((logins, bounds)),
             points: Points::from_environment(),
             control,
             known: watch::Sender::new(vec![unasked; shards]),
@@ -107,6 +105,19 @@ impl Commits {
             hurry: Notify::new(),
             in_doubt: RwLock::new(Arc::new([])),
         }
+    }
+
+    /// The configuration was read again; the shards are the same.
+    pub fn reconfigure(&self, logins: Arc<dyn Logins>, bounds: Bounds) {
+        *self.settings.write().unwrap_or_else(PoisonError::into_inner) = (logins, bounds);
+    }
+
+    pub fn bounds(&self) -> Bounds {
+        self.settings.read().unwrap_or_else(PoisonError::into_inner).1
+    }
+
+    pub(super) fn logins(&self) -> Arc<dyn Logins> {
+        self.settings.read().unwrap_or_else(PoisonError::into_inner).0.clone()
     }
 
     /// Who these shards are.
@@ -140,17 +151,10 @@ impl Commits {
         self.known.borrow().clone()
     }
 
-    /// Returns when every shard has been asked who it is, well or not.
-    pub async fn asked(&self) {
-        let mut known = self.known.subscribe();
-        // It cannot fail: the sender is a part of this.
-        drop(known.wait_for(|known| known.iter().all(|known| !matches!(known, Known::Away(_)))).await);
-    }
-
-    /// How a transaction has ended whose decider was lost. If it has not ended, it is aborted by that.
-    /// `None` when the decider does not answer in time.
-    pub async fn learn(&self, shard: usize, transaction: TransactionId) -> Option<Decision> {
-        let (logins, patience) = (self.logins.clone(), self.bounds.outcome_timeout);
+    /// How a transaction has ended whose decider was lost; its commit began at `began`. If it has not ended, it is
+    /// aborted by that. `None` when the decider does not answer in time, or it is too late to tell.
+    pub async fn learn(&self, shard: usize, transaction: TransactionId, began: Instant) -> Option<Decision> {
+        let (logins, patience) = (self.logins(), self.bounds().outcome_timeout);
         let ask = async move {
             loop {
                 // By then another may be primary.
@@ -165,7 +169,8 @@ impl Commits {
             }
         };
         let task = self.control.spawn(async move { timeout(patience, ask).await.ok() });
-        task.await.ok().flatten()
+        let decision = task.await.ok().flatten();
+        decision.filter(|decision| *decision == Decision::Commit || began.elapsed() < LEARN_TIME_MAX)
     }
 
     /// Something that this transaction has prepared is left to be resolved.

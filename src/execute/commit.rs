@@ -140,7 +140,7 @@ impl Conversation {
                 Some(Action::Finished(outcome)) => break outcome,
                 Some(_) => {
                     let decider = shards[coordinator.decider()];
-                    let decision = self.served.commits.learn(decider, coordinator.transaction()).await;
+                    let decision = self.served.commits.learn(decider, coordinator.transaction(), commit.began).await;
                     coordinator.learned(decision);
                 }
                 None => {

@@ -104,6 +104,8 @@ pub struct Presence {
     settings: RefCell<Rc<Settings>>,
     servers: RefCell<Vec<Held>>,
     asked: Cell<Asked>,
+    /// It was in a transaction block when it last rested.
+    in_block: Cell<bool>,
     /// A commit over several shards is under way; only its end tells what became of it.
     commits: Cell<bool>,
     /// Others wait for what it holds and it for them: what it runs ends with this error.
@@ -129,6 +131,7 @@ impl Presence {
             settings: RefCell::default(),
             servers: RefCell::default(),
             asked: Cell::new(Asked::Nothing),
+            in_block: Cell::new(false),
             commits: Cell::new(false),
             sentence: RefCell::default(),
             waker: RefCell::default(),
@@ -218,6 +221,7 @@ impl Presence {
         let activity = if self.servers.borrow().is_empty() { Activity::Idle } else { Activity::Holding };
         self.activity.set(activity);
         self.statements.set(session.statements.len());
+        self.in_block.set(session.transaction.block().is_some());
         if !Rc::ptr_eq(&self.settings.borrow(), session.settings()) {
             self.settings.replace(session.settings().clone());
         }
@@ -357,8 +361,13 @@ impl Presence {
         self.asked.get() == Asked::Out && !self.commits.get()
     }
 
+    /// Whether it was in a transaction block at the last rest.
+    pub fn is_in_block(&self) -> bool {
+        self.in_block.get()
+    }
+
     /// Whether a commit over several shards is under way.
-    pub(super) fn is_committing(&self) -> bool {
+    pub fn is_committing(&self) -> bool {
         self.commits.get()
     }
 

@@ -37,8 +37,8 @@ pub(super) struct Database {
     /// Lives as long as the catalog, over reloads.
     watching: Arc<Task>,
     _probing: Vec<Task>,
-    /// There is none over one shard.
-    _recovering: Option<Task>,
+    /// Lives as long as the commits, over reloads; there is none over one shard.
+    recovering: Option<Arc<Task>>,
 }
 
 /// What is known of a shard's instances, the configured primary first.
@@ -139,7 +139,7 @@ impl Database {
             probing.map(|(n, (shard, health))| probe((&database.name, n), shard, config, shared, health)).collect();
         // What servers say of themselves may change with the settings.
         let greetings = Arc::default();
-        let (commits, recovering) = commits(database, config, shared, &shards);
+        let (commits, recovering) = commits(database, config, shared, &shards, before);
         Self {
             config: database.clone(),
             map,
@@ -150,7 +150,7 @@ impl Database {
             shards,
             watching,
             _probing: probing,
-            _recovering: recovering,
+            recovering,
         }
     }
 
@@ -199,7 +199,8 @@ fn commits(
     config: &Config,
     shared: &Shared,
     shards: &[Arc<Mutex<ShardHealth>>],
-) -> (Arc<Commits>, Option<Task>) {
+    before: Option<&Database>,
+) -> (Arc<Commits>, Option<Arc<Task>>) {
     let logins = Arc::new(Places {
         shards: database.shards.iter().cloned().zip(shards.iter().cloned()).collect(),
         users: config.users.clone(),
@@ -207,9 +208,13 @@ fn commits(
     });
     let config::CommitSettings { in_doubt_after, outcome_timeout } = config.commit;
     let bounds = Bounds { in_doubt_after, outcome_timeout };
+    if let Some(before) = before.filter(|before| before.shards.len() == shards.len()) {
+        before.commits.reconfigure(logins, bounds);
+        return (before.commits.clone(), before.recovering.clone());
+    }
     let commits = Arc::new(Commits::new(database.shards.len(), logins, bounds, shared.control.clone()));
     let work = recover::run(commits.clone(), database.name.clone());
-    let task = (database.shards.len() > 1).then(|| Task(shared.control.spawn(work)));
+    let task = (database.shards.len() > 1).then(|| Arc::new(Task(shared.control.spawn(work))));
     (commits, task)
 }
 

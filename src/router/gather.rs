@@ -16,7 +16,7 @@ use super::database::{Database, Seen};
 use super::memory::{self, Memory};
 use super::worker::Message;
 use crate::admin::{List, Needs, config_rows};
-use crate::commit::shards::{Known, NOT_PREPARED};
+use crate::commit::shards::{InDoubt, Known, NOT_PREPARED};
 use crate::config::{self, Config, Instance, PoolMode};
 use crate::execute::presence::{Activity, Held, Origin, Presence, Wait};
 use crate::execute::queries::Query;
@@ -27,8 +27,8 @@ use crate::pool::connect::CancelKey;
 use crate::pool::driver::{IdleServer, PoolKey, Pools};
 use crate::pool::health::State;
 use crate::view::{
-    ClientRow, ClientState, DatabaseRow, Halted, InstanceRole, InstanceRow, PeerRow, PoolRow, ProblemRow, QueryRow,
-    ServerRow, ServerState, ShardRow, UserRow, View, WaitsFor, table_rows,
+    BlockState, ClientRow, ClientState, DatabaseRow, Halted, InstanceRole, InstanceRow, PeerRow, PoolRow, PreparedRow,
+    ProblemRow, QueryRow, ServerRow, ServerState, ShardRow, UserRow, View, WaitsFor, table_rows,
 };
 
 use super::Stage;
@@ -187,6 +187,11 @@ fn client_row(client: &Presence, served: &Served, config: &Config, worker: usize
         pin: client.pins(),
         pinned_since: client.pinned_since().map(|at| clock.time(at)),
         waits_for: wait.map(|wait| waits_for(wait, served, config)),
+        block: match (client.is_committing(), client.is_in_block()) {
+            (true, _) => BlockState::Committing,
+            (false, true) => BlockState::Open,
+            (false, false) => BlockState::None,
+        },
         statement: None,
     }
 }
@@ -215,6 +220,7 @@ pub(super) fn console_row(accepted: &Accepted, id: u64, pid: i32, worker: usize)
         pin: None,
         pinned_since: None,
         waits_for: None,
+        block: BlockState::None,
         statement: None,
     }
 }
@@ -330,6 +336,7 @@ impl Shared {
             instances: databases.iter().flat_map(|database| self.instance_rows(database, &config)).collect(),
             tables: databases.iter().flat_map(|database| tables(database)).collect(),
             problems: databases.iter().flat_map(|database| problems(database)).collect(),
+            prepared: databases.iter().flat_map(|database| prepared(database)).collect(),
             config: config_rows(&config),
             peers: config.peers.iter().map(peer_row).collect(),
             memory: memory::rows(reports.iter().map(|report| &report.memory), &pools),
@@ -540,6 +547,27 @@ fn problems(database: &Database) -> Vec<ProblemRow> {
     }
     let name = &database.config.name;
     found.into_iter().map(|problem| ProblemRow { database: name.clone(), problem }).collect()
+}
+
+/// What is prepared, as of the last look.
+fn prepared(database: &Database) -> Vec<PreparedRow> {
+    let names = database.shard_names();
+    let name = |shard: usize| names.get(shard).copied().unwrap_or_default().to_owned();
+    let bound = database.commits.bounds().in_doubt_after;
+    let row = |part: &InDoubt| {
+        let age = part.prepared.elapsed().unwrap_or_default();
+        PreparedRow {
+            database: database.config.name.clone(),
+            user: part.owner.clone(),
+            gid: part.gid.clone(),
+            shard: name(part.shard),
+            decider: part.decider.map(name),
+            age,
+            in_doubt: age >= bound,
+            problem: part.problem.clone(),
+        }
+    };
+    database.commits.in_doubt().iter().map(row).collect()
 }
 
 /// Why an instance is not fit for writes to several shards.

@@ -345,3 +345,80 @@ fn without_prepared_transactions_a_transaction_writes_on_one_shard() {
     assert_eq!(client.text("SELECT count(*) FROM users"), "2");
     assert!(console(&router).text("SHOW PROBLEMS").contains("max_prepared_transactions is 0"));
 }
+
+/// Whatever router has left them: the row at the decider tells, and without one it is an abort.
+#[test]
+fn what_is_left_prepared_is_resolved_from_the_shards_alone() {
+    let shards = databases("orphans", 3);
+    let names: Vec<&str> = shards.iter().map(String::as_str).collect();
+    let quick = "[commit]\nin_doubt_after = \"1s\"\n";
+    let router = with_operator(&format!("{quick}{}", database_config(shared(), &shards, RULES)));
+    let mut client = router.client();
+    client.query("CREATE TABLE users (id bigint PRIMARY KEY, name text)");
+    let mut owner: Vec<Wire> = names.iter().map(|name| Wire::connect(shared().port(), "app", name)).collect();
+    let identity: Vec<String> = owner.iter_mut().map(|wire| wire.text("SELECT identity FROM sluice.shard")).collect();
+    let mut prepare = |shard: usize, transaction: &str, decider: &str, id: i64| {
+        let name = format!("sluice:1:{transaction}:{decider}:{}", identity[shard]);
+        owner[shard].query("BEGIN");
+        assert_eq!(owner[shard].query(&format!("INSERT INTO users VALUES ({id}, 'left')")).tag(), "INSERT 0 1");
+        assert_eq!(owner[shard].query(&format!("PREPARE TRANSACTION '{name}'")).tag(), "PREPARE TRANSACTION");
+        name
+    };
+    let [committed, aborted, strange] = [1, 2, 3].map(|number| format!("{number:032x}"));
+    let decision = format!("INSERT INTO sluice.decision (gid, outcome) VALUES ('sluice:1:{committed}', 'commit')");
+    assert_eq!(superuser(shared(), names[2]).query(&decision).tag(), "INSERT 0 1");
+    for shard in [0, 1] {
+        prepare(shard, &committed, &identity[2], 10);
+        prepare(shard, &aborted, &identity[2], 20);
+    }
+    let left = prepare(0, &strange, "00000000000000ff", 30);
+    // Names that are not the router's own are nobody's business.
+    let mut other = superuser(shared(), names[1]);
+    for sql in ["BEGIN", "INSERT INTO users VALUES (40, 'own')", "PREPARE TRANSACTION 'sluice:own'"] {
+        assert!(other.query(sql).error.is_none());
+    }
+    let mut operator = console(&router);
+    wait_for("the orphans to be resolved", || {
+        let rows = operator.text("SHOW TRANSACTIONS");
+        let expected = format!("app|app||{left}|{}||in doubt|", names[0]);
+        let why = "|its decider 00000000000000ff is no shard of this database";
+        (rows.lines().count() == 1 && rows.starts_with(&expected) && rows.ends_with(why)).then_some(())
+    });
+    let rows: Vec<String> = names
+        .iter()
+        .map(|name| superuser(shared(), name).text("SELECT string_agg(id::text, ',') FROM users"))
+        .collect();
+    assert_eq!(rows, ["10", "10", ""]);
+    let outcome = "SELECT string_agg(right(gid, 1) || outcome, ',' ORDER BY gid) FROM sluice.decision WHERE gid < 'sluice:1:00000000000000000000000000000009'";
+    assert_eq!(superuser(shared(), names[2]).text(outcome), "1commit,2abort");
+    let end = |sql: &str, name: &str| assert!(superuser(shared(), name).query(sql).error.is_none(), "{sql}");
+    end("ROLLBACK PREPARED 'sluice:own'", names[1]);
+    end(&format!("ROLLBACK PREPARED '{left}'"), names[0]);
+}
+
+#[test]
+fn open_transactions_over_several_shards_are_shown() {
+    let shards = databases("shown", 2);
+    let router = with_operator(&database_config(shared(), &shards, RULES));
+    let map = ShardMap::even(BUCKETS, 2);
+    let of = |shard| (1..).find(|id| map.shard_of(&Key::Int(*id)).0 == shard).unwrap();
+    let ids: [i64; 2] = [of(0), of(1)];
+    let mut client = router.client();
+    client.query("CREATE TABLE users (id bigint PRIMARY KEY, name text)");
+    let mut operator = console(&router);
+    assert_eq!(operator.text("SHOW TRANSACTIONS"), "");
+    client.query("BEGIN");
+    client.query(&format!("INSERT INTO users VALUES ({}, 'x')", ids[0]));
+    assert_eq!(operator.text("SHOW TRANSACTIONS"), "", "on one shard there is nothing to tell");
+    client.query(&format!("INSERT INTO users VALUES ({}, 'x')", ids[1]));
+    let shown = wait_for("both shards", || {
+        let rows = operator.text("SHOW TRANSACTIONS");
+        (rows.lines().count() == 2).then_some(rows)
+    });
+    for (line, shard) in shown.lines().zip(&shards) {
+        let fields: Vec<&str> = line.split('|').collect();
+        assert_eq!((fields[0], fields[1], fields[3], fields[4], fields[6]), ("app", "app", "", shard.as_str(), "open"));
+    }
+    assert_eq!(client.query("COMMIT").tag(), "COMMIT");
+    wait_for("nothing to tell", || operator.text("SHOW TRANSACTIONS").is_empty().then_some(()));
+}

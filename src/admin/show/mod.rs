@@ -62,7 +62,7 @@ const fn long(name: &'static str, lists: &'static [List], table: fn(&View) -> Ta
 }
 
 /// All of them; SHOW HELP and the errors print this list.
-pub static SHOWS: [Show; 27] = [
+pub static SHOWS: [Show; 28] = [
     show("CONFIG", pgbouncer::config),
     show("DATABASES", pgbouncer::databases),
     show("POOLS", pgbouncer::pools),
@@ -89,5 +89,6 @@ pub static SHOWS: [Show; 27] = [
     show("PROBLEMS", sharding::problems),
     long("PINS", &[List::Clients], work::pins),
     long("WAITING", &[List::Clients, List::Servers, List::Locks], work::waiting),
+    long("TRANSACTIONS", &[List::Clients, List::Servers], work::transactions),
     long("QUERIES", &[List::Queries], work::queries),
 ];

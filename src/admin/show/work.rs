@@ -7,7 +7,7 @@ use pgsluice_sharding::sql::shape::shorten;
 
 use crate::admin::show::time;
 use crate::admin::table::{Cell, Table, Type, cell};
-use crate::view::{ClientRow, LockHolder, LockWaitRow, ServerRow, ServerState, View, WaitsFor};
+use crate::view::{BlockState, ClientRow, LockHolder, LockWaitRow, ServerRow, ServerState, View, WaitsFor};
 
 /// Statements in SHOW WAITING are no longer than this, in bytes.
 const STATEMENT_BYTES_MAX: usize = 120;
@@ -129,6 +129,63 @@ fn for_a_lock<'v>(view: &'v View, client: &'v ClientRow, row: &'v LockWaitRow) -
     let reason = format!("{}{}", row.lock, others.collect::<String>());
     let count = row.holders.len();
     Waiting { client, shard: &row.shard, instance: &row.instance, wait: row.wait, reason, count, holders }
+}
+
+/// Transactions over several shards: a row for each shard where one is open, and for each where one is prepared.
+pub(super) fn transactions(view: &View) -> Table {
+    let columns = [
+        ("database", Type::Text),
+        ("user", Type::Text),
+        ("client_id", Type::Int8),
+        ("gid", Type::Text),
+        ("shard", Type::Text),
+        ("decider", Type::Text),
+        ("state", Type::Text),
+        ("age_ms", Type::Int8),
+        ("problem", Type::Text),
+    ];
+    let mut table = Table::new(&columns);
+    for client in &view.clients {
+        let state = match client.block {
+            BlockState::None => continue,
+            BlockState::Open => "open",
+            BlockState::Committing => "committing",
+        };
+        let mut servers: Vec<&ServerRow> =
+            view.servers.iter().filter(|server| server.link == Some(client.id)).collect();
+        servers.sort_by(|a, b| a.shard.cmp(&b.shard));
+        if servers.iter().all(|server| server.shard == servers[0].shard) {
+            continue;
+        }
+        for server in servers {
+            table.push(vec![
+                cell(&client.database),
+                cell(&client.user),
+                cell(client.id),
+                None,
+                cell(&server.shard),
+                None,
+                cell(state),
+                cell(server.held.as_millis()),
+                None,
+            ]);
+        }
+    }
+    let mut prepared: Vec<_> = view.prepared.iter().collect();
+    prepared.sort_by(|a, b| (&a.database, &a.gid, &a.shard).cmp(&(&b.database, &b.gid, &b.shard)));
+    table.with_rows(prepared.into_iter().map(|part| {
+        vec![
+            cell(&part.database),
+            cell(&part.user),
+            None,
+            cell(&part.gid),
+            cell(&part.shard),
+            part.decider.clone(),
+            cell(if part.in_doubt { "in doubt" } else { "prepared" }),
+            cell(part.age.as_millis()),
+            part.problem.clone(),
+        ]
+    }))
 }
 
 /// Why there is no server, and the servers that are in use instead.
