@@ -248,12 +248,12 @@ impl Router {
         self.http_address
     }
 
-    /// Waits until every database's catalog is known, or time is up.
+    /// Waits until every database's catalog is known, and whether its shards can commit together, or time is up.
     pub async fn ready(&self, patience: Duration) -> bool {
         let until = Instant::now() + patience;
         while Instant::now() < until {
             let databases = self.shared.database_list();
-            if databases.iter().all(|database| database.catalog.version() > 0) {
+            if databases.iter().all(|database| database.is_ready()) {
                 return true;
             }
             tokio::time::sleep(Duration::from_millis(20)).await;

@@ -26,7 +26,7 @@ const LAYERS: [(&str, &[&str]); 24] = [
     ("view", &["config", "prober", "stats"]),
     ("transport", &[]),
     ("pool", &["clock", "protocol", "config", "auth", "session", "prober", "transport"]),
-    ("commit", &["pool"]),
+    ("commit", &["control"]),
     (
         "execute",
         &["clock", "protocol", "config", "session", "catalog", "listening", "stats", "transport", "pool", "commit"],
@@ -47,6 +47,7 @@ const LAYERS: [(&str, &[&str]); 24] = [
             "stats",
             "view",
             "pool",
+            "commit",
             "execute",
             "admin",
             "net",
@@ -65,7 +66,7 @@ const UPWARDS: [(&str, &str, &str); 3] = [
 ];
 
 /// Modules that are told everything, time included. A folder stands for all of its files.
-const PURE: [&str; 19] = [
+const PURE: [&str; 21] = [
     "src/deadlock.rs",
     "src/protocol",
     "src/auth",
@@ -82,6 +83,8 @@ const PURE: [&str; 19] = [
     "src/pool/health.rs",
     "src/pool/server.rs",
     "src/commit/coordinator.rs",
+    "src/commit/name.rs",
+    "src/commit/orphans.rs",
     "src/execute/decide.rs",
     "src/admin/command.rs",
     "sharding/src",

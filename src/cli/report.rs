@@ -167,7 +167,7 @@ impl Way {
             Plan::Route { .. } => Self::OneShard,
             Plan::Gather(_) => Self::Merged,
             Plan::Final(_) => Self::Final,
-            Plan::Broadcast { .. } | Plan::CopyFrom(_) | Plan::CopyTo { .. } => Self::EveryShard,
+            Plan::Broadcast { .. } | Plan::CopyFrom(_) | Plan::CopyTo { .. } | Plan::CopyQuery(_) => Self::EveryShard,
             Plan::Session => Self::Router,
             Plan::Refused(_) => Self::Refused,
         }

@@ -4,7 +4,9 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::{AuthMethod, Config, Limits, Listen, Log, LogFormat, PoolMode, PoolSettings, ReplicaSettings, Source};
+use super::{
+    AuthMethod, CommitSettings, Config, Limits, Listen, Log, LogFormat, PoolMode, PoolSettings, ReplicaSettings, Source,
+};
 
 const MEGABYTE: usize = 1 << 20;
 
@@ -19,6 +21,7 @@ impl Default for Config {
             databases: Vec::new(),
             peers: Vec::new(),
             replicas: ReplicaSettings::default(),
+            commit: CommitSettings::default(),
             limits: Limits::default(),
             log: Log::default(),
             source: Source::default(),
@@ -61,6 +64,12 @@ impl Default for PoolSettings {
 impl Default for ReplicaSettings {
     fn default() -> Self {
         Self { lag_max: Duration::from_secs(10), check_interval: Duration::from_secs(1) }
+    }
+}
+
+impl Default for CommitSettings {
+    fn default() -> Self {
+        Self { in_doubt_after: Duration::from_secs(5), outcome_timeout: Duration::from_secs(10) }
     }
 }
 

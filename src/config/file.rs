@@ -13,8 +13,8 @@ use super::reader::{Located, Reader, Section};
 use super::set::{self, Source};
 use super::value::Surroundings;
 use super::{
-    AuthMethod, Config, Database, Host, Instance, Limits, Listen, Log, LogFormat, Peer, PoolMode, PoolSettings,
-    Problem, ReplicaSettings, Role, Secret, Shard, Tls, User, checks, url,
+    AuthMethod, CommitSettings, Config, Database, Host, Instance, Limits, Listen, Log, LogFormat, Peer, PoolMode,
+    PoolSettings, Problem, ReplicaSettings, Role, Secret, Shard, Tls, User, checks, url,
 };
 
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -135,6 +135,7 @@ impl File {
             databases: Vec::new(),
             peers: Vec::new(),
             replicas: ReplicaSettings::default(),
+            commit: CommitSettings::default(),
             limits: Limits::default(),
             log: Log::default(),
             source: Source::default(),
@@ -170,6 +171,9 @@ fn read<'r>(reader: &'r Reader<'r>, mut root: Section<'r>) -> File {
     }
     if let Some(section) = root.section("replicas") {
         replicas(section, &mut config.replicas);
+    }
+    if let Some(section) = root.section("commit") {
+        commit(section, &mut config.commit);
     }
     if let Some(section) = root.section("limits") {
         limits(section, &mut config.limits);
@@ -480,6 +484,12 @@ fn peer(mut section: Section<'_>, config: &mut Config) {
 fn replicas(mut section: Section<'_>, replicas: &mut ReplicaSettings) {
     section.duration("lag_max", Duration::ZERO, &mut replicas.lag_max);
     section.duration("check_interval", Duration::from_millis(10), &mut replicas.check_interval);
+    section.finish();
+}
+
+fn commit(mut section: Section<'_>, commit: &mut CommitSettings) {
+    section.duration("in_doubt_after", Duration::from_millis(100), &mut commit.in_doubt_after);
+    section.duration("outcome_timeout", Duration::from_millis(100), &mut commit.outcome_timeout);
     section.finish();
 }
 

@@ -35,6 +35,7 @@ pub struct Config {
     /// Other routers before the same servers, each `router_id` once and none of them this router's.
     pub peers: Vec<Peer>,
     pub replicas: ReplicaSettings,
+    pub commit: CommitSettings,
     pub limits: Limits,
     pub log: Log,
     pub source: Source,
@@ -247,6 +248,16 @@ pub struct ReplicaSettings {
     pub lag_max: Duration,
     /// How often instances are asked for their state.
     pub check_interval: Duration,
+}
+
+/// Commits over several shards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CommitSettings {
+    /// What is prepared for longer may have lost its router, and is resolved.
+    pub in_doubt_after: Duration,
+    /// How long a client waits to hear how its transaction ended, when the shard that decides was lost
+    /// during the commit.
+    pub outcome_timeout: Duration,
 }
 
 /// Bounds that are not about pools.

@@ -145,6 +145,8 @@ impl Config {
         }
         list.add("replicas.lag_max", show_duration(self.replicas.lag_max));
         list.add("replicas.check_interval", show_duration(self.replicas.check_interval));
+        list.add("commit.in_doubt_after", show_duration(self.commit.in_doubt_after));
+        list.add("commit.outcome_timeout", show_duration(self.commit.outcome_timeout));
         list.add("limits.message_bytes_max", show_size(self.limits.message_bytes_max));
         list.add("limits.statement_bytes_max", show_size(self.limits.statement_bytes_max));
         list.add("limits.plan_cache_bytes_max", show_size(self.limits.plan_cache_bytes_max));

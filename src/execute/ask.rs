@@ -156,6 +156,8 @@ impl Conversation {
 
     /// Sends and receives once on server `i`, watching the client.
     pub(super) async fn exchange(&mut self, i: usize) -> Result<(), Failure> {
+        // A commit goes on to its end, whether or not anybody waits for it.
+        let watches = !self.presence.is_committing();
         let Self { client, links, .. } = self;
         let link = &mut links[i];
         let result = poll_fn(|cx| {
@@ -168,7 +170,7 @@ impl Conversation {
                 Poll::Ready(Err(error)) => return Poll::Ready(Ok(Err(error))),
                 Poll::Pending => {}
             }
-            client.poll_watch(cx).map(Err)
+            if watches { client.poll_watch(cx).map(Err) } else { Poll::Pending }
         })
         .await;
         match result {

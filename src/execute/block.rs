@@ -3,11 +3,8 @@
 
 use std::rc::Rc;
 
-use pgsluice_sharding::ShardId;
 use pgsluice_sharding::sql::{Access, Command, Effects, Pin, SetValue, TransactionOptions};
 
-use crate::commit::coordinator::{Action, Coordinator, Event, Outcome};
-use crate::commit::recover::finish_prepared;
 use crate::config::PoolMode;
 use crate::protocol::backend;
 use crate::protocol::error::{ErrorFields, Severity};
@@ -208,111 +205,6 @@ impl Conversation {
         self.session.statements.close_portals();
         self.settle_settings(false, before);
         Ok(())
-    }
-
-    /// Commits on every server of the block; false when the one server answered with ROLLBACK.
-    pub(super) async fn commit_links(&mut self) -> Result<bool, Failure> {
-        let mut writers: Vec<usize> =
-            (0..self.links.len()).filter(|i| self.links[*i].joined && self.links[*i].wrote).collect();
-        // The last one decides, and is not prepared.
-        writers.sort_by_key(|i| self.links[*i].temporary_tables);
-        if writers.len() > 1 {
-            // Nobody is thrown out in the middle of this: prepared transactions would stay behind.
-            self.presence.commits(true);
-            let committed = self.commit_two_phase(&writers).await;
-            self.presence.commits(false);
-            committed?;
-        }
-        let mut committed = true;
-        // Whoever wrote goes first: if that fails, the others have changed nothing.
-        let joined = self.links.iter().filter(|link| link.joined);
-        let mut order: Vec<(bool, u64)> = joined.map(|link| (!link.wrote, link.server.id.0)).collect();
-        order.sort_by_key(|(only_read, _)| *only_read);
-        let writes = order.first().is_some_and(|(only_read, _)| !only_read);
-        for (only_read, id) in order {
-            let i = self.position(id)?;
-            match self.ask(i, "COMMIT").await {
-                Ok(answer) if answer.error.is_none() && answer.tag_is("ROLLBACK") => {
-                    committed = false;
-                    self.left_block(i, false);
-                }
-                Ok(answer) if answer.error.is_none() => self.left_block(i, true),
-                // What was written is committed; this server had nothing to add to it.
-                Err(Failure::Error(fields)) if writes && only_read => {
-                    tracing::warn!(reason = %fields.message, "a server failed after the commit on the others");
-                }
-                Ok(answer) => {
-                    self.left_block(i, false);
-                    let result = answer.into_result(self);
-                    self.roll_back_links().await?;
-                    result?;
-                }
-                Err(Failure::Error(fields)) if fields.sqlstate == "08006" => {
-                    return Err(unknown_outcome(fields).into());
-                }
-                Err(failure) => return Err(failure),
-            }
-        }
-        Ok(committed)
-    }
-
-    /// Two-phase commit over the servers that wrote: all or none.
-    async fn commit_two_phase(&mut self, writers: &[usize]) -> Result<(), Failure> {
-        let participants: Vec<(u64, ShardId)> =
-            writers.iter().map(|i| (self.links[*i].server.id.0, self.links[*i].shard)).collect();
-        let mut coordinator = Coordinator::new(participants.len(), &self.worker.new_gid());
-        let mut failure = None;
-        while let Some(action) = coordinator.poll_action() {
-            match action {
-                Action::Run { participant, sql } => {
-                    let (server, shard) = participants[participant];
-                    let event = self.run_commit_step(participant, server, &sql, &mut failure).await?;
-                    if matches!(event, Event::Lost(_)) && coordinator.has_decided() {
-                        let pools = self.served.shard(shard);
-                        let pool = pools.instances[pools.primary()].0.clone();
-                        drop(tokio::task::spawn_local(finish_prepared(pool, sql)));
-                    }
-                    coordinator.handle(event);
-                }
-                Action::Finished(Outcome::Committed) => return Ok(()),
-                Action::Finished(Outcome::RolledBack) => return Err(failure.unwrap_or(Failure::Told)),
-                Action::Finished(Outcome::Unknown(gid)) => {
-                    tracing::error!(gid, "a commit over several shards is in doubt");
-                    return Err(unknown_outcome(ErrorFields::error("08006", "a shard failed during the commit")).into());
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// One statement of a commit on one participant; the first error is kept for the client.
-    async fn run_commit_step(
-        &mut self,
-        participant: usize,
-        server: u64,
-        sql: &str,
-        failure: &mut Option<Failure>,
-    ) -> Result<Event, Failure> {
-        let Some(i) = self.links.by_server(server) else { return Ok(Event::Lost(participant)) };
-        match self.ask(i, sql).await {
-            Ok(answer) => {
-                // A transaction that has failed answers PREPARE and COMMIT with ROLLBACK.
-                let refused = answer.error.is_some() || (!sql.starts_with("ROLLBACK") && answer.tag_is("ROLLBACK"));
-                self.left_block(i, !refused && !sql.starts_with("ROLLBACK"));
-                if !refused {
-                    return Ok(Event::Done(participant));
-                }
-                if failure.is_none() {
-                    *failure = Some(answer.into_result(self).err().unwrap_or(Failure::Told));
-                }
-                Ok(Event::Failed(participant))
-            }
-            Err(Failure::Error(fields)) => {
-                failure.get_or_insert(Failure::Error(fields));
-                Ok(Event::Lost(participant))
-            }
-            Err(end) => Err(end),
-        }
     }
 
     async fn rollback(&mut self, chain: bool) -> Result<(), Failure> {
@@ -559,23 +451,18 @@ impl Conversation {
         Ok(())
     }
 
-    /// A statement is about to run on server `i`: notes that it may write, and refuses what would
-    /// need a commit over several shards.
+    /// A statement is about to run on server `i`: notes that it may write.
+    ///
+    /// # Errors
+    /// `0A000` when that would need a commit over several shards, and one of them can take no part in it.
     pub(super) fn note_access(&mut self, i: usize, access: Access) -> Result<(), Failure> {
         self.session.transaction.takes_snapshot(Snapshot::OfJoined);
         if access != Access::Write {
             return Ok(());
         }
         let elsewhere = self.links.iter().enumerate().any(|(other, link)| other != i && link.wrote);
-        let spread = self.links.iter().filter(|link| link.wrote).count() > 1;
-        if elsewhere && !spread {
-            return Err(ErrorFields::error("0A000", "a transaction cannot write on several shards")
-                .with_detail(format!(
-                    "It has written on another shard than \"{}\" already.",
-                    self.served.shard(self.links[i].shard).name
-                ))
-                .with_hint("Keep a transaction that writes to one value of the sharding key.")
-                .into());
+        if elsewhere && let Some((shard, why)) = self.served.commits.unfit() {
+            return Err(self.cannot_commit_together(shard, &why).into());
         }
         self.note_write(i);
         Ok(())
@@ -594,10 +481,4 @@ impl Conversation {
 fn no_blocks() -> ErrorFields {
     ErrorFields::error("0A000", "transaction blocks are not allowed in statement pooling mode")
         .with_hint("Connect to a database whose pool mode is transaction.")
-}
-
-/// The client must not take an error for a rollback.
-fn unknown_outcome(fields: ErrorFields) -> ErrorFields {
-    ErrorFields { sqlstate: "08007".into(), ..fields }
-        .with_hint("The transaction may or may not have been committed; look before you repeat it.")
 }

@@ -12,7 +12,9 @@
 //! - [`cursors`]: portals fetched in portions and cursors, over several shards
 //! - [`copy`]: COPY FROM STDIN, one shard or split
 //! - [`copy_out`]: COPY TO STDOUT of several shards
+//! - [`copy_query`]: COPY of a query whose rows are merged
 //! - [`block`]: BEGIN, COMMIT, savepoints, SET over the servers held
+//! - [`commit`]: COMMIT on the servers that wrote, in one phase or two
 //! - [`listen`]: LISTEN and what it brings
 //! - [`sync`]: Flush and Sync, where pipelines are settled
 //! - [`sequences`]: whose server knows currval
@@ -28,8 +30,10 @@ mod ask;
 mod block;
 mod broadcast;
 mod client;
+mod commit;
 mod copy;
 mod copy_out;
+mod copy_query;
 mod cursors;
 mod decide;
 mod encoding;

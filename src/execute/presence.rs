@@ -358,6 +358,10 @@ impl Presence {
     }
 
     /// Whether a commit over several shards is under way.
+    pub(super) fn is_committing(&self) -> bool {
+        self.commits.get()
+    }
+
     pub(super) fn commits(&self, commits: bool) {
         self.commits.set(commits);
     }

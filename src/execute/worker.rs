@@ -19,6 +19,8 @@ use super::presence::Presence;
 use super::queries::Queries;
 use super::types::ParameterTypes;
 use crate::catalog::CatalogReader;
+use crate::commit::name::TransactionId;
+use crate::commit::shards::Commits;
 use crate::config::{Limits, PoolMode};
 use crate::listening::Listening;
 use crate::pool::balance::{Candidate, choose};
@@ -115,9 +117,10 @@ impl Worker {
         self.counter.replace(self.counter.get() + 1)
     }
 
-    /// A name for a transaction over several shards that no other has.
-    pub fn new_gid(&self) -> String {
-        format!("sluice:{:016x}:{}:{}", xxh3::xxh3_64(&self.seed.to_be_bytes()), self.index, self.count())
+    /// The number of a transaction over several shards: of this start of the router, this worker, and a count.
+    pub fn new_transaction(&self) -> TransactionId {
+        let start = u128::from(xxh3::xxh3_64(&self.seed.to_be_bytes()));
+        TransactionId(start << 64 | (self.index as u128) << 48 | u128::from(self.count()))
     }
 
     /// A name for a temporary table that no other has.
@@ -318,6 +321,7 @@ pub struct Served {
     /// Indexed by `ShardId`.
     pub shards: Vec<ShardPools>,
     pub stats: Arc<PoolStats>,
+    pub commits: Arc<Commits>,
     /// What PostgreSQL said of statements that run on several shards.
     pub descriptions: RefCell<HashMap<StatementId, Rc<Description>>>,
     pub listening: Arc<Listening>,

@@ -9,6 +9,8 @@ use tokio::task::JoinHandle;
 
 use super::Shared;
 use crate::catalog::{CatalogWatch, Shard as CatalogShard};
+use crate::commit::recover;
+use crate::commit::shards::{Bounds, Commits, Known, Logins};
 use crate::config::{self, Config, Host, Instance};
 use crate::control;
 use crate::execute::greeting::Greetings;
@@ -29,21 +31,25 @@ pub(super) struct Database {
     pub(super) catalog: Arc<CatalogWatch>,
     pub(super) greetings: Arc<Greetings>,
     pub(super) listening: Arc<Listening>,
+    pub(super) commits: Arc<Commits>,
     /// By position in the configuration.
     pub(super) shards: Vec<Arc<Mutex<ShardHealth>>>,
     /// Lives as long as the catalog, over reloads.
     watching: Arc<Task>,
     _probing: Vec<Task>,
+    /// There is none over one shard.
+    _recovering: Option<Task>,
 }
 
 /// What is known of a shard's instances, the configured primary first.
+#[derive(Debug)]
 pub(super) struct ShardHealth {
     pub(super) health: Health,
     pub(super) instances: Vec<Seen>,
 }
 
 /// What an instance said last.
-#[derive(Clone, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Seen {
     pub(super) probe: Option<Probe>,
     /// Why there was no answer the last time.
@@ -133,7 +139,25 @@ impl Database {
             probing.map(|(n, (shard, health))| probe((&database.name, n), shard, config, shared, health)).collect();
         // What servers say of themselves may change with the settings.
         let greetings = Arc::default();
-        Self { config: database.clone(), map, catalog, greetings, listening, shards, watching, _probing: probing }
+        let (commits, recovering) = commits(database, config, shared, &shards);
+        Self {
+            config: database.clone(),
+            map,
+            catalog,
+            greetings,
+            listening,
+            commits,
+            shards,
+            watching,
+            _probing: probing,
+            _recovering: recovering,
+        }
+    }
+
+    /// Whether its tables are known, and what its shards can do together.
+    pub(super) fn is_ready(&self) -> bool {
+        let asked = |known: &Known| !matches!(known, Known::Away(_));
+        self.catalog.version() > 0 && (self.shards.len() == 1 || self.commits.known().iter().all(asked))
     }
 
     /// What is known of a shard at this moment.
@@ -167,6 +191,53 @@ pub(crate) fn catalog_shard(shard: &config::Shard, config: &Config) -> Option<Ca
 fn listening_logins(database: &config::Database, config: &Config) -> Vec<tokio_postgres::Config> {
     let instances = database.shards.first().into_iter().flat_map(config::Shard::instances);
     instances.map(|instance| control::config(instance, &config.users, config.pool.connect_timeout)).collect()
+}
+
+/// Commits over the shards of a database; what is left of them is looked for where there are several.
+fn commits(
+    database: &config::Database,
+    config: &Config,
+    shared: &Shared,
+    shards: &[Arc<Mutex<ShardHealth>>],
+) -> (Arc<Commits>, Option<Task>) {
+    let logins = Arc::new(Places {
+        shards: database.shards.iter().cloned().zip(shards.iter().cloned()).collect(),
+        users: config.users.clone(),
+        timeout: config.pool.connect_timeout,
+    });
+    let config::CommitSettings { in_doubt_after, outcome_timeout } = config.commit;
+    let bounds = Bounds { in_doubt_after, outcome_timeout };
+    let commits = Arc::new(Commits::new(database.shards.len(), logins, bounds, shared.control.clone()));
+    let work = recover::run(commits.clone(), database.name.clone());
+    let task = (database.shards.len() > 1).then(|| Task(shared.control.spawn(work)));
+    (commits, task)
+}
+
+/// Where the primaries are at any moment.
+#[derive(Debug)]
+struct Places {
+    shards: Vec<(config::Shard, Arc<Mutex<ShardHealth>>)>,
+    users: Vec<config::User>,
+    timeout: Duration,
+}
+
+impl Places {
+    fn instance(&self, shard: usize) -> &Instance {
+        let (config, health) = &self.shards[shard];
+        let primary = lock(health).health.primary().unwrap_or(0);
+        config.instances().nth(primary).unwrap_or(&config.primary)
+    }
+}
+
+impl Logins for Places {
+    fn primary(&self, shard: usize) -> tokio_postgres::Config {
+        control::config(self.instance(shard), &self.users, self.timeout)
+    }
+
+    fn primary_as(&self, shard: usize, user: &str) -> tokio_postgres::Config {
+        let instance = Instance { user: Some(user.to_owned()), password: None, ..self.instance(shard).clone() };
+        control::config(&instance, &self.users, self.timeout)
+    }
 }
 
 /// Asks the instances of a shard.

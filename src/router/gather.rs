@@ -16,6 +16,7 @@ use super::database::{Database, Seen};
 use super::memory::{self, Memory};
 use super::worker::Message;
 use crate::admin::{List, Needs, config_rows};
+use crate::commit::shards::{Known, NOT_PREPARED};
 use crate::config::{self, Config, Instance, PoolMode};
 use crate::execute::presence::{Activity, Held, Origin, Presence, Wait};
 use crate::execute::queries::Query;
@@ -528,6 +529,13 @@ fn problems(database: &Database) -> Vec<ProblemRow> {
                 None => continue,
             };
             found.push(format!("shard {}, {}: {problem}", shard.name, instance.address()));
+        }
+    }
+    for (known, shard) in database.commits.known().into_iter().zip(&database.config.shards) {
+        if let Known::Unfit(why) = known
+            && why != NOT_PREPARED
+        {
+            found.push(format!("shard {}: transactions that write to several shards are refused: {why}", shard.name));
         }
     }
     let name = &database.config.name;

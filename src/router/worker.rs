@@ -304,6 +304,7 @@ impl Host {
             map: state.map.clone(),
             shards: shards.collect(),
             stats: self.shared.stats.register(self.worker.index, database, user),
+            commits: state.commits.clone(),
             descriptions: RefCell::default(),
             greetings: RefCell::default(),
             listening: state.listening.clone(),

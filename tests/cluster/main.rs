@@ -31,3 +31,4 @@ mod slt;
 mod snapshots;
 mod tagged;
 mod tpch;
+mod transactions;

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use pgsluice::config::{
-    AuthMethod, Config, Database, Host, Instance, Limits, Listen, Log, LogFormat, PoolMode, PoolSettings,
-    ReplicaSettings, Role, Secret, Shard, Source, User,
+    AuthMethod, CommitSettings, Config, Database, Host, Instance, Limits, Listen, Log, LogFormat, PoolMode,
+    PoolSettings, ReplicaSettings, Role, Secret, Shard, Source, User,
 };
 use pgsluice::demo::{Cluster, ClusterOptions, TcpAuth};
 use pgsluice::pool::Server;
@@ -74,6 +74,7 @@ fn config(cluster: &Cluster, size: u32) -> Config {
         users: vec![user("app", "app"), user("postgres", "wrong")],
         peers: Vec::new(),
         databases: vec![database("app"), database("other")],
+        commit: CommitSettings::default(),
         replicas: ReplicaSettings { lag_max: 1000 * MS, check_interval: 1000 * MS },
         limits: Limits {
             query_shapes_max: 1000,

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pgsluice::catalog::{CatalogReader, CatalogWatch};
+use pgsluice::commit::shards::{Bounds, Commits, Nowhere};
 use pgsluice::config::{Config, PoolMode};
 use pgsluice::execute::worker::{Served, ShardPools, Worker};
 use pgsluice::listening::Listening;
@@ -149,6 +150,8 @@ impl Router {
         let health = Arc::new(InstanceHealth::new(Duration::from_secs(10), pgsluice::clock::now()));
         let shard = ShardPools { name: "main".into(), instances: vec![(pools.pool(&key).unwrap(), health)] };
         let catalog = CatalogWatch::new("app", config.databases[0].rules.clone(), Vec::new());
+        let patience = Duration::from_secs(1);
+        let bounds = Bounds { in_doubt_after: patience, outcome_timeout: patience };
         let served = Served {
             database: "app".into(),
             user: "app".into(),
@@ -159,6 +162,7 @@ impl Router {
             map: Arc::new(ShardMap::even(4096, 1)),
             shards: vec![shard],
             stats: Registry::default().register(0, "app", "app"),
+            commits: Arc::new(Commits::new(1, Arc::new(Nowhere), bounds, Handle::current())),
             descriptions: RefCell::default(),
             listening: Arc::new(Listening::new(Vec::new(), Handle::current())),
             greetings: RefCell::default(),
