@@ -49,8 +49,7 @@ impl Printer {
         let forced = match form {
             PrintForm::Csv { force: ForceQuote::All, .. } => vec![true; names.len()],
             PrintForm::Csv { force: ForceQuote::Named(columns), .. } => {
-                let is_there = |column: &&Box<str>| names.contains(&column.as_bytes());
-                if let Some(unknown) = columns.iter().find(|column| !is_there(column)) {
+                if let Some(unknown) = columns.iter().find(|column| !names.contains(&column.as_bytes())) {
                     return Err(Refusal::error("42703", format!("column \"{unknown}\" does not exist")));
                 }
                 names.iter().map(|name| columns.iter().any(|column| column.as_bytes() == *name)).collect()
@@ -209,7 +208,7 @@ mod tests {
         let PrintForm::Csv { delimiter, null, quote, escape, header, .. } = csv else { return };
         let force = ForceQuote::Named(Vec::new());
         let csv = PrintForm::Csv { delimiter, null, quote, escape, header, force };
-        assert_eq!(printed(&csv, &[Some(b"\\.")]), "a\n\"\\.\"\n");
+        assert_eq!(printed(&csv, &[Some(b"\\.")]), "a\n\"\\\\.\"\n");
     }
 
     #[test]
