@@ -427,6 +427,7 @@ pub fn table_rows(database: &str, catalog: &Catalog, shards: &[&str], problems: 
     let tables =
         catalog.tables.iter().flat_map(|(schema, tables)| tables.iter().map(move |(name, t)| (schema, name, t)));
     let mut rows: Vec<_> = tables
+        .filter(|(_, _, table)| table.relation != Relation::Sequence)
         .map(|(schema, name, table)| {
             let (kind, key, shard) = match table.kind {
                 TableKind::Sharded { column, .. } => ("sharded", table.columns.get(column), None),
@@ -441,6 +442,7 @@ pub fn table_rows(database: &str, catalog: &Catalog, shards: &[&str], problems: 
                     Relation::Table => "table",
                     Relation::View | Relation::KnownView => "view",
                     Relation::Foreign => "foreign table",
+                    Relation::Sequence => "sequence",
                 },
                 kind,
                 key: key.map(|column| column.name.clone()),

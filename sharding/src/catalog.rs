@@ -92,6 +92,8 @@ pub enum Relation {
     /// A view of which the router knows where each row is.
     KnownView,
     Foreign,
+    /// Every shard has it, and the first shard's counts.
+    Sequence,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -265,7 +267,7 @@ pub(crate) fn is_built_in_type(name: &str) -> bool {
 }
 
 /// A built-in type in SQL whose values can be elements of an array.
-pub(crate) fn element_type(type_oid: u32) -> Option<String> {
+pub fn element_type(type_oid: u32) -> Option<String> {
     /// What values are shown to be that have no type of their own.
     const PSEUDO: [&str; 5] = ["cstring", "record", "trigger", "unknown", "void"];
     let named = |line: &&str| line.split_once(' ').is_some_and(|(_, oid)| oid.parse() == Ok(type_oid));

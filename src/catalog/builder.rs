@@ -157,6 +157,7 @@ impl Builder {
             let relation = match row.text(2)? {
                 "v" | "m" => Relation::View,
                 "f" => Relation::Foreign,
+                "S" => Relation::Sequence,
                 _ => Relation::Table,
             };
             self.relations.push(RelationRows {
@@ -260,6 +261,7 @@ impl Builder {
         let rules = rules_of_children(&self.rules, &self.parents);
         for RelationRows { schema, name, relation, columns } in self.relations {
             let kind = match rules.kind_of(&schema, &name, &columns) {
+                _ if relation == Relation::Sequence => TableKind::Local(ShardId(0)),
                 Ok(kind) => kind,
                 Err(refusal) => {
                     problems.push(describe(&schema, &name, &refusal));

@@ -104,7 +104,7 @@ JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace \
 LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid OPERATOR(pg_catalog.=) c.oid \
   AND a.attnum OPERATOR(pg_catalog.>) 0 AND NOT a.attisdropped \
 LEFT JOIN pg_catalog.pg_constraint p ON p.conrelid OPERATOR(pg_catalog.=) c.oid AND p.contype OPERATOR(pg_catalog.=) 'p' \
-WHERE c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p,v,m,f}'::pg_catalog.\"char\"[]) \
+WHERE c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p,v,m,f,S}'::pg_catalog.\"char\"[]) \
   AND c.relpersistence OPERATOR(pg_catalog.<>) 't' \
   AND n.nspname OPERATOR(pg_catalog.<>) ALL ('{pg_catalog,information_schema,pg_toast,sluice}'::pg_catalog.name[]) \
 ORDER BY n.nspname, c.relname, a.attnum";
@@ -190,7 +190,7 @@ SELECT pg_catalog.concat_ws('/', \
    c.reloptions, c.relrowsecurity), 0)::pg_catalog.numeric)) \
   FROM pg_catalog.pg_class c WHERE c.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid \
    AND c.relpersistence OPERATOR(pg_catalog.<>) 't' \
-   AND c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p,v,m,f}'::pg_catalog.\"char\"[])), \
+   AND c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p,v,m,f,S}'::pg_catalog.\"char\"[])), \
  (SELECT pg_catalog.concat_ws('.', pg_catalog.count(*), pg_catalog.sum(pg_catalog.hashtextextended(\
    pg_catalog.concat_ws(',', p.oid, p.proname, p.pronamespace, p.prokind, p.proretset, p.provolatile, p.prosrc), 0)\
    ::pg_catalog.numeric)) \

@@ -167,7 +167,10 @@ impl Way {
             Plan::Route { .. } => Self::OneShard,
             Plan::Gather(_) => Self::Merged,
             Plan::Final(_) => Self::Final,
-            Plan::Broadcast { .. } | Plan::CopyFrom(_) | Plan::CopyTo { .. } | Plan::CopyQuery(_) => Self::EveryShard,
+            Plan::Write(write) if write.shards() != &Shards::All => Self::OneShard,
+            Plan::Write(_) | Plan::Broadcast(_) | Plan::CopyFrom(_) | Plan::CopyTo { .. } | Plan::CopyQuery(_) => {
+                Self::EveryShard
+            }
             Plan::Session => Self::Router,
             Plan::Refused(_) => Self::Refused,
         }

@@ -66,17 +66,32 @@ impl Arguments {
         Err(ErrorFields::outdated_plan().into())
     }
 
+    /// The same with these types of the parameters.
+    pub(super) fn with_types(self, types: &[u32]) -> Self {
+        Self { param_types: types.into(), ..self }
+    }
+
+    /// The same with the results in these formats.
+    pub(super) fn with_formats(&self, formats: &[i16]) -> Result<Self, Failure> {
+        let mut message = BytesMut::new();
+        bind_for_shard(&mut message, b"", "", &self.bind()?, formats);
+        let bind = message.freeze().slice(5..);
+        Ok(Self { bind, ..self.clone() })
+    }
+
     /// The same with all results as text.
     pub(super) fn as_text(&self) -> Result<Self, Failure> {
-        let mut message = BytesMut::new();
-        bind_for_shard(&mut message, b"", "", &self.bind()?, &[]);
-        let bind = message.freeze().slice(5..);
-        Ok(Self { text: self.text.clone(), param_types: self.param_types.clone(), bind, row: self.row })
+        self.with_formats(&[])
     }
 
     /// The same with one more value behind the others, in binary.
     pub(super) fn with(&self, value: &[u8]) -> Result<Self, Failure> {
-        let bind = bind_with(&self.bind()?, value);
+        self.with_all(&[value])
+    }
+
+    /// The same with more values behind the others, in binary.
+    pub(super) fn with_all(&self, values: &[&[u8]]) -> Result<Self, Failure> {
+        let bind = bind_with(&self.bind()?, values);
         Ok(Self { text: self.text.clone(), param_types: self.param_types.clone(), bind, row: self.row })
     }
 

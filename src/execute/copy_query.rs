@@ -12,6 +12,7 @@ use crate::protocol::backend;
 use crate::protocol::error::ErrorFields;
 use crate::protocol::frame::{Header, put_message};
 use crate::protocol::reply;
+use crate::session::statements::ManyRead;
 
 use super::arguments::Arguments;
 use super::decide::Decision;
@@ -110,7 +111,7 @@ impl Conversation {
     ) -> Result<(), Failure> {
         let (_, decision) = self.plan_part(&copy.sql, 0)?;
         let (read, access) = match decision {
-            Decision::Many { read, access } => (read, access),
+            Decision::Many { read: read @ (ManyRead::Merged { .. } | ManyRead::Finished(_)), access } => (read, access),
             forward @ Decision::Forward { .. } => {
                 return Box::pin(self.run_in_router(script, index, text, forward, false)).await;
             }

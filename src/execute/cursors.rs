@@ -63,7 +63,7 @@ impl Conversation {
     async fn open_portal(&mut self, name: &str, read: &ManyRead, request: ManyRequest<'_>) -> Result<u64, Failure> {
         let last = match read {
             ManyRead::Finished(last) | ManyRead::Merged { or_else: Some(last), .. } => last,
-            ManyRead::Merged { or_else: None, .. } => {
+            ManyRead::Merged { or_else: None, .. } | ManyRead::Written(_) => {
                 self.served.stats.refused.add(1);
                 return Err(no_row_limit());
             }
@@ -103,7 +103,7 @@ impl Conversation {
     }
 
     /// The inputs of a final query, read a second time if a shard had an outdated plan.
-    async fn collected(
+    pub(super) async fn collected(
         &mut self,
         last: &FinalRead,
         request: ManyRequest<'_>,

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use pgsluice_sharding::copy::{CopyFrom, CopyQuery};
-use pgsluice_sharding::plan::{FinalQuery, Plan, ShardSet, Values};
+use pgsluice_sharding::plan::{Broadcast, FinalQuery, Plan, ShardSet, Values, Write};
 use pgsluice_sharding::sql::{Access, Command, Effects, Statement};
 use pgsluice_sharding::{Refusal, ShardId, ShardMap};
 
-use crate::session::statements::{FinalRead, ManyRead};
+use crate::session::statements::{FinalRead, ManyRead, ManyWrite, RowSource};
 
 /// What is done with one statement.
 #[derive(Debug)]
@@ -17,7 +17,7 @@ pub(super) enum Decision {
     /// Shards run parts of it, and the router or PostgreSQL makes one answer of them.
     Many { read: ManyRead, access: Access },
     /// Every shard runs it.
-    Broadcast { transactional: bool },
+    Broadcast(Broadcast),
     /// COPY ... FROM STDIN that the router splits.
     CopySplit(Arc<CopyFrom>),
     /// COPY ... TO STDOUT: these shards send their rows one after another.
@@ -53,7 +53,7 @@ pub(super) fn decide(statement: &Statement, map: &ShardMap, values: Values<'_>) 
         (_, Some(_)) => return Ok(Decision::Execute),
         _ => {}
     }
-    let decision = decide_plan(statement, map, values)?;
+    let decision = decide_plan(&statement.plan, statement.access, map, values)?;
     match (&statement.command, decision) {
         (_, decision @ Decision::Forward { .. }) => Ok(decision),
         (Command::Explain(_), decision) => Ok(Decision::Explain(Box::new(decision))),
@@ -61,10 +61,9 @@ pub(super) fn decide(statement: &Statement, map: &ShardMap, values: Values<'_>) 
     }
 }
 
-fn decide_plan(statement: &Statement, map: &ShardMap, values: Values<'_>) -> Result<Decision, Refusal> {
+fn decide_plan(plan: &Plan, access: Access, map: &ShardMap, values: Values<'_>) -> Result<Decision, Refusal> {
     let sharded = map.shards() > 1;
-    let access = statement.access;
-    match &statement.plan {
+    match plan {
         Plan::Route { shards, many } => match shards.resolve(map, values)? {
             ShardSet::Any => Ok(Decision::Forward { shard: None, access }),
             ShardSet::One(shard) => Ok(Decision::Forward { shard: Some(shard), access }),
@@ -86,10 +85,16 @@ fn decide_plan(statement: &Statement, map: &ShardMap, values: Values<'_>) -> Res
                 Ok(Decision::Many { read, access })
             }
         },
-        Plan::Broadcast { .. } | Plan::CopyFrom(_) if !sharded => {
-            Ok(Decision::Forward { shard: Some(ShardId(0)), access })
-        }
-        Plan::Broadcast { transactional } => Ok(Decision::Broadcast { transactional: *transactional }),
+        Plan::Write(write) => match write.shards().resolve(map, values)? {
+            ShardSet::Any => Ok(Decision::Forward { shard: None, access }),
+            ShardSet::One(shard) => Ok(Decision::Forward { shard: Some(shard), access }),
+            ShardSet::Many(shards) => {
+                let read = ManyRead::Written(many_write(write, &shards, map, values)?);
+                Ok(Decision::Many { read, access })
+            }
+        },
+        Plan::Broadcast(_) | Plan::CopyFrom(_) if !sharded => Ok(Decision::Forward { shard: Some(ShardId(0)), access }),
+        Plan::Broadcast(how) => Ok(Decision::Broadcast(how.clone())),
         Plan::CopyFrom(copy) => Ok(Decision::CopySplit(copy.clone())),
         Plan::CopyQuery(_) if !sharded => Ok(Decision::Forward { shard: Some(ShardId(0)), access }),
         Plan::CopyQuery(copy) => Ok(Decision::CopyQuery(copy.clone())),
@@ -102,6 +107,46 @@ fn decide_plan(statement: &Statement, map: &ShardMap, values: Values<'_>) -> Res
         Plan::Session => Ok(Decision::Forward { shard: None, access }),
         Plan::Refused(_) if !sharded => Ok(Decision::Forward { shard: Some(ShardId(0)), access }),
         Plan::Refused(refusal) => Err((**refusal).clone()),
+    }
+}
+
+fn many_write(
+    write: &Arc<Write>,
+    shards: &[ShardId],
+    map: &ShardMap,
+    values: Values<'_>,
+) -> Result<ManyWrite, Refusal> {
+    match &**write {
+        Write::Each(each) => {
+            let read = final_read(&each.query, shards, map, values)?;
+            let target = match each.target.resolve(map, values)? {
+                // No shard has such rows: one of them says so.
+                ShardSet::Any => vec![read.home],
+                ShardSet::One(shard) => vec![shard],
+                ShardSet::Many(shards) => shards,
+            };
+            Ok(ManyWrite::Each { read, target, copies: each.copies })
+        }
+        Write::Rows(insert) => {
+            let places = insert.places(map, values)?;
+            Ok(ManyWrite::Rows { insert: insert.clone(), places })
+        }
+        Write::Selected(insert) => {
+            let source = match decide_plan(&insert.source, Access::Lock, map, values)? {
+                Decision::Forward { shard, .. } => RowSource::Shard(shard.unwrap_or(ShardId(0))),
+                Decision::Many { read, .. } => RowSource::Many(Box::new(read)),
+                _ => return Err(several_shards()),
+            };
+            Ok(ManyWrite::Selected { write: write.clone(), source })
+        }
+        Write::Moved(moved) => {
+            let target = match moved.target.resolve(map, values)? {
+                ShardSet::Any => shards[..1].to_vec(),
+                ShardSet::One(shard) => vec![shard],
+                ShardSet::Many(shards) => shards,
+            };
+            Ok(ManyWrite::Moved { write: write.clone(), target })
+        }
     }
 }
 
@@ -201,6 +246,13 @@ pub(super) fn uses_literals(plan: &Plan) -> bool {
             gather.shards.uses_literals() || gather.or_else.as_ref().is_some_and(|last| literals_in(last))
         }
         Plan::Final(last) => literals_in(last),
+        Plan::Write(write) => match &**write {
+            Write::Each(each) => literals_in(&each.query) || each.target.uses_literals(),
+            Write::Rows(insert) => insert.keys.uses_literals(),
+            // The literals of its query are known by their values.
+            Write::Selected(_) => false,
+            Write::Moved(moved) => moved.target.uses_literals(),
+        },
         _ => false,
     }
 }

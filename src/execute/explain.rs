@@ -135,11 +135,9 @@ impl Conversation {
                 let request = ManyRequest { arguments: &arguments, access, describe: with_names };
                 return self.explain_read(explain, &read, request).await;
             }
-            Decision::Broadcast { .. } => self.explain_on_all(explain, statement, &arguments).await?,
+            Decision::Broadcast(_) => self.explain_on_all(explain, statement, &arguments).await?,
             _ => {
-                let refusal =
-                    ErrorFields::error("0A000", "EXPLAIN of this statement is not supported over several shards");
-                return Err(refusal.with_hint("Explain it on one shard, past the router.").into());
+                return Err(not_explained());
             }
         };
         self.tell_explained(explain, &Explained { report, ran: None }, with_names);
@@ -189,6 +187,7 @@ impl Conversation {
         let (gather, shards, or_else) = match read {
             ManyRead::Merged { gather, shards, or_else } => (gather, shards, or_else),
             ManyRead::Finished(last) => return self.explain_final(asked, last).await,
+            ManyRead::Written(_) => return Err(not_explained()),
         };
         self.measure.touches(shards.len());
         let arguments = asked.request.arguments;
@@ -568,6 +567,12 @@ struct Ran {
     merged: Merged,
     /// Of the rows of the answer.
     bytes: u64,
+}
+
+fn not_explained() -> Failure {
+    ErrorFields::error("0A000", "EXPLAIN of this statement is not supported over several shards")
+        .with_hint("Explain it on one shard, past the router.")
+        .into()
 }
 
 fn not_measured() -> Failure {

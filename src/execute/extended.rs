@@ -350,7 +350,10 @@ impl Conversation {
             return Err(ErrorFields::error("42P03", message).into());
         }
         match decision {
-            Some(Decision::Execute) => Box::pin(self.bind_execute(total, &statement, &portal)).await,
+            Some(Decision::Execute) => {
+                Box::pin(self.execute_in_pipeline()).await?;
+                Box::pin(self.bind_execute(total, &statement, &portal)).await
+            }
             decision => self.bind_decided(Binding::Request(total), statement, &portal, decision).await,
         }
     }
@@ -371,6 +374,7 @@ impl Conversation {
                     self.find_sequences(first)?;
                 }
                 let i = self.link(shard, access).await?;
+                let i = self.write_in_pipeline(i, access).await?;
                 self.turn_to(i).await?;
                 self.note_access(i, access)?;
                 self.send_parses(i);
@@ -584,7 +588,8 @@ impl Conversation {
             }
             Some(Portal::Many(portal)) => {
                 self.settle_all().await?;
-                self.refuse_after_write()?;
+                let reads = portal.statement.script.statements.first().is_none_or(|first| first.access == Access::Read);
+                Box::pin(self.many_in_pipeline(total, reads)).await?;
                 let explained = explains(&portal).is_some();
                 self.served.stats.gathered.add(u64::from(!explained));
                 let query = self.begins(&portal.statement.script);
@@ -667,33 +672,10 @@ impl Conversation {
         {
             return Box::pin(self.control_amid_pipeline(command, &statement.text)).await;
         }
-        if !is_transaction_control(command) {
-            self.close_implicit_transactions().await?;
-        }
+        Box::pin(self.router_in_pipeline(command, &decision)).await?;
         // A COPY is followed by its data.
         self.take_request();
         self.run_in_router(&statement.script, 0, &statement.text.clone(), decision, false).await
-    }
-
-    /// A statement that the router runs is a transaction of its own: nothing of an unfinished pipeline
-    /// may be part of it.
-    async fn close_implicit_transactions(&mut self) -> Result<(), Failure> {
-        self.refuse_after_write()?;
-        for i in 0..self.links.len() {
-            if self.links[i].is_unsynced() {
-                self.sync_link(i, Audience::Router);
-                self.pump(i).await?;
-            }
-        }
-        Ok(())
-    }
-
-    fn refuse_after_write(&self) -> Result<(), Failure> {
-        if self.session.transaction.is_idle() && self.links.iter().any(|link| link.is_unsynced() && link.wrote) {
-            let message = "a pipeline that has written on one shard cannot go on over several, or with SET";
-            return Err(ErrorFields::error("0A000", message).with_hint("Send Sync between the statements.").into());
-        }
-        Ok(())
     }
 
     async fn close(&mut self, total: usize) -> Result<(), Failure> {
@@ -728,6 +710,7 @@ impl Conversation {
     async fn function_call(&mut self, total: usize) -> Result<(), Failure> {
         self.refuse_if_failed(&Command::Other)?;
         let i = self.link(Some(Served::HOME), Access::Write).await?;
+        let i = self.write_in_pipeline(i, Access::Write).await?;
         self.turn_to(i).await?;
         self.note_access(i, Access::Write)?;
         let Self { client, links, .. } = &mut *self;

@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use bytes::{Buf, BufMut, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use pgsluice_sharding::ShardId;
 use pgsluice_sharding::key::Format;
 use pgsluice_sharding::merge::{ColumnType, Merge, MergeLimits};
@@ -52,7 +52,7 @@ const NARROWING_BYTES_MAX: usize = 1 << 20;
 
 /// What becomes of rows for which there is no room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Beyond {
+pub(super) enum Beyond {
     /// They are counted, to say how many there are.
     Counted,
     /// There is another place for all of them: no more are read.
@@ -102,6 +102,16 @@ impl InputRows {
     /// Every column as an array, each as a value of a Bind message.
     pub(super) fn put(&self, out: &mut BytesMut, types: &[ColumnType]) {
         self.columns.iter().zip(types).for_each(|(column, found)| column.put(out, self.rows, found.type_oid));
+    }
+
+    /// Every column as an array in PostgreSQL's binary form.
+    pub(super) fn arrays(&self, types: &[ColumnType]) -> Vec<Bytes> {
+        let array = |(column, found): (&ArrayColumn, &ColumnType)| {
+            let mut out = BytesMut::with_capacity(column.elements.len() + 24);
+            column.put(&mut out, self.rows, found.type_oid);
+            out.freeze().slice(4..)
+        };
+        self.columns.iter().zip(types).map(array).collect()
     }
 
     /// Takes whole DataRow messages.
@@ -368,7 +378,7 @@ impl Conversation {
     }
 
     /// What the shards hold of all inputs; `None` when that is more than arrays may be, and goes elsewhere.
-    async fn read_inputs(
+    pub(super) async fn read_inputs(
         &mut self,
         read: &FinalRead,
         held: &Held,
@@ -573,7 +583,8 @@ impl Conversation {
         Err(match in_arrays {
             true => error
                 .with_detail(
-                    "Temporary tables cannot take the rows where nothing may be written, nor within a pipeline.",
+                    "Temporary tables cannot take the rows where nothing may be written, nor within a pipeline, nor for a \
+                     write on several shards.",
                 )
                 .into(),
             false => error.into(),

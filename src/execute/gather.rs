@@ -34,7 +34,7 @@ use super::worker::Description;
 use super::{CatalogChange, Conversation, Failure};
 
 /// Rows leave in pieces of about this size.
-const OUT_BYTES: usize = 64 << 10;
+pub(super) const OUT_BYTES: usize = 64 << 10;
 
 /// What is read at once of rows that are all kept.
 const TAKEN_IN_BYTES: usize = 16 << 10;
@@ -138,6 +138,9 @@ impl Head {
 impl Conversation {
     /// Reads on several shards and sends the rows and the command tag.
     pub(super) async fn read_many(&mut self, read: &ManyRead, request: ManyRequest<'_>) -> Result<(), Failure> {
+        if let ManyRead::Written(write) = read {
+            return Box::pin(self.write_many(write, request)).await;
+        }
         let first = self.read_once(read, request, Attempt::First).await?;
         if matches!(first, Gathered::Outdated) {
             // Plans are made and shards are asked anew. Of the first attempt the client has seen nothing.
@@ -156,6 +159,7 @@ impl Conversation {
         let (gather, shards, or_else) = match read {
             ManyRead::Merged { gather, shards, or_else } => (gather, shards, or_else),
             ManyRead::Finished(last) => return self.final_query(last, request, attempt).await,
+            ManyRead::Written(_) => return Ok(Gathered::Done),
         };
         self.measure.touches(shards.len());
         let ids = self.link_all(shards, request.access).await?;
@@ -342,6 +346,7 @@ impl Conversation {
                 let ids = self.link_all(&[last.home], Access::Read).await?;
                 self.accepted(last, ids[0], &arguments).await?.1
             }
+            ManyRead::Written(_) => return self.describe_write(&arguments).await,
         };
         self.send_row_description(&description, &arguments)
     }
@@ -635,7 +640,7 @@ impl Conversation {
     }
 
     /// A shard's error becomes the statement's; it is told once.
-    fn shard_failed(&mut self, i: usize, total: usize) -> Failure {
+    pub(super) fn shard_failed(&mut self, i: usize, total: usize) -> Failure {
         let link = &mut self.links[i];
         if link.server.state.hidden_query_runs() {
             return self.hidden_query_failed(i, 5..total);

@@ -9,6 +9,7 @@
 //! - [`forward`]: one shard; frames pass undecoded
 //! - [`gather`]: many shards -> merge
 //! - [`broadcast`]: the same statement on every shard
+//! - [`promises`]: whether the tables can still be held to what is promised of them after DDL
 //! - [`cursors`]: portals fetched in portions and cursors, over several shards
 //! - [`copy`]: COPY FROM STDIN, one shard or split
 //! - [`copy_out`]: COPY TO STDOUT of several shards
@@ -16,6 +17,7 @@
 //! - [`block`]: BEGIN, COMMIT, savepoints, SET over the servers held
 //! - [`commit`]: COMMIT on the servers that wrote, in one phase or two
 //! - [`listen`]: LISTEN and what it brings
+//! - [`pipeline`]: what makes a block of a pipeline
 //! - [`sync`]: Flush and Sync, where pipelines are settled
 //! - [`sequences`]: whose server knows currval
 //! - [`prepared`]: PREPARE and EXECUTE of SQL
@@ -47,9 +49,13 @@ pub mod greeting;
 mod links;
 mod listen;
 mod measure;
+mod moved;
+mod pipeline;
 mod prepared;
 pub mod presence;
+mod promises;
 pub mod queries;
+mod selected;
 mod sequences;
 mod simple;
 mod snapshots;
@@ -60,6 +66,7 @@ mod timed;
 mod types;
 mod victim;
 pub mod worker;
+mod writes;
 
 use std::io;
 use std::pin::pin;

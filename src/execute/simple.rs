@@ -182,7 +182,8 @@ impl Conversation {
     /// A Query behind statements of a pipeline that no Sync has ended: all are one transaction, which ends
     /// with the Query.
     async fn go_on_with_pipeline(&mut self, total: usize) -> Result<(), Failure> {
-        if self.catalog_change == CatalogChange::None
+        if self.session.transaction.is_idle()
+            && self.catalog_change == CatalogChange::None
             && let Ok((script, Some(decision))) = self.plan_query(total)
             && self.pipeline_server_runs(&script.statements[0], &decision)
         {
@@ -196,7 +197,11 @@ impl Conversation {
             Ok(text) => text.into(),
             Err(failure) => return self.roll_back_pipeline().await.and(Err(failure)),
         };
-        self.pipeline_becomes_text();
+        if self.session.transaction.is_idle() {
+            self.pipeline_becomes_text();
+        } else {
+            self.sync_before_query().await?;
+        }
         let result = self.run_parts_of_pipeline(&text, total).await;
         self.end_of_text(result).await
     }
@@ -265,9 +270,9 @@ impl Conversation {
                     _ => self.read_many(&read, request).await,
                 }
             }
-            Decision::Broadcast { transactional } => {
+            Decision::Broadcast(how) => {
                 self.measure.touches(self.served.shards.len());
-                self.broadcast(own_text, transactional, statement.effects).await
+                Box::pin(self.broadcast(own_text, &how, statement.effects)).await
             }
             Decision::CopySplit(copy) => {
                 self.measure.touches(self.served.shards.len());
@@ -391,7 +396,7 @@ impl Conversation {
     }
 
     /// Ends the transaction that ends with its text.
-    async fn end_text(&mut self, result: Result<(), Failure>) -> Result<(), Failure> {
+    pub(super) async fn end_text(&mut self, result: Result<(), Failure>) -> Result<(), Failure> {
         if !self.session.transaction.ends_with_text() {
             return result;
         }

@@ -50,6 +50,10 @@ impl Conversation {
         }
         self.pipeline = Pipeline::Running;
         self.pipeline_ended();
+        let result = match self.session.transaction.ends_with_text() {
+            true => Box::pin(self.end_pipeline(result)).await,
+            false => result,
+        };
         let result = match result {
             Ok(false) => Box::pin(self.after_sync()).await.map(|()| false),
             other => other,
@@ -93,8 +97,10 @@ impl Conversation {
             }
         }
         // Nothing is to come between the server's ReadyForQuery and the client.
-        let passes =
-            !self.session.transaction.is_failed() && self.catalog_change == CatalogChange::None && !self.is_listening();
+        let passes = !self.session.transaction.is_failed()
+            && !self.session.transaction.ends_with_text()
+            && self.catalog_change == CatalogChange::None
+            && !self.is_listening();
         if self.links.len() == 1 && self.links[0].is_unsynced() && passes {
             self.sync_link(0, Audience::Client);
             self.pump(0).await?;
@@ -137,7 +143,8 @@ impl Conversation {
 
     /// Whether a Query belongs to a transaction with what a pipeline has executed before it.
     pub(super) fn goes_on_with_pipeline(&self) -> bool {
-        self.session.transaction.is_idle() && self.links.iter().any(|link| link.sent == Sent::Executed)
+        let executed = self.session.transaction.is_idle() && self.links.iter().any(|link| link.sent == Sent::Executed);
+        executed || self.session.transaction.ends_with_text()
     }
 
     /// A Query after extended messages without Sync that have executed nothing, or are in a block.

@@ -50,7 +50,7 @@ impl Conversation {
             self.catalog_change = CatalogChange::Own;
             match self.served.shards.len() {
                 1 => self.renew_own_catalog(),
-                _ => Box::pin(self.read_own_catalog()).await?,
+                _ => drop(Box::pin(self.read_own_catalog()).await?),
             }
         }
         Ok(())
@@ -82,8 +82,8 @@ impl Conversation {
         self.own_catalog = Some(Arc::new(own));
     }
 
-    /// Reads the catalog inside the client's transaction, which alone sees what it has created.
-    async fn read_own_catalog(&mut self) -> Result<(), Failure> {
+    /// Reads the catalog inside the client's transaction, which alone sees what it has created. Gives the problems that were found.
+    pub(super) async fn read_own_catalog(&mut self) -> Result<Vec<String>, Failure> {
         let shared = self.served.catalog.borrow_mut().catalog().clone();
         let i = self.link_on(super::worker::Served::HOME, pgsluice_sharding::sql::Access::Write).await?;
         self.bring_into_step(i).await?;
@@ -101,10 +101,11 @@ impl Conversation {
             }
             answer.into_result(self)?;
         }
-        let mut own = builder.finish(self.worker.own_number()).catalog;
+        let loaded = builder.finish(self.worker.own_number());
+        let mut own = loaded.catalog;
         keep_tables_of_other_shards(&mut own, &shared);
         self.own_catalog = Some(Arc::new(own));
-        Ok(())
+        Ok(loaded.problems)
     }
 }
 

@@ -32,6 +32,11 @@ pub(crate) struct ParameterTypes {
 }
 
 impl ParameterTypes {
+    /// As the client has declared them; the server finds out the rest.
+    pub(super) fn declared(numbers: &[u32]) -> Self {
+        Self { numbers: numbers.to_vec(), casts: None }
+    }
+
     pub(super) fn numbers(&self) -> &[u32] {
         &self.numbers
     }

@@ -40,9 +40,8 @@ fn where_to(statement: &Statement, map: &ShardMap, names: &[&str], values: Value
         Plan::Route { shards, .. } | Plan::CopyTo { shards, .. } => shards,
         Plan::Gather(gather) => &gather.shards,
         Plan::Final(query) => &query.shards,
-        Plan::Broadcast { .. } | Plan::CopyFrom(_) | Plan::CopyQuery(_) | Plan::Session | Plan::Refused(_) => {
-            return None;
-        }
+        Plan::Write(write) => write.shards(),
+        Plan::Broadcast(_) | Plan::CopyFrom(_) | Plan::CopyQuery(_) | Plan::Session | Plan::Refused(_) => return None,
     };
     let name = |shard: &ShardId| names.get(usize::from(shard.0)).copied().unwrap_or("?");
     Some(match shards.resolve(map, values) {

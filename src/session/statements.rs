@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use pgsluice_sharding::ShardId;
-use pgsluice_sharding::plan::{FinalQuery, Gather};
+use pgsluice_sharding::plan::{FinalQuery, Gather, InsertRows, Write};
 use pgsluice_sharding::sql::SharedScript;
 
 use crate::pool::server::StatementId;
@@ -118,13 +118,36 @@ pub struct ManyPortal {
     pub bind: Bytes,
 }
 
-/// A read on several shards, with the shards that it turned out to concern.
+/// A statement over several shards, with the shards that it turned out to concern.
 #[derive(Debug)]
 pub enum ManyRead {
     /// The router merges; what else can be done if the types of the rows forbid it.
     Merged { gather: Arc<Gather>, shards: Vec<ShardId>, or_else: Option<FinalRead> },
     /// PostgreSQL finishes.
     Finished(FinalRead),
+    /// Rows are written, on all shards concerned or on none.
+    Written(ManyWrite),
+}
+
+/// A write on several shards.
+#[derive(Debug)]
+pub enum ManyWrite {
+    /// Each of `target` runs the statement for its own rows, with what `read` brings of others. When `copies`, the rows are the same everywhere.
+    Each { read: FinalRead, target: Vec<ShardId>, copies: bool },
+    /// The rows of an INSERT, each with its shard, in their order.
+    Rows { insert: InsertRows, places: Vec<ShardId> },
+    /// The rows of a query: [`Write::Selected`].
+    Selected { write: Arc<Write>, source: RowSource },
+    /// An UPDATE of the key, of rows on these shards: [`Write::Moved`].
+    Moved { write: Arc<Write>, target: Vec<ShardId> },
+}
+
+/// Where the rows of an INSERT ... SELECT come from.
+#[derive(Debug)]
+pub enum RowSource {
+    /// One shard, which runs the query as it is.
+    Shard(ShardId),
+    Many(Box<ManyRead>),
 }
 
 /// A final query and where its parts run.

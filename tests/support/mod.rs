@@ -8,6 +8,7 @@
 #![allow(dead_code, unused_imports, unreachable_pub, reason = "every test file takes what it needs")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+pub mod proxy;
 pub mod running;
 pub mod tpch;
 pub mod wire;

@@ -5,6 +5,8 @@
 //! here.
 
 use super::KeyValue;
+use super::bind_dml::UsedKey;
+use super::bind_query::Seen;
 use super::conditions::{Clause, Condition};
 use super::scope::{Columns, Found, Names, Rel, is_sharded, is_view};
 use super::terms::{ColumnKind, Family, Nature, Term, Terms, ValueSet};
@@ -26,6 +28,8 @@ pub(crate) struct Occurrence {
     pub written: Written,
     /// Rows are put into it, so that the key must be a value of its type.
     pub inserts: bool,
+    /// It is written.
+    pub target: bool,
 }
 
 /// How a table stands in the text.
@@ -52,6 +56,8 @@ pub(crate) struct LocalTable {
     pub schema: String,
     pub name: String,
     pub rel: usize,
+    /// It is written.
+    pub target: bool,
 }
 
 /// A view whose rows the router cannot place.
@@ -163,6 +169,15 @@ pub(crate) enum Usage {
     Target,
 }
 
+/// Whether an UPDATE may change the sharding key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Moves {
+    No,
+    /// The next one that is bound.
+    May,
+    Does,
+}
+
 /// One level of names: a SELECT, an UPDATE ...
 #[derive(Debug, Default)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, seen or not")]
@@ -218,6 +233,14 @@ pub(crate) struct Binder<'c> {
     pub views: Vec<ViewUse<'c>>,
     pub locals: Vec<LocalTable>,
     pub reference_writes: Vec<String>,
+    /// How many tables are written.
+    pub targets: usize,
+    /// What is known of the query of an INSERT ... SELECT.
+    pub selected: Option<Seen>,
+    /// By what a MERGE ties the rows that it uses to those that it writes, if it may insert.
+    pub used: Option<UsedKey>,
+    /// Whether the statement may, and does, change the key of rows.
+    pub moves: Moves,
     /// Edges from the use of a CTE to its inside, good only if it is used once.
     pub cte_edges: Vec<(usize, Term, Term)>,
     pub system: bool,
@@ -245,6 +268,10 @@ impl<'c> Binder<'c> {
             views: Vec::new(),
             locals: Vec::new(),
             reference_writes: Vec::new(),
+            targets: 0,
+            selected: None,
+            used: None,
+            moves: Moves::No,
             cte_edges: Vec::new(),
             system: false,
             facts: Facts { only_locks: true, ..Facts::default() },
@@ -336,6 +363,7 @@ impl<'c> Binder<'c> {
                     rel,
                     written: Written::of(table),
                     inserts: false,
+                    target: usage == Usage::Target,
                 });
                 let block = self.rels[rel].block;
                 if usage != Usage::Nullable && is_sharded(found) {
@@ -346,7 +374,8 @@ impl<'c> Binder<'c> {
             TableKind::Reference if usage == Usage::Target => self.reference_writes.push(name.to_owned()),
             TableKind::Reference => {}
             TableKind::Local(home) => {
-                self.locals.push(LocalTable { home, schema: schema.to_owned(), name: name.to_owned(), rel });
+                let target = usage == Usage::Target;
+                self.locals.push(LocalTable { home, schema: schema.to_owned(), name: name.to_owned(), rel, target });
             }
         }
     }

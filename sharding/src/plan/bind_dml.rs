@@ -1,13 +1,25 @@
 //! INSERT, UPDATE, DELETE, MERGE: the rows that are written, and what decides where they live.
 
 use super::KeyValue;
-use super::bind::{Binder, Output, Usage};
-use super::bind_values::Reach;
+use super::bind::{Binder, Moves, Output, Usage};
+use super::bind_values::{Reach, conjuncts};
 use super::reasons;
 use super::scope::{Columns, Rel};
 use super::terms::{Family, Term, ValueSet};
 use crate::catalog::{Table, TableKind};
 use crate::sql::tree::{Assignment, Body, Conflict, Delete, Dml, Expr, From, Insert, Merge, TableRef, Target, Update};
+
+/// The column of what a MERGE uses that equals the key of the rows it writes.
+#[derive(Debug)]
+pub(crate) struct UsedKey {
+    /// By which name it is called.
+    pub table: String,
+    pub column: String,
+    /// It is the key of a sharded table: its rows are where those are that are written.
+    pub is_tied: bool,
+    /// Its rows are those of a sharded table.
+    pub is_sharded: bool,
+}
 
 /// The key column of a sharded table that is written.
 struct KeyColumn<'c> {
@@ -42,6 +54,7 @@ impl<'c> Binder<'c> {
     /// Opens the block of a write with its target in it.
     fn open_target(&mut self, table: &TableRef) -> (usize, Option<KeyColumn<'c>>) {
         self.open();
+        self.targets += 1;
         let rel = self.stored_table(table, Usage::Target);
         let key = match self.rels[rel].columns {
             Columns::Table(table) => match table.kind {
@@ -109,21 +122,25 @@ impl<'c> Binder<'c> {
             return self.limit_key(rel, key, values.concat());
         }
         let seen = self.apart(|binder| binder.query(source));
-        let output = field.and_then(|field| seen.outputs.as_ref()?.get(field).cloned());
-        match output {
-            None => self.refuse(reasons::insert_without_key(table, key.name)),
-            Some(output) => self.insert_selected(rel, key, output, table),
+        let outputs = seen.outputs.as_ref().map(|outputs| field.and_then(|field| outputs.get(field).cloned()));
+        self.selected = Some(seen);
+        match (field, outputs) {
+            (None, _) | (Some(_), Some(None)) => self.refuse(reasons::insert_without_key(table, key.name)),
+            (Some(_), Some(Some(output))) => self.insert_selected(rel, key, output),
+            // What columns there are is known when it runs.
+            (Some(_), None) => {}
         }
     }
 
-    fn insert_selected(&mut self, rel: usize, key: &KeyColumn<'c>, output: Output, table: &str) {
+    fn insert_selected(&mut self, rel: usize, key: &KeyColumn<'c>, output: Output) {
         let target = self.term(rel, key.position);
         match output {
             Output { term: Some(source), .. } if self.terms.comparable(source, target) && self.fits(source, target) => {
                 self.terms.edge(source, target);
             }
             Output { values: Some((keys, family)), .. } if key.stores(family) => self.limit_key(rel, key, keys),
-            _ => self.refuse(reasons::insert_unknown_key(table, key.name)),
+            // Each row has to be looked at.
+            _ => {}
         }
     }
 
@@ -181,9 +198,14 @@ impl<'c> Binder<'c> {
     }
 
     fn update(&mut self, update: &Update) {
+        let moves = std::mem::replace(&mut self.moves, Moves::No);
         let before = self.with(update.with.as_deref());
         let (_, key) = self.open_target(&update.table);
-        self.assignments(&update.set, key.as_ref());
+        let changes = key.as_ref().is_some_and(|key| update.set.iter().any(|found| *found.column == *key.name));
+        match (changes, moves) {
+            (true, Moves::May) => self.moves = Moves::Does,
+            _ => self.assignments(&update.set, key.as_ref()),
+        }
         self.joined(&update.from, update.filter.as_ref());
         self.exprs(update.set.iter().map(|assignment| &assignment.value));
         self.returning(&update.returning);
@@ -221,13 +243,12 @@ impl<'c> Binder<'c> {
         self.forget_ctes(before);
     }
 
-    /// MERGE: the target is written where its rows are; rows that match nothing are inserted.
+    /// MERGE: the target is written where its rows are; a row that matches nothing is inserted where its key is.
     fn merge(&mut self, merge: &Merge) {
         let before = self.with(merge.with.as_deref());
         let (rel, key) = self.open_target(&merge.table);
-        if key.is_some() {
-            self.refuse(reasons::merge(&merge.table.name));
-        }
+        let block = self.block();
+        let first = self.rels.len();
         self.table_item(&merge.source, true);
         if let Some(on) = &merge.on {
             self.expr(on);
@@ -237,10 +258,64 @@ impl<'c> Binder<'c> {
             self.exprs(&action.condition);
             self.exprs(&action.values);
             self.exprs(action.set.iter().map(|assignment| &assignment.value));
-            self.assignments(&action.set, key.as_ref());
+            if !action.inserts {
+                self.assignments(&action.set, key.as_ref());
+            }
+        }
+        if let Some(key) = &key
+            && merge.actions.iter().any(|action| action.inserts)
+        {
+            let sources: Vec<usize> =
+                self.blocks[block].rels.iter().copied().filter(|source| *source >= first).collect();
+            self.merge_inserts(merge, rel, key, &sources);
         }
         self.returning(&merge.returning);
         self.close();
         self.forget_ctes(before);
+    }
+
+    /// What is inserted must have the key by which it was compared: then one shard alone knows whether it is there.
+    fn merge_inserts(&mut self, merge: &Merge, rel: usize, key: &KeyColumn<'c>, sources: &[usize]) {
+        let unclear = reasons::merge(&merge.table.name);
+        let target = self.term(rel, key.position);
+        let mut used = None;
+        for action in merge.actions.iter().filter(|action| action.inserts) {
+            let field = match action.set.as_slice() {
+                [] => Some(key.position),
+                set => set.iter().position(|assignment| *assignment.column == *key.name),
+            };
+            let value = field.and_then(|field| action.values.get(field));
+            let Some(Expr::Column(names)) = value else { return self.refuse(unclear) };
+            let Some(source) = self.column(names) else { return self.refuse(unclear) };
+            let is_compared = self.equates(merge.on.as_ref(), target, source);
+            if !is_compared || used.is_some_and(|used| used != source) {
+                return self.refuse(unclear);
+            }
+            used = Some(source);
+        }
+        let (Some(source), [only]) = (used, sources) else { return self.refuse(unclear) };
+        let owner = self.terms.owner(source);
+        let rel = &self.rels[*only];
+        let column = rel.terms.iter().find(|(_, term)| **term == source).map(|(position, _)| *position);
+        let names = rel.names();
+        let column = column.and_then(|position| names.as_ref()?.get(position).cloned());
+        let (Some(column), true) = (column, owner == *only) else { return self.refuse(unclear) };
+        let of_source = |occurrence: &&super::bind::Occurrence| !occurrence.target;
+        let mut others = self.occurrences.iter().filter(of_source).peekable();
+        let is_sharded = others.peek().is_some();
+        let fits = self.terms.comparable(source, target) && self.fits(source, target);
+        let is_tied = is_sharded && fits && others.all(|occurrence| self.terms.same(occurrence.key, source));
+        let table = rel.name.to_string();
+        self.used = Some(UsedKey { table, column: column.to_string(), is_tied, is_sharded });
+    }
+
+    /// Whether a condition demands that two columns are equal, whatever types they have.
+    fn equates(&mut self, on: Option<&Expr>, a: Term, b: Term) -> bool {
+        on.into_iter().flat_map(conjuncts).any(|condition| {
+            let Expr::Op(op) = condition else { return false };
+            let (Some(Expr::Column(left)), Expr::Column(right)) = (&op.left, &op.right) else { return false };
+            let sides = [self.column(left), self.column(right)];
+            &*op.name == "=" && (sides == [Some(a), Some(b)] || sides == [Some(b), Some(a)])
+        })
     }
 }

@@ -7,11 +7,13 @@ use super::bind_query::Seen;
 use super::decide::{Context, Decided, access_of, anywhere, can_be_many, first_shard, refused};
 use super::route::Place;
 use super::scope::{Found, Names};
-use super::{Node, Plan, Shards, build, copy_plan, reasons};
-use crate::catalog::{Column, Table, TableKind, column_of};
+use super::scope::{is_sharded, is_view};
+use super::{Broadcast, NewIndex, Node, Plan, Shards, build, code_of_ddl, copy_plan, reasons, stored};
+use crate::catalog::{Column, Relation, Table, TableKind, column_of};
 use crate::copy::CopyQuery;
 use crate::refusal::Refusal;
 use crate::sql::code::pin_of_code;
+use crate::sql::lex::{Lexer, TokenKind};
 use crate::sql::parse::Parsed;
 use crate::sql::spans;
 use crate::sql::tree::{Change, Constraint, Copy, CreateTable, Dml, Query, Stmt, TableRef};
@@ -25,10 +27,16 @@ pub(super) fn decide(context: Context<'_>, stmt: &Stmt) -> Decided {
             let known = context.catalog.functions.get(&**procedure);
             code("a procedure", known.and_then(|function| function.pin))
         }
-        Stmt::Do { code: body } => code("a DO block", pin_of_code(body)),
-        Stmt::Load => Decided::new(Command::Other, Access::Write, everywhere(false)).pinned(Pin::Load),
-        Stmt::Maintenance { transactional } => Decided::new(Command::Other, Access::Write, everywhere(*transactional)),
-        Stmt::SetConstraints => Decided::new(Command::Other, Access::Lock, everywhere(true)),
+        Stmt::Do { code: body, plpgsql } => decide_do(context, body, *plpgsql),
+        Stmt::Load => {
+            Decided::new(Command::Other, Access::Write, Plan::Broadcast(Broadcast::Loosely)).pinned(Pin::Load)
+        }
+        Stmt::Maintenance { transactional } => {
+            Decided::new(Command::Other, Access::Write, Plan::Broadcast(in_one_step(*transactional)))
+        }
+        Stmt::Analyze => Decided::new(Command::Other, Access::Write, Plan::Broadcast(Broadcast::Loosely)),
+        Stmt::SetConstraints => Decided::new(Command::Other, Access::Lock, Plan::Broadcast(Broadcast::InBlock)),
+        Stmt::AtHome => Decided::new(Command::Ddl, Access::Write, first_shard()),
         _ => decide_ddl(context, &names, stmt),
     }
 }
@@ -41,27 +49,52 @@ fn code(what: &str, pin: Option<Pin>) -> Decided {
     decided
 }
 
+/// A DO block of nothing but DDL does on every shard what its statements would do by themselves.
+fn decide_do(context: Context<'_>, body: &str, plpgsql: bool) -> Decided {
+    let pin = pin_of_code(body);
+    let plan = match plpgsql.then(|| code_of_ddl::changes_schema_only(context, body)) {
+        Some(Ok(true)) => Plan::Broadcast(Broadcast::Checked),
+        Some(Err(refusal)) => refused(refusal),
+        Some(Ok(false)) | None => return code("a DO block", pin),
+    };
+    let mut decided = Decided::new(Command::Other, Access::Write, plan);
+    decided.effects.changes_catalog = true;
+    decided.effects.pin = pin;
+    decided
+}
+
 /// Whether what a text creates may be the session's own though the tree does not say so: types,
 /// functions and sequences.
 pub(super) fn may_be_temporary(context: Context<'_>) -> bool {
-    let names_schema = |text: &str| text.as_bytes().windows(7).any(|word| word.eq_ignore_ascii_case(b"pg_temp"));
-    let in_word = |c: char| c.is_alphanumeric() || c == '_';
-    let words: Vec<&str> = context.text.split(|c| !in_word(c)).filter(|word| !word.is_empty()).collect();
-    let creates = words.windows(2).any(|pair| {
-        pair[0].eq_ignore_ascii_case("create") && ["temp", "temporary"].iter().any(|w| pair[1].eq_ignore_ascii_case(w))
+    let is_own =
+        |text: &str| text.trim_start_matches('"').get(..7).is_some_and(|word| word.eq_ignore_ascii_case("pg_temp"));
+    let mut after_create = false;
+    let creates = Lexer::new(context.text).any(|token| {
+        let text = &context.text[token.start..token.end];
+        let is = |words: &[&str]| words.iter().any(|word| text.eq_ignore_ascii_case(word));
+        match token.kind {
+            TokenKind::Word if after_create && is(&["temp", "temporary"]) => return true,
+            TokenKind::Word | TokenKind::Quoted if is_own(text) => return true,
+            _ => {
+                after_create =
+                    token.kind == TokenKind::Word && is(&["create", "local", "global", "or", "replace", "recursive"])
+            }
+        }
+        false
     });
-    creates || names_schema(context.text) || context.search_path.is_some_and(names_schema)
+    let in_path = |path: &str| path.as_bytes().windows(7).any(|word| word.eq_ignore_ascii_case(b"pg_temp"));
+    creates || context.search_path.is_some_and(in_path)
 }
 
-fn everywhere(transactional: bool) -> Plan {
-    Plan::Broadcast { transactional }
+fn in_one_step(transactional: bool) -> Broadcast {
+    if transactional { Broadcast::Together } else { Broadcast::Apart }
 }
 
 fn decide_ddl(context: Context<'_>, names: &Names<'_>, stmt: &Stmt) -> Decided {
     let hidden = may_be_temporary(context);
     let plan = match ddl_plan(context, names, stmt) {
         Ok(_) if hidden && context.catalog.shards > 1 => refused(reasons::temporary()),
-        Ok(transactional) => everywhere(transactional),
+        Ok(how) => Plan::Broadcast(how),
         Err(refusal) => refused(refusal),
     };
     let mut decided = Decided::new(Command::Ddl, Access::Write, plan);
@@ -78,22 +111,43 @@ fn decide_ddl(context: Context<'_>, names: &Names<'_>, stmt: &Stmt) -> Decided {
     decided
 }
 
-/// Whether the DDL may run in a transaction block; or why it would break a promise.
-fn ddl_plan(context: Context<'_>, names: &Names<'_>, stmt: &Stmt) -> Result<bool, Refusal> {
+/// How the DDL may run on all shards; or why it would break a promise.
+pub(super) fn ddl_plan(context: Context<'_>, names: &Names<'_>, stmt: &Stmt) -> Result<Broadcast, Refusal> {
     match stmt {
-        Stmt::CreateTable(create) => check_create(context, names, create)?,
+        Stmt::CreateTable(create) => {
+            check_create(context, names, create)?;
+            return Ok(Broadcast::Checked);
+        }
         Stmt::CreateTableAs { table, .. } if table.temporary => return Err(reasons::temporary()),
-        Stmt::CreateTableAs { table, empty: false, .. } => return Err(reasons::create_table_as(&table.name)),
+        Stmt::CreateTableAs { table, view, empty, columns, .. } => {
+            let filled = stored::Filled { table, view: *view, empty: *empty, columns };
+            return stored::check(context, names, &filled);
+        }
+        Stmt::Refresh { table, concurrently } => return stored::check_refresh(names, table, *concurrently),
+        Stmt::Rule { table } => return check_rule(names, table),
+        Stmt::Unread => return Ok(Broadcast::Checked),
+        Stmt::Rename { table, name, schema } => check_rename(names, table, name.as_deref(), schema.as_deref())?,
+        Stmt::RenameSchema { schema, name } => check_rename_schema(context, schema, name)?,
         Stmt::CreateView { table, .. } if table.temporary => return Err(reasons::temporary()),
-        Stmt::CreateIndex { table, unique, concurrently, columns } => {
+        Stmt::CreateIndex { table, unique, concurrently, columns, name, if_not_exists } => {
             if *unique && let Some((key, _)) = key_of(names, table) {
                 check_contains("a unique index", table, key, columns.iter().filter_map(Option::as_deref))?;
             }
-            return Ok(!concurrently);
+            let index = NewIndex {
+                schema: table.schema.as_deref().map(str::to_owned),
+                table: table.name.to_string(),
+                name: name.as_deref().map(str::to_owned),
+                if_not_exists: *if_not_exists,
+            };
+            return Ok(match (concurrently, unique) {
+                (true, _) => Broadcast::Index(Box::new(index)),
+                (false, true) => Broadcast::Checked,
+                (false, false) => Broadcast::Together,
+            });
         }
         Stmt::AlterTable { table, changes, transactional } => {
             check_changes(names, table, changes)?;
-            return Ok(*transactional);
+            return Ok(if *transactional { Broadcast::Checked } else { Broadcast::Apart });
         }
         Stmt::RenameColumn { table, column } => {
             if let Some((key, _)) = key_of(names, table)
@@ -101,11 +155,55 @@ fn ddl_plan(context: Context<'_>, names: &Names<'_>, stmt: &Stmt) -> Result<bool
             {
                 return Err(reasons::key_column("renaming", column));
             }
+            return Ok(Broadcast::Checked);
         }
-        Stmt::Ddl { transactional } => return Ok(*transactional),
+        Stmt::Ddl { transactional } => return Ok(in_one_step(*transactional)),
         _ => {}
     }
-    Ok(true)
+    Ok(Broadcast::Together)
+}
+
+/// Rows stay where they are when their table gets another name, so the configuration must place it as before.
+fn check_rename(names: &Names<'_>, table: &TableRef, name: Option<&str>, schema: Option<&str>) -> Result<(), Refusal> {
+    let Found::Table { schema: old_schema, table: found, name: old_name } = names.find(table) else { return Ok(()) };
+    let (schema, name) = (schema.unwrap_or(old_schema), name.unwrap_or(old_name));
+    let rules = &names.catalog.rules;
+    if found.relation != Relation::Table {
+        let has_rule = |schema: &str, name| names.has_rule(Some(schema), name);
+        let stays = !has_rule(old_schema, old_name) && !has_rule(schema, name);
+        return if stays { Ok(()) } else { Err(reasons::renamed(old_name, name)) };
+    }
+    match rules.kind_of(schema, name, &found.columns) {
+        Ok(kind) if kind == found.kind => Ok(()),
+        // Partitions lie where their table does, whatever they are called.
+        _ if !names.has_rule(Some(old_schema), old_name)
+            && !names.has_rule(Some(schema), name)
+            && is_sharded(found) =>
+        {
+            Ok(())
+        }
+        _ => Err(reasons::renamed(old_name, name)),
+    }
+}
+
+fn check_rename_schema(context: Context<'_>, schema: &str, name: &str) -> Result<(), Refusal> {
+    let rules = &context.catalog.rules.tables;
+    let concerns = |rule: &String| rule.split_once('.').is_some_and(|(before, _)| before == schema || before == name);
+    match rules.keys().find(|rule| concerns(rule)) {
+        Some(_) if context.catalog.tables.contains_key(schema) => Err(reasons::renamed(schema, name)),
+        _ => Ok(()),
+    }
+}
+
+/// A rule writes other statements into those of clients, which were placed without it.
+fn check_rule(names: &Names<'_>, table: &TableRef) -> Result<Broadcast, Refusal> {
+    match names.find(table) {
+        Found::Table { table, .. } if matches!(table.kind, TableKind::Local(_)) && !is_view(table) => {
+            Ok(Broadcast::Together)
+        }
+        Found::Table { name, .. } => Err(reasons::rule(name)),
+        Found::System | Found::Unknown => Ok(Broadcast::Together),
+    }
 }
 
 fn key_of<'c>(names: &Names<'c>, table: &TableRef) -> Option<(&'c Column, &'c Table)> {
@@ -204,10 +302,17 @@ fn check_constraint(
             let what = if *primary { "the primary key" } else { "a unique constraint" };
             check_contains(what, table, key, columns.iter().map(|column| &**column))
         }
-        (Constraint::Exclusion, Some(key)) => {
-            Err(reasons::unique_without_key("an exclusion constraint", &table.name, &key.name))
+        (Constraint::Exclusion { equal }, Some(key)) => {
+            check_contains("an exclusion constraint", table, key, equal.iter().map(|column| &**column))
         }
-        (Constraint::Foreign { columns, table: other, referenced }, _) => {
+        (Constraint::Foreign { columns, table: other, referenced, follows }, _) => {
+            let found = names.find(other);
+            if let (Found::Table { table: Table { kind: TableKind::Reference, .. }, .. }, Some(key), true) =
+                (found, key, follows)
+                && columns.iter().any(|column| **column == *key.name)
+            {
+                return Err(reasons::key_follows(&table.name, &key.name));
+            }
             check_foreign(names, table, kind, key, columns, other, referenced)
         }
         _ => Ok(()),
@@ -225,7 +330,11 @@ fn check_foreign(
     referenced: &[Box<str>],
 ) -> Result<(), Refusal> {
     if other.name == table.name && other.schema == table.schema {
-        let own = key.is_none_or(|key| columns.iter().any(|column| **column == *key.name));
+        let own = key.is_none_or(|key| {
+            let position = |list: &[Box<str>]| list.iter().position(|column| **column == *key.name);
+            position(columns)
+                .is_some_and(|own| position(referenced) == Some(own) || referenced.is_empty() && columns.len() == 1)
+        });
         return if own { Ok(()) } else { Err(reasons::foreign_key(&table.name, &other.name)) };
     }
     let Found::Table { table: found, .. } = names.find(other) else { return Ok(()) };
@@ -255,7 +364,7 @@ fn lock(names: &Names<'_>, tables: &[TableRef]) -> Plan {
     });
     match homes.next().flatten() {
         Some(home) if homes.all(|other| other == Some(home)) => Plan::Route { shards: Shards::One(home), many: None },
-        _ => everywhere(true),
+        _ => Plan::Broadcast(Broadcast::InBlock),
     }
 }
 

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use super::bind::Binder;
+use super::bind::{Binder, Moves};
 use super::phases::Phase;
 use super::route::Place;
 use super::scope::Names;
-use super::{FinalQuery, Plan, Shards, build, ddl, final_groups, final_query, reasons, view};
+use super::{FinalQuery, Plan, Shards, Write, build, ddl, final_groups, final_query, moved, reasons, view, write};
 use crate::catalog::Catalog;
 use crate::map::ShardId;
 use crate::refusal::Refusal;
@@ -61,6 +61,8 @@ fn holds_for_shape(statement: &Statement) -> bool {
     let rows = matches!(statement.command, Command::Select | Command::Insert | Command::Update | Command::Delete);
     let untouched = match &statement.plan {
         Plan::Route { .. } => true,
+        // Which rows there are, and where in the text, is found out when it runs.
+        Plan::Write(write) => matches!(**write, Write::Rows(_)),
         Plan::Refused(refusal) => refusal.position.is_none(),
         _ => false,
     };
@@ -120,7 +122,7 @@ fn decide(context: Context<'_>, stmt: &Stmt, parsed: &Parsed) -> Decided {
             let executed = start.map(|start| execute(context, parsed, start, name));
             Decided { execute: executed.and_then(|executed| executed.execute), ..ddl::decide(context, stmt) }
         }
-        _ => ddl::decide(context, stmt),
+        _ => ddl::decide(Context { text: &context.text[parsed.span.clone()], ..context }, stmt),
     }
 }
 
@@ -133,6 +135,14 @@ fn execute(context: Context<'_>, parsed: &Parsed, start: usize, name: &str) -> D
 
 fn unreadable(what: &str) -> Plan {
     refused(reasons::utility(what, "Use prepared statements of the protocol, as drivers do."))
+}
+
+/// The plan of a query that stands alone in the context's text.
+pub(super) fn rows_of(context: Context<'_>, parsed: &Parsed) -> Plan {
+    match &parsed.stmt {
+        Stmt::Dml(dml) => rows(context, dml, parsed).plan,
+        _ => refused(reasons::spread("this statement")),
+    }
 }
 
 /// SELECT, INSERT, UPDATE, DELETE, MERGE.
@@ -148,6 +158,9 @@ fn rows(context: Context<'_>, dml: &Dml, parsed: &Parsed) -> Decided {
     let seen = match dml {
         Dml::Query(query) => binder.query(query),
         _ => {
+            if matches!(dml, Dml::Update(_)) {
+                binder.moves = Moves::May;
+            }
             binder.statement(dml);
             Default::default()
         }
@@ -172,23 +185,34 @@ fn rows(context: Context<'_>, dml: &Dml, parsed: &Parsed) -> Decided {
         refused(reasons::select_into())
     } else if let Some(table) = &binder.facts.missing_table {
         refused(reasons::no_such_table(table))
+    } else if let (Dml::Update(update), Moves::Does) = (dml, binder.moves) {
+        match moved::moved(context, &mut binder, update, parsed) {
+            Ok(write) => Plan::Write(Arc::new(write)),
+            Err(refusal) => refused(refusal),
+        }
+    } else if !binder.reference_writes.is_empty() {
+        match write::copies(context, &mut binder, dml, parsed) {
+            Ok(write) => Plan::Write(Arc::new(write)),
+            Err(refusal) => refused(refusal),
+        }
     } else {
         match (binder.place(), dml) {
             (Err(refusal), _) => refused(refusal),
             (Ok(Place::Known(shards)), Dml::Query(query)) => {
                 read_known(context, &mut binder, query, &seen, shards, parsed)
             }
-            (Ok(Place::Known(shards)), _) => {
-                Plan::Route { many: can_be_many(&shards).then(|| Box::new(reasons::write_many(verb))), shards }
-            }
+            (Ok(Place::Known(shards)), _) if !can_be_many(&shards) => Plan::Route { shards, many: None },
+            (Ok(Place::Known(shards)), _) => match write::known(context, &mut binder, dml, shards.clone(), parsed) {
+                Ok(write) => Plan::Write(Arc::new(write)),
+                Err(refusal) => Plan::Route { shards, many: Some(Box::new(reasons::write_many(verb, &refusal))) },
+            },
             (Ok(Place::Spread(home)), Dml::Query(query)) => {
                 spread(context, &mut binder, query, &seen, Shards::All, home, parsed).unwrap_or_else(refused)
             }
-            (Ok(Place::Spread(Some((_, refusal)))), _) => refused(refusal),
-            (Ok(Place::Spread(None)), _) => {
-                let table = binder.occurrences.first().map_or("", |occurrence| occurrence.table.as_str());
-                refused(reasons::write_without_key(verb, table))
-            }
+            (Ok(Place::Spread(_)), _) => match write::spread(context, &mut binder, dml, parsed) {
+                Ok(write) => Plan::Write(Arc::new(write)),
+                Err(refusal) => refused(refusal),
+            },
         }
     };
     // Whether several shards can answer may depend on values: a position in ORDER BY, 'today', LIMIT.

@@ -3,8 +3,8 @@
 use std::fmt::{self, Display, Formatter};
 
 use super::{
-    Aggregate, AggregateFunction, BitOperation, ColumnRef, Comparison, Condition, Count, GroupKey, KeyValue, Measure,
-    Node, Operand, Plan, Shards, SortKey, SortValue,
+    Aggregate, AggregateFunction, BitOperation, Broadcast, ColumnRef, Comparison, Condition, Count, GroupKey, KeyValue,
+    Measure, Node, Operand, Plan, Shards, SortKey, SortValue,
 };
 use crate::copy::CopyTarget;
 
@@ -23,9 +23,11 @@ impl Display for Plan {
                 }
             }
             // They have steps.
-            Self::Gather(_) | Self::Final(_) => Ok(()),
-            Self::Broadcast { transactional: true } => f.write_str("Broadcast: all shards at once"),
-            Self::Broadcast { transactional: false } => f.write_str("Broadcast: shard by shard"),
+            Self::Gather(_) | Self::Final(_) | Self::Write(_) => Ok(()),
+            Self::Broadcast(Broadcast::Apart | Broadcast::Loosely | Broadcast::Index(_)) => {
+                f.write_str("Broadcast: shard by shard")
+            }
+            Self::Broadcast(_) => f.write_str("Broadcast: all shards at once"),
             Self::CopyFrom(copy) => match copy.target {
                 CopyTarget::Sharded { field, .. } => {
                     write!(f, "CopyFrom: {} by {} in field {}", copy.table, copy.key_column, field + 1)

@@ -18,7 +18,7 @@ use crate::map::ShardId;
 use crate::refusal::Refusal;
 use crate::sql::parse::Parsed;
 use crate::sql::spans;
-use crate::sql::tree::{Expr, Func, Query};
+use crate::sql::tree::{Dml, Expr, Func, Query};
 use crate::sql::walk::{self, Visited};
 
 /// Functions for which a row of a subquery is as good as a row of the table: they look at names and values.
@@ -41,7 +41,7 @@ pub(super) fn final_query(
     binder.facts.tells_time = in_conditions && spans::clocks(context.text, &parsed.span) == clocks;
     let top = final_parts::top_rows(context, binder, query, seen, parsed);
     let binder = &*binder;
-    let mentioned = Mentioned::of(query);
+    let mentioned = Mentioned::of_query(query);
     let mut occurrences: Vec<usize> = (0..binder.occurrences.len()).collect();
     occurrences.sort_by_key(|index| binder.occurrences[*index].written.at);
     occurrences.dedup_by_key(|index| binder.occurrences[*index].written.at);
@@ -68,14 +68,50 @@ pub(super) fn final_query(
     Ok(draft.finish(shards, home))
 }
 
+/// A write that shards run, each for its own rows of the tables at the places `own`: what it reads elsewhere becomes inputs. Local tables of
+/// `home` are at hand.
+pub(super) fn beside(
+    context: Context<'_>,
+    binder: &mut Binder<'_>,
+    dml: &Dml,
+    (own, home): (&[usize], Option<ShardId>),
+    shards: Shards,
+    parsed: &Parsed,
+) -> Result<FinalQuery, Refusal> {
+    check_kinds(binder)?;
+    binder.facts.tells_time = binder.facts.clocks > 0;
+    let binder = &*binder;
+    let is_own = |index: &usize| own.contains(index);
+    let (inputs, edits, replaced) = Default::default();
+    let mentioned = Mentioned::of(dml);
+    let mut draft = Draft { context, binder, parsed, mentioned, inputs, edits, replaced, columns: 0 };
+    let mut others: Vec<usize> = (0..binder.occurrences.len()).filter(|index| !is_own(index)).collect();
+    others.sort_by_key(|index| binder.occurrences[*index].written.at);
+    others.dedup_by_key(|index| binder.occurrences[*index].written.at);
+    for index in others {
+        draft.add(index)?;
+    }
+    for local in binder.locals.iter().filter(|local| Some(local.home) != home) {
+        draft.add_local(local)?;
+    }
+    draft.check_rows()?;
+    Ok(draft.finish(shards, None))
+}
+
 /// What no final query may have.
 pub(super) fn check(binder: &Binder<'_>) -> Result<(), Refusal> {
+    if binder.facts.writes {
+        return Err(reasons::spread("a data-modifying CTE"));
+    }
+    check_kinds(binder)
+}
+
+fn check_kinds(binder: &Binder<'_>) -> Result<(), Refusal> {
     let facts = &binder.facts;
     if let Some(column) = &facts.system_column {
         return Err(reasons::differs(&format!("system column {column}")));
     }
     let what = [
-        (facts.writes, "a data-modifying CTE"),
         (facts.locking > 0, "FOR UPDATE or FOR SHARE"),
         (facts.sampled, "TABLESAMPLE"),
         (facts.opaque, "this syntax"),
@@ -102,13 +138,24 @@ pub(super) struct Mentioned<'a> {
 }
 
 impl<'a> Mentioned<'a> {
-    pub(super) fn of(query: &'a Query) -> Self {
+    pub(super) fn of(dml: &'a Dml) -> Self {
         let mut found = Self::default();
-        walk::query(query, &mut |visited| match visited {
+        found.walk(|visit| walk::dml(dml, visit));
+        found
+    }
+
+    pub(super) fn of_query(query: &'a Query) -> Self {
+        let mut found = Self::default();
+        found.walk(|visit| walk::query(query, visit));
+        found
+    }
+
+    fn walk(&mut self, walk: impl FnOnce(&mut dyn FnMut(Visited<'a>))) {
+        let found = self;
+        walk(&mut |visited| match visited {
             Visited::Expr(expr) => found.expr(expr),
             Visited::Join(join) => found.columns.extend(join.using.iter().map(|name| (None, &**name))),
         });
-        found
     }
 
     fn expr(&mut self, expr: &'a Expr) {
@@ -434,6 +481,7 @@ fn filtered(head: &str, conditions: &[String]) -> String {
     if conditions.is_empty() { head.to_owned() } else { format!("{head} WHERE ({})", conditions.join(") AND (")) }
 }
 
-pub(super) fn quoted(name: &str) -> String {
+/// A name between double quotes.
+pub fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }

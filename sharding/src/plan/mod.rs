@@ -11,6 +11,8 @@ mod bind_expr;
 mod bind_query;
 mod bind_values;
 mod build;
+mod code_of_ddl;
+mod code_of_trigger;
 mod conditions;
 mod copy_plan;
 mod crossing;
@@ -22,7 +24,9 @@ mod final_parts;
 mod final_query;
 mod from_ddl;
 mod having;
+mod moved;
 mod phases;
+pub mod promises;
 mod reasons;
 mod reduce;
 mod resolve;
@@ -30,9 +34,11 @@ mod route;
 mod scope;
 mod splice;
 mod steps;
+mod stored;
 mod targets;
 mod terms;
 mod view;
+mod write;
 
 use std::sync::Arc;
 
@@ -42,6 +48,7 @@ use crate::map::ShardId;
 use crate::refusal::Refusal;
 
 pub(crate) use decide::{Context, plan_statement};
+pub use final_query::quoted;
 pub use phases::{Phase, build_with};
 pub use steps::Step;
 pub use view::{can_stand_for_view, view_kind};
@@ -56,10 +63,10 @@ pub enum Plan {
     Gather(Arc<Gather>),
     /// Read on several shards and finished by PostgreSQL.
     Final(Arc<FinalQuery>),
-    /// The same text on every shard, in one atomic step: DDL, TRUNCATE, GRANT. `transactional` is
-    /// false for what PostgreSQL refuses inside a transaction block (VACUUM, CREATE INDEX
-    /// CONCURRENTLY): those run shard by shard.
-    Broadcast { transactional: bool },
+    /// The same text on every shard: DDL, TRUNCATE, GRANT, VACUUM.
+    Broadcast(Broadcast),
+    /// Rows are written that may be on several shards. One shard does it alone, as the client wrote it.
+    Write(Arc<Write>),
     /// COPY ... FROM STDIN into a sharded or reference table.
     CopyFrom(Arc<CopyFrom>),
     /// COPY ... TO STDOUT of rows that lie on several shards, in no order: one shard's after the other's. With `header`
@@ -71,6 +78,35 @@ pub enum Plan {
     Session,
     /// Not answered while there is more than one shard.
     Refused(Box<Refusal>),
+}
+
+/// In which steps the same text runs on every shard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Broadcast {
+    /// All at once or not at all.
+    Together,
+    /// The same, but before that is so it is looked at what has become of the tables ([`promises`]).
+    Checked,
+    /// LOCK TABLE, SET CONSTRAINTS: only a transaction block gives it a meaning; outside, one server says what there is to say.
+    InBlock,
+    /// ANALYZE: shard by shard outside of a transaction block, at once within one.
+    Loosely,
+    /// All at once or not at all, and the rows that the shards tell of are added up: CREATE TABLE AS.
+    Filled,
+    /// What PostgreSQL refuses inside a transaction block (VACUUM): shard by shard.
+    Apart,
+    /// CREATE INDEX CONCURRENTLY: shard by shard, and only where the index is not yet.
+    Index(Box<NewIndex>),
+}
+
+/// An index to be made without locking its table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewIndex {
+    pub schema: Option<String>,
+    pub table: String,
+    /// PostgreSQL chooses one if there is none.
+    pub name: Option<String>,
+    pub if_not_exists: bool,
 }
 
 /// Which shards a statement concerns.
@@ -206,6 +242,116 @@ impl FinalQuery {
         }
         sql
     }
+}
+
+/// A write on several shards: all of them do it or none.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Write {
+    /// Each shard runs the statement for its own rows.
+    Each(EachShard),
+    /// The rows of an INSERT ... VALUES, each on its shard.
+    Rows(InsertRows),
+    /// The rows that a query gives, each to its shard.
+    Selected(SelectedRows),
+    /// An UPDATE of the key: rows go to other shards.
+    Moved(MovedRows),
+}
+
+impl Write {
+    /// Where all rows are that the statement concerns; if that is one shard, it runs the statement as it is.
+    pub fn shards(&self) -> &Shards {
+        match self {
+            Self::Each(each) => &each.query.shards,
+            Self::Rows(insert) => &insert.keys,
+            Self::Selected(rows) => &rows.shards,
+            Self::Moved(_) => &Shards::All,
+        }
+    }
+}
+
+/// A statement that every shard runs for the rows it has.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EachShard {
+    /// The text, with what it reads of other shards as inputs. It has no home: all of `target` run it.
+    pub query: Arc<FinalQuery>,
+    /// Where rows are written.
+    pub target: Shards,
+    /// The rows are the same on every shard, so they count once.
+    pub copies: bool,
+}
+
+/// Rows that stand in the text of an INSERT.
+#[derive(Clone, Debug, PartialEq)]
+pub struct InsertRows {
+    /// The key of every row, in the order of the rows: always [`Shards::Keys`].
+    pub keys: Shards,
+    /// The text asks for the time, which all shards are told.
+    pub timed: bool,
+    /// Highest parameter number in the text, 0 for none.
+    pub params: u16,
+    /// Rows come back.
+    pub returns: bool,
+}
+
+/// An INSERT or MERGE whose rows come from a query.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SelectedRows {
+    /// Where all rows are that it reads and writes, if that is known.
+    pub shards: Shards,
+    /// The query, as a statement of its own.
+    pub text: String,
+    /// How it is answered.
+    pub source: Plan,
+    /// Where the rows go: what stands before the query in the client's text, and what behind it.
+    pub around: [String; 2],
+    /// What the query's columns are for, in their order.
+    pub columns: RowColumns,
+    pub key_type: KeyType,
+    /// How many characters of the key its column keeps.
+    pub stored_in: Option<u32>,
+    /// ON CONFLICT DO UPDATE: all rows of a shard have to be in one statement, for no row may be hit twice.
+    pub at_once: bool,
+    /// Highest parameter number in the client's text, 0 for none.
+    pub params: u16,
+}
+
+/// An UPDATE that sets the sharding key. Rows whose new key is on the same shard are updated there, the others are deleted and inserted where
+/// their new key is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MovedRows {
+    /// Where the rows are that it concerns.
+    pub target: Shards,
+    /// Locks those rows and gives for each: `ctid`, the same with its table as text, the new key.
+    pub find: String,
+    /// Updates the rows with this `ctid` and text, the two parameters behind the client's.
+    pub update: String,
+    /// Deletes such rows and gives all columns as the update would leave them.
+    pub delete: String,
+    /// How those are stored.
+    pub insert: SelectedRows,
+    /// Asks whether the table has what acts otherwise when a row is deleted and inserted: one row for each, that says what.
+    pub hindrances: String,
+    /// The text asks for the time.
+    pub timed: bool,
+}
+
+/// What the columns of rows are for that come from a query.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RowColumns {
+    /// They fill these columns of the table. The one of this number is the key.
+    Filled { columns: Vec<TargetColumn>, key: usize },
+    /// They are those of the table by this name that MERGE uses, in SQL. Its column of this name equals the key.
+    Used { table: String, key: String },
+}
+
+/// A column that an INSERT fills.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TargetColumn {
+    pub name: String,
+    /// As the catalog numbers it; 0 when that is not known.
+    pub type_oid: u32,
+    /// In SQL, with schema and quotes.
+    pub type_name: String,
 }
 
 /// A column of a shard's row. Helpers are counted from the first helper, because a star hides how

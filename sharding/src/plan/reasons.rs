@@ -48,7 +48,14 @@ pub(crate) fn insert_unknown_key(table: &str, key: &str) -> Refusal {
 pub(crate) fn changes_key(key: &str) -> Refusal {
     no(
         format!("changing sharding key \"{key}\" would move the row to another shard"),
-        "Insert the row under its new key, then delete the old one; the two cannot be one transaction yet.",
+        "Change it by an UPDATE of its own, or insert the row under its new key and delete the old one in a transaction.",
+    )
+}
+
+pub(crate) fn moves_unclear() -> Refusal {
+    no(
+        "an UPDATE that changes the sharding key cannot be this involved",
+        "Leave FROM, WITH, DEFAULT and other sharded tables out: read first what they would bring.",
     )
 }
 
@@ -66,10 +73,17 @@ pub(crate) fn several_homes(first: &str, second: &str) -> Refusal {
     )
 }
 
-pub(crate) fn reference_write(table: &str) -> Refusal {
+pub(crate) fn copies_differ(table: &str, what: &str) -> Refusal {
     no(
-        format!("writing reference table \"{table}\" changes every shard"),
-        "Writes to reference tables over several shards are not supported yet; write it on each shard.",
+        format!("with {what} the copies of reference table \"{table}\" would differ between the shards"),
+        "Compute the value first, then write it as a literal or a parameter.",
+    )
+}
+
+pub(crate) fn several_targets() -> Refusal {
+    no(
+        "writing several tables in one statement is not supported over several shards",
+        "Write them one after another in a transaction.",
     )
 }
 
@@ -94,15 +108,9 @@ pub(crate) fn local_and_sharded(local: &str, sharded: &str) -> Refusal {
     )
 }
 
-pub(crate) fn write_without_key(verb: &str, table: &str) -> Refusal {
-    no(
-        format!("{verb} of sharded table \"{table}\" is not tied to one value of its sharding key"),
-        "Compare the sharding key with a literal or a parameter in WHERE.",
-    )
-}
-
-pub(crate) fn write_many(verb: &str) -> Refusal {
-    no(format!("{verb} concerns rows on several shards"), "Run one statement for each key.")
+pub(crate) fn write_many(verb: &str, why: &Refusal) -> Refusal {
+    let refusal = no(format!("{verb} concerns rows on several shards"), "Run one statement for each key.");
+    refusal.with_detail(format!("It cannot be split: {}.", why.message))
 }
 
 pub(crate) fn read_many(why: &Refusal) -> Refusal {
@@ -139,7 +147,76 @@ pub(crate) fn temporary() -> Refusal {
 pub(crate) fn create_table_as(table: &str) -> Refusal {
     no(
         format!("filling new table \"{table}\" from a query is not supported over several shards"),
-        "Create the table, then insert the rows.",
+        "CREATE TABLE, then INSERT ... SELECT; or let the query show the sharding key of tables that it joins by it, under the name of the new table's.",
+    )
+}
+
+pub(crate) fn materialized(view: &str) -> Refusal {
+    no(
+        format!("each shard would fill materialized view \"{view}\" from its own rows alone"),
+        "Use a view; or a table that INSERT ... SELECT fills; or let the query show the sharding key of tables that it joins by it.",
+    )
+}
+
+pub(crate) fn renamed(old: &str, new: &str) -> Refusal {
+    no(
+        format!("renaming \"{old}\" to \"{new}\": the configuration would look for its rows elsewhere"),
+        format!(
+            "Give the new name the entry of the old one in the configuration (tables.\"{new}\"), RELOAD, then rename."
+        ),
+    )
+}
+
+pub(crate) fn rule(table: &str) -> Refusal {
+    no(
+        format!("a rule on \"{table}\" would run statements on each shard that the router does not see"),
+        "Write these statements in the application, or use a trigger that looks at its own row only.",
+    )
+}
+
+pub(crate) fn key_follows(table: &str, key: &str) -> Refusal {
+    no(
+        format!("ON UPDATE would change sharding key \"{key}\" of \"{table}\" and leave the rows on their old shards"),
+        "Leave ON UPDATE out, or make the referenced table sharded by the referenced column.",
+    )
+}
+
+pub(crate) fn kind_changes(table: &str) -> Refusal {
+    no(
+        format!("table \"{table}\" has rows, which its new columns would place on other shards"),
+        "Create a new table with the wanted columns, copy the rows into it, then drop this one.",
+    )
+}
+
+pub(crate) fn shared_default(table: &str, column: &str) -> Refusal {
+    no(
+        format!(
+            "the default of new column \"{column}\" would be another value on every shard for the rows that \"{table}\" has"
+        ),
+        format!(
+            "Add the column with a constant (or without a default), then ALTER TABLE ... ALTER COLUMN {column} SET DEFAULT, which is for new rows only."
+        ),
+    )
+}
+
+pub(crate) fn counted_default(table: &str, column: &str) -> Refusal {
+    no(
+        format!("every shard would number the rows that \"{table}\" has in new column \"{column}\" by itself"),
+        "Add the column as bigint, number the rows by UPDATE, then set its default.",
+    )
+}
+
+pub(crate) fn scattered(problem: &str) -> Refusal {
+    no(
+        format!("the router could not place the rows: {problem}"),
+        "Change the configuration (tables.NAME) first and RELOAD.",
+    )
+}
+
+pub(crate) fn trigger(table: &str, function: &str, what: &str) -> Refusal {
+    no(
+        format!("a trigger on \"{table}\" that calls {function}() would run on one shard, and the function {what}"),
+        "Let it look at its own row only, or at sharded tables by the row's sharding key; do the rest in the application.",
     )
 }
 

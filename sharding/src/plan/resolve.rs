@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::{KeyValue, NullKey, ShardSet, Shards, Values};
+use super::{InsertRows, KeyValue, NullKey, ShardSet, Shards, Values};
 use crate::key::{Format, Input, Key, KeyType};
 use crate::map::{ShardId, ShardMap};
 use crate::refusal::Refusal;
@@ -51,6 +51,24 @@ impl Shards {
                 }
             }),
         }
+    }
+}
+
+impl InsertRows {
+    /// The shard of every row, in order.
+    ///
+    /// # Errors
+    /// As [`Shards::resolve`].
+    pub fn places(&self, map: &ShardMap, values: Values<'_>) -> Result<Vec<ShardId>, Refusal> {
+        let Shards::Keys { key_type, keys, null, stored_in } = &self.keys else {
+            return Err(Refusal::error("XX000", "the rows of an INSERT have no keys"));
+        };
+        let (key_type, null, stored_in) = (*key_type, *null, *stored_in);
+        let mut found = Found { map, values, key_type, null, stored_in, shards: Vec::with_capacity(keys.len()) };
+        for key in keys {
+            found.add(key)?;
+        }
+        Ok(found.shards)
     }
 }
 

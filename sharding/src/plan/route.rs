@@ -31,9 +31,6 @@ impl Binder<'_> {
         if let Some(table) = &self.facts.unknown_target {
             return Err(reasons::unknown_target(table));
         }
-        if let Some(table) = self.reference_writes.first() {
-            return Err(reasons::reference_write(table));
-        }
         let (home, apart) = self.home();
         if let (Some(home), Some(reason)) = (home, apart) {
             return Ok(Place::Spread(Some((home, reason))));

@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Display, Formatter};
 
-use super::{Count, FinalQuery, Gather, Input, Node, Plan};
+use super::{Count, FinalQuery, Gather, Input, Node, Plan, Write};
 
 /// One step: its heading, what stands below it, and the steps whose rows it takes.
 ///
@@ -27,6 +27,7 @@ impl Plan {
         match self {
             Self::Gather(gather) => Some(gather.steps()),
             Self::Final(query) => Some(query.steps(full)),
+            Self::Write(write) => Some(write.steps(full)),
             _ => None,
         }
     }
@@ -70,6 +71,34 @@ impl FinalQuery {
         });
         let lines = lines_of(if full { &self.sql } else { &self.shown });
         Step { name: "Final", detail, lines, inputs: inputs.collect(), ..Step::default() }
+    }
+}
+
+impl Write {
+    /// `full` shows the texts as servers run them.
+    pub fn steps(&self, full: bool) -> Step {
+        match self {
+            Self::Each(each) => {
+                let whose = if each.copies { "the same on " } else { "its own rows on " };
+                let steps = each.query.steps(full);
+                Step { name: "WriteEach", detail: format!("{whose}{}", each.target), ..steps }
+            }
+            Self::Rows(insert) => {
+                Step { name: "InsertRows", detail: format!("each row on {}", insert.keys), ..Step::default() }
+            }
+            Self::Selected(insert) => {
+                let detail = insert.source.to_string().trim_start_matches("Route: ").to_owned();
+                let route = || Step { name: "Route", detail, lines: lines_of(&insert.text), ..Step::default() };
+                let inputs = vec![insert.source.steps(full).unwrap_or_else(route)];
+                Step { name: "InsertSelected", detail: "each row on its shard".to_owned(), inputs, ..Step::default() }
+            }
+            Self::Moved(moved) => Step {
+                name: "MoveRows",
+                detail: format!("from {} to those of their new keys", moved.target),
+                lines: lines_of(&moved.find),
+                ..Step::default()
+            },
+        }
     }
 }
 

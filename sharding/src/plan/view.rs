@@ -23,11 +23,20 @@ const TEXT_BYTES_MAX: usize = 256 << 10;
 /// The place of a view's rows, if each of them follows from rows of one shard alone, so that the view over all shards is what the shards'
 /// own views show together. All names in `definition` have their schema.
 pub fn view_kind(catalog: &Catalog, definition: &str) -> Option<TableKind> {
+    placed(catalog, None, definition).map(|(kind, _)| kind)
+}
+
+/// The place of the rows of a query, as far as each of them follows from rows of one shard, and the names of its columns.
+pub(super) fn placed(
+    catalog: &Catalog,
+    search_path: Option<&str>,
+    definition: &str,
+) -> Option<(TableKind, Vec<Option<Box<str>>>)> {
     let limits = Limits::default();
     let parsed = parse::parse(definition, &[], &limits).ok()?;
     let [parsed] = parsed.as_slice() else { return None };
     let Stmt::Dml(Dml::Query(query)) = &parsed.stmt else { return None };
-    let mut binder = Binder::new(Names::new(catalog, None));
+    let mut binder = Binder::new(Names::new(catalog, search_path));
     let seen = binder.query(query);
     binder.finish();
     let facts = &binder.facts;
@@ -40,13 +49,13 @@ pub fn view_kind(catalog: &Catalog, definition: &str) -> Option<TableKind> {
     }
     if binder.occurrences.is_empty() {
         return match binder.place().ok()? {
-            Place::Known(Shards::Any) => Some(TableKind::Reference),
-            Place::Known(Shards::One(home)) => Some(TableKind::Local(home)),
+            Place::Known(Shards::Any) => Some((TableKind::Reference, Vec::new())),
+            Place::Known(Shards::One(home)) => Some((TableKind::Local(home), Vec::new())),
             _ => None,
         };
     }
     let outputs = seen.outputs.clone()?;
-    let context = Context { catalog, search_path: None, text: definition, phases: &Phase::ALL };
+    let context = Context { catalog, search_path, text: definition, phases: &Phase::ALL };
     let gather = build::gather(context, &mut binder, query, &seen, Shards::All, parsed).ok()?;
     let plain = gather.helpers == 0 && gather.tree == Node::Append { input: Box::new(Node::Route) };
     let root = binder.partition(&seen.roots).ok()?;
@@ -54,7 +63,8 @@ pub fn view_kind(catalog: &Catalog, definition: &str) -> Option<TableKind> {
     let shows_key =
         |output: &super::bind::Output| output.carries && output.term.is_some_and(|term| binder.terms.same(term, key));
     let column = outputs.iter().position(shows_key).filter(|_| plain && binder.locals.is_empty() && !binder.system)?;
-    Some(TableKind::Sharded { column, key_type: binder.occurrences[root].key_type })
+    let names = outputs.into_iter().map(|output| output.name).collect();
+    Some((TableKind::Sharded { column, key_type: binder.occurrences[root].key_type }, names))
 }
 
 /// Whether the query of a view means the same wherever it is written: every table has its schema, and no function without one could be
@@ -106,7 +116,7 @@ impl Binder<'_> {
 
 /// The text with the definitions of the views that stand in it; those may have views again.
 fn look_through(binder: &Binder<'_>, query: &Query, text: &str, span: &Range<usize>) -> Option<String> {
-    let mentioned = Mentioned::of(query);
+    let mentioned = Mentioned::of_query(query);
     let mut edits = Vec::new();
     for view in &binder.views {
         let (rel, definition) = (&binder.rels[view.rel], view.definition?);

@@ -5,13 +5,14 @@
 
 pub mod code;
 pub(crate) mod functions;
-mod lex;
+pub(crate) mod lex;
 pub(crate) mod parse;
 mod parse_error;
 mod parse_expr;
 mod parse_query;
 mod parse_utility;
 pub(crate) mod planner;
+pub mod rows;
 pub mod shape;
 pub(crate) mod spans;
 pub(crate) mod tree;

@@ -18,6 +18,11 @@ use super::{Command, Explain, ExplainFormat, Isolation, SetValue, TransactionOpt
 /// CURSOR_OPT_HOLD of PostgreSQL's parsenodes.h.
 const CURSOR_HOLD: i32 = 0x0020;
 
+/// What ON UPDATE may do, as PostgreSQL's parsenodes.h calls it (FKCONSTR_ACTION_...).
+const CASCADE: std::ffi::c_char = b'c'.cast_signed();
+const SET_NULL: std::ffi::c_char = b'n'.cast_signed();
+const SET_DEFAULT: std::ffi::c_char = b'd'.cast_signed();
+
 impl Builder<'_> {
     /// One whole statement; `span` is where it stands.
     pub(super) fn stmt(&mut self, node: Node<'_>, span: &Range<usize>) -> Result<Stmt> {
@@ -39,7 +44,9 @@ impl Builder<'_> {
             }
             Node::DoStmt(block) => {
                 let body = block.args().iter().find(|option| option.defname() == Some("as"));
-                Ok(Stmt::Do { code: body.and_then(|body| body.arg().as_str()).unwrap_or_default().into() })
+                let language = block.args().iter().find(|option| option.defname() == Some("language"));
+                let plpgsql = language.is_none_or(|language| language.arg().as_str() == Some("plpgsql"));
+                Ok(Stmt::Do { code: body.and_then(|body| body.arg().as_str()).unwrap_or_default().into(), plpgsql })
             }
             _ => Ok(utility(node)),
         }
@@ -126,9 +133,9 @@ fn utility(node: Node<'_>) -> Stmt {
         Node::LockStmt(statement) => Stmt::Lock { tables: tables(statement.relations()) },
         Node::TruncateStmt(_) => Stmt::Truncate,
         Node::LoadStmt(_) => Stmt::Load,
-        Node::VacuumStmt(statement) => Stmt::Maintenance { transactional: !statement.is_vacuumcmd },
-        Node::CheckPointStmt(_) => Stmt::Maintenance { transactional: false },
-        Node::ClusterStmt(_) => Stmt::Maintenance { transactional: true },
+        Node::VacuumStmt(statement) if !statement.is_vacuumcmd => Stmt::Analyze,
+        Node::VacuumStmt(_) | Node::CheckPointStmt(_) => Stmt::Maintenance { transactional: false },
+        Node::ClusterStmt(statement) => Stmt::Maintenance { transactional: statement.relation().is_some() },
         Node::ReindexStmt(statement) => Stmt::Maintenance { transactional: reindex_is_transactional(statement) },
         _ => ddl(node),
     }
@@ -142,6 +149,21 @@ fn ddl(node: Node<'_>) -> Stmt {
             table: table_or_nothing(rename.relation()),
             column: rename.subname().unwrap_or_default().into(),
         },
+        Node::RenameStmt(rename) => renamed(rename),
+        Node::AlterObjectSchemaStmt(moved) if is_relation(moved.object_type) => Stmt::Rename {
+            table: table_or_nothing(moved.relation()),
+            name: None,
+            schema: moved.newschema().map(Box::from),
+        },
+        Node::RefreshMatViewStmt(refresh) => {
+            Stmt::Refresh { table: table_or_nothing(refresh.relation()), concurrently: refresh.concurrent }
+        }
+        Node::CreateTrigStmt(_) | Node::CreateSchemaStmt(_) => Stmt::Unread,
+        Node::CreateFunctionStmt(function) if function.replace => Stmt::Unread,
+        Node::RuleStmt(rule) if !rule.actions().is_empty() => Stmt::Rule { table: table_or_nothing(rule.relation()) },
+        Node::AlterOwnerStmt(owner) if owner.object_type == ObjectType::OBJECT_LARGEOBJECT => Stmt::AtHome,
+        Node::CommentStmt(comment) if comment.objtype == ObjectType::OBJECT_LARGEOBJECT => Stmt::AtHome,
+        Node::GrantStmt(grant) if grant.objtype == ObjectType::OBJECT_LARGEOBJECT => Stmt::AtHome,
         Node::DropStmt(drop) => Stmt::Ddl { transactional: !drop.concurrent },
         Node::CreatedbStmt(_)
         | Node::DropdbStmt(_)
@@ -313,6 +335,7 @@ fn create_table_as(create: &nodes::CreateTableAsStmt) -> Stmt {
         table: table_or_nothing(into.and_then(|into| into.rel())),
         view: create.objtype == ObjectType::OBJECT_MATVIEW,
         empty: into.is_some_and(|into| into.skip_data),
+        columns: into.map(|into| strings(into.col_names().iter())).unwrap_or_default(),
         execute: match create.query() {
             Node::ExecuteStmt(execute) => Some(text(execute.name())),
             _ => None,
@@ -380,13 +403,53 @@ fn constraint(found: &nodes::Constraint, column: Option<&str>) -> Option<Constra
             primary: found.contype == ConstrType::CONSTR_PRIMARY,
             columns: or_column(strings(found.keys().iter())),
         }),
-        ConstrType::CONSTR_EXCLUSION => Some(Constraint::Exclusion),
+        ConstrType::CONSTR_EXCLUSION => Some(Constraint::Exclusion { equal: compared_by_equality(found) }),
         ConstrType::CONSTR_FOREIGN => Some(Constraint::Foreign {
             columns: or_column(strings(found.fk_attrs().iter())),
             table: table_or_nothing(found.pktable()),
             referenced: strings(found.pk_attrs().iter()),
+            follows: matches!(found.fk_upd_action, CASCADE | SET_NULL | SET_DEFAULT),
         }),
         _ => None,
+    }
+}
+
+/// The columns of an exclusion constraint that exclude each other by `=`.
+fn compared_by_equality(found: &nodes::Constraint) -> Vec<Box<str>> {
+    let columns = found.exclusions().iter().filter_map(|pair| {
+        let Node::NodeList(pair) = pair else { return None };
+        let mut parts = pair.iter();
+        let (Some(Node::IndexElem(element)), Some(Node::NodeList(operator))) = (parts.next(), parts.next()) else {
+            return None;
+        };
+        let operator = strings(operator.iter()).pop()?;
+        element.name().filter(|_| &*operator == "=").map(Box::from)
+    });
+    columns.collect()
+}
+
+fn is_relation(kind: ObjectType::Type) -> bool {
+    matches!(
+        kind,
+        ObjectType::OBJECT_TABLE
+            | ObjectType::OBJECT_VIEW
+            | ObjectType::OBJECT_MATVIEW
+            | ObjectType::OBJECT_FOREIGN_TABLE
+    )
+}
+
+fn renamed(rename: &nodes::RenameStmt) -> Stmt {
+    match rename.rename_type {
+        ObjectType::OBJECT_SCHEMA => Stmt::RenameSchema {
+            schema: rename.subname().unwrap_or_default().into(),
+            name: rename.newname().unwrap_or_default().into(),
+        },
+        kind if is_relation(kind) => Stmt::Rename {
+            table: table_or_nothing(rename.relation()),
+            name: rename.newname().map(Box::from),
+            schema: None,
+        },
+        _ => Stmt::Ddl { transactional: true },
     }
 }
 
@@ -396,6 +459,8 @@ fn create_index(index: &nodes::IndexStmt) -> Stmt {
         unique: index.unique,
         concurrently: index.concurrent,
         columns: index.index_params().iter().map(|element| element.name().map(Box::from)).collect(),
+        name: index.idxname().map(Box::from),
+        if_not_exists: index.if_not_exists,
     }
 }
 
@@ -413,6 +478,9 @@ fn alter_table(alter: &nodes::AlterTableStmt) -> Stmt {
                 changes.extend(column_constraints(column).into_iter().map(Change::AddConstraint));
             }
             (AlterTableType::AT_DropColumn, _) => changes.push(Change::DropColumn(name())),
+            (AlterTableType::AT_AlterColumnType, Node::ColumnDef(column)) if keeps_integer(column) => {
+                changes.push(Change::Other);
+            }
             (AlterTableType::AT_AlterColumnType, _) => changes.push(Change::AlterType(name())),
             (AlterTableType::AT_DetachPartition, Node::PartitionCmd(partition)) => {
                 transactional &= !partition.concurrent;
@@ -421,6 +489,12 @@ fn alter_table(alter: &nodes::AlterTableStmt) -> Stmt {
         }
     }
     Stmt::AlterTable { table: table_or_nothing(alter.relation()), changes, transactional }
+}
+
+/// ALTER COLUMN ... TYPE bigint without USING, which only integers can follow: their values stay, and so do the places of rows.
+fn keeps_integer(column: &nodes::ColumnDef) -> bool {
+    let target = column.type_name().map(type_name).unwrap_or_default();
+    matches!(column.raw_default(), Node::None) && !target.array && matches!(&*target.name, "int2" | "int4" | "int8")
 }
 
 fn reindex_is_transactional(reindex: &nodes::ReindexStmt) -> bool {

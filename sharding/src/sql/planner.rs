@@ -134,12 +134,22 @@ fn script_bytes(script: &Script) -> usize {
                 512 + 2 * gather.sql.len() + gather.or_else.as_ref().map_or(0, |last| bytes_of(last))
             }
             Plan::Final(query) => bytes_of(query),
-            Plan::Route { shards: plan::Shards::Keys { keys, .. }, .. } => 128 + 32 * keys.len(),
+            Plan::Write(write) => match &**write {
+                plan::Write::Each(each) => bytes_of(&each.query),
+                plan::Write::Rows(insert) => 128 + keys_bytes(&insert.keys),
+                plan::Write::Selected(insert) => 2048 + 8 * insert.text.len(),
+                plan::Write::Moved(moved) => 4096 + 8 * (moved.find.len() + moved.update.len()),
+            },
+            Plan::Route { shards, .. } => 128 + keys_bytes(shards),
             _ => 128,
         };
         size_of::<Statement>() + plan
     };
     size_of::<Script>() + script.shape.text.len() + script.statements.iter().map(statement).sum::<usize>()
+}
+
+fn keys_bytes(shards: &plan::Shards) -> usize {
+    if let plan::Shards::Keys { keys, .. } = shards { 32 * keys.len() } else { 0 }
 }
 
 /// Two generations: what was used since the last turn stays, the rest goes when the young one has

@@ -43,6 +43,19 @@ pub(crate) fn view_query(text: &str, span: &Range<usize>) -> Option<Range<usize>
     range(&tokens[at + 1..]).filter(|_| plain)
 }
 
+/// The query of CREATE TABLE AS and CREATE MATERIALIZED VIEW.
+pub(crate) fn filling_query(text: &str, span: &Range<usize>) -> Option<Range<usize>> {
+    let tokens: Vec<Token> = Lexer::starting_at(&text[..span.end], span.start).collect();
+    let is = |token: &Token, word: &str| text[token.start..token.end].eq_ignore_ascii_case(word);
+    let at = tokens.iter().position(|token| is(token, "as"))?;
+    let mut end = tokens.len();
+    // WITH DATA and WITH NO DATA belong to the statement, not to its query.
+    if end > 2 && is(&tokens[end - 1], "data") {
+        end -= if is(&tokens[end - 2], "no") { 3 } else { 2 };
+    }
+    range(tokens.get(at + 1..end)?)
+}
+
 /// The query of `COPY (query) TO`.
 pub(crate) fn copied(text: &str, span: &Range<usize>) -> Option<Range<usize>> {
     let tokens: Vec<Token> = Lexer::starting_at(&text[..span.end], span.start).collect();
@@ -326,6 +339,23 @@ pub fn with_cte(text: &str, cte: &str) -> String {
         }
         _ => format!("WITH {cte} {text}"),
     }
+}
+
+/// How far from the beginning of a statement its own INSERT stands, behind a WITH and before `end`.
+pub(crate) fn insert_word(text: &str, span: &Range<usize>, end: usize) -> Option<usize> {
+    let mut depth = 0;
+    let mut tokens = Lexer::starting_at(&text[..end], span.start);
+    tokens.find_map(|token| match &text[token.start..token.end] {
+        "(" => {
+            depth += 1;
+            None
+        }
+        ")" => {
+            depth -= 1;
+            None
+        }
+        word => (depth == 0 && word.eq_ignore_ascii_case("insert")).then_some(token.start - span.start),
+    })
 }
 
 /// How often a statement asks for the time at which its transaction began.

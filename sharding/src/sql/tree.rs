@@ -423,6 +423,8 @@ pub(crate) enum Stmt {
         table: TableRef,
         view: bool,
         empty: bool,
+        /// New names for the first columns.
+        columns: Vec<Box<str>>,
         /// The prepared statement that fills it, by name.
         execute: Option<String>,
     },
@@ -435,6 +437,8 @@ pub(crate) enum Stmt {
         unique: bool,
         concurrently: bool,
         columns: Vec<Option<Box<str>>>,
+        name: Option<Box<str>>,
+        if_not_exists: bool,
     },
     AlterTable {
         table: TableRef,
@@ -444,6 +448,30 @@ pub(crate) enum Stmt {
     RenameColumn {
         table: TableRef,
         column: Box<str>,
+    },
+    /// ALTER TABLE ... RENAME TO and SET SCHEMA, of views too.
+    Rename {
+        table: TableRef,
+        name: Option<Box<str>>,
+        schema: Option<Box<str>>,
+    },
+    /// ALTER SCHEMA ... RENAME TO
+    RenameSchema {
+        schema: Box<str>,
+        name: Box<str>,
+    },
+    /// REFRESH MATERIALIZED VIEW
+    Refresh {
+        table: TableRef,
+        concurrently: bool,
+    },
+    /// DDL about something that only the first shard has.
+    AtHome,
+    /// CREATE TRIGGER, CREATE OR REPLACE FUNCTION, CREATE SCHEMA: what they do is seen when they have run.
+    Unread,
+    /// CREATE RULE ... DO something
+    Rule {
+        table: TableRef,
     },
     /// Other DDL, which runs on every shard.
     Ddl {
@@ -460,9 +488,12 @@ pub(crate) enum Stmt {
     /// A DO block with this body.
     Do {
         code: Box<str>,
+        plpgsql: bool,
     },
     Load,
-    /// VACUUM, ANALYZE, CHECKPOINT, ...
+    /// ANALYZE
+    Analyze,
+    /// VACUUM, CHECKPOINT, CLUSTER, REINDEX
     Maintenance {
         transactional: bool,
     },
@@ -521,17 +552,17 @@ pub(crate) struct ColumnDef {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Constraint {
     /// PRIMARY KEY and UNIQUE.
-    Unique {
-        primary: bool,
-        columns: Vec<Box<str>>,
-    },
+    Unique { primary: bool, columns: Vec<Box<str>> },
     /// ADD CONSTRAINT ... USING INDEX, of an index that was checked when it was made.
     UsingIndex,
-    Exclusion,
+    /// The columns that are compared by `=`.
+    Exclusion { equal: Vec<Box<str>> },
     Foreign {
         columns: Vec<Box<str>>,
         table: TableRef,
         referenced: Vec<Box<str>>,
+        /// ON UPDATE changes the referencing row.
+        follows: bool,
     },
 }
 

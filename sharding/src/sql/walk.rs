@@ -1,6 +1,6 @@
 //! Everything in a query, subqueries and CTEs included.
 
-use super::tree::{Body, Distinct, Dml, Expr, From, Func, Join, Query, Select, Window};
+use super::tree::{Body, Distinct, Dml, Expr, From, Func, Join, Query, Select, Window, With};
 
 /// What a walk comes by.
 #[derive(Clone, Copy, Debug)]
@@ -9,14 +9,49 @@ pub(crate) enum Visited<'a> {
     Join(&'a Join),
 }
 
-/// Shows `visit` every expression and join of a query, in no special order.
-pub(crate) fn query<'a>(root: &'a Query, visit: &mut dyn FnMut(Visited<'a>)) {
-    for cte in root.with.iter().flat_map(|with| &with.ctes) {
-        // CTEs that write are refused before anybody looks into them.
-        if let Dml::Query(inner) = &cte.statement {
-            query(inner, visit);
+/// Shows `visit` every expression and join of a statement, in no special order.
+pub(crate) fn dml<'a>(root: &'a Dml, visit: &mut dyn FnMut(Visited<'a>)) {
+    match root {
+        Dml::Query(inner) => query(inner, visit),
+        Dml::Insert(insert) => {
+            ctes(insert.with.as_deref(), visit);
+            insert.source.iter().for_each(|source| query(source, visit));
+            if let Some(conflict) = &insert.conflict {
+                exprs(conflict.exprs.iter().chain(conflict.set.iter().map(|found| &found.value)), visit);
+            }
+            exprs(insert.returning.iter().map(|target| &target.expr), visit);
+        }
+        Dml::Update(update) => {
+            ctes(update.with.as_deref(), visit);
+            update.from.iter().for_each(|item| from(item, visit));
+            let values = update.set.iter().map(|found| &found.value);
+            let returning = update.returning.iter().map(|target| &target.expr);
+            exprs(values.chain(&update.filter).chain(returning), visit);
+        }
+        Dml::Delete(delete) => {
+            ctes(delete.with.as_deref(), visit);
+            delete.using.iter().for_each(|item| from(item, visit));
+            exprs(delete.filter.iter().chain(delete.returning.iter().map(|target| &target.expr)), visit);
+        }
+        Dml::Merge(merge) => {
+            ctes(merge.with.as_deref(), visit);
+            from(&merge.source, visit);
+            exprs(merge.on.iter().chain(merge.returning.iter().map(|target| &target.expr)), visit);
+            for action in &merge.actions {
+                let values = action.set.iter().map(|found| &found.value);
+                exprs(action.condition.iter().chain(&action.values).chain(values), visit);
+            }
         }
     }
+}
+
+fn ctes<'a>(with: Option<&'a With>, visit: &mut dyn FnMut(Visited<'a>)) {
+    with.iter().flat_map(|with| &with.ctes).for_each(|cte| dml(&cte.statement, visit));
+}
+
+/// Shows `visit` every expression and join of a query, in no special order.
+pub(crate) fn query<'a>(root: &'a Query, visit: &mut dyn FnMut(Visited<'a>)) {
+    ctes(root.with.as_deref(), visit);
     let order = root.order.iter().map(|item| &item.expr);
     exprs(order.chain(&root.limit).chain(&root.offset), visit);
     match &root.body {

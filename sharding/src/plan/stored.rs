@@ -1,0 +1,77 @@
+//! Tables and materialized views that a query fills.
+//!
+//! Every shard fills its own from its own rows. That is what one PostgreSQL would store only if each row follows from rows of one shard,
+//! and lies where the new table's rows are looked for.
+
+use super::Broadcast;
+use super::decide::Context;
+use super::reasons;
+use super::scope::{Found, Names};
+use super::view::placed;
+use crate::catalog::{Relation, TableKind, TableRule};
+use crate::map::ShardId;
+use crate::refusal::Refusal;
+use crate::sql::spans;
+use crate::sql::tree::TableRef;
+
+/// What is filled.
+pub(super) struct Filled<'a> {
+    pub table: &'a TableRef,
+    pub view: bool,
+    /// WITH NO DATA
+    pub empty: bool,
+    /// New names for the first columns.
+    pub columns: &'a [Box<str>],
+}
+
+/// CREATE TABLE AS and CREATE MATERIALIZED VIEW.
+pub(super) fn check(context: Context<'_>, names: &Names<'_>, filled: &Filled<'_>) -> Result<Broadcast, Refusal> {
+    let table = filled.table;
+    if filled.empty && !filled.view {
+        return Ok(Broadcast::Checked);
+    }
+    let schema = names.creation_schema(table);
+    let has_rule = names.has_rule(Some(schema), &table.name);
+    let whole = 0..context.text.len();
+    let query = spans::filling_query(context.text, &whole).map(|query| &context.text[query]);
+    let found = query.and_then(|query| placed(context.catalog, context.search_path, query));
+    let as_placed = match &found {
+        Some((TableKind::Sharded { column, .. }, outputs)) => {
+            let name = filled.columns.get(*column).or_else(|| outputs.get(*column)?.as_ref());
+            // A view is found by its definition.
+            filled.view && !has_rule || name.is_some_and(|name| is_key(names, schema, &table.name, name))
+        }
+        Some((TableKind::Reference, _)) => filled.view && !has_rule,
+        Some((TableKind::Local(home), _)) => filled.view && !has_rule && *home == ShardId(0),
+        None => false,
+    };
+    match (as_placed, filled.view, filled.empty) {
+        (true, ..) if filled.empty => Ok(Broadcast::Together),
+        (true, ..) => {
+            let spread = matches!(found, Some((TableKind::Sharded { .. }, _)));
+            Ok(if spread { Broadcast::Filled } else { Broadcast::Together })
+        }
+        (false, true, _) => Err(reasons::materialized(&table.name)),
+        (false, false, _) => Err(reasons::create_table_as(&table.name)),
+    }
+}
+
+/// Whether the rows of a table to be created will be placed by the column of this name.
+fn is_key(names: &Names<'_>, schema: &str, table: &str, column: &str) -> bool {
+    let rules = &names.catalog.rules;
+    match rules.tables.get(&format!("{schema}.{table}")).or_else(|| rules.tables.get(table)) {
+        Some(TableRule::Key(key)) => key == column,
+        Some(TableRule::Reference | TableRule::Local(_)) => false,
+        None => rules.sharding_key.as_deref() == Some(column),
+    }
+}
+
+/// REFRESH MATERIALIZED VIEW.
+pub(super) fn check_refresh(names: &Names<'_>, view: &TableRef, concurrently: bool) -> Result<Broadcast, Refusal> {
+    match names.find(view) {
+        Found::Table { table, name, .. } if table.relation == Relation::View => Err(reasons::materialized(name)),
+        // It uses a temporary table, and what does cannot be committed on several shards at once.
+        _ if concurrently => Ok(Broadcast::Loosely),
+        Found::Table { .. } | Found::System | Found::Unknown => Ok(Broadcast::Together),
+    }
+}

@@ -1,0 +1,322 @@
+//! Writes on several shards: what each of them runs, so that together they change what one PostgreSQL would.
+//!
+//! A shard changes its own rows only. What a statement reads of rows that lie elsewhere comes to it as the inputs of a final query
+//! do.
+
+use std::sync::Arc;
+
+use super::bind::{Binder, Occurrence};
+use super::bind_dml::UsedKey;
+use super::bind_query::Seen;
+use super::decide::{Context, rows_of};
+use super::scope::{Columns, Names};
+use super::{
+    EachShard, InsertRows, Node, Plan, RowColumns, SelectedRows, Shards, TargetColumn, Write, build, final_query,
+    reasons,
+};
+use crate::catalog::{Column, Table, TableKind};
+use crate::refusal::Refusal;
+use crate::sql::parse::{self, Parsed};
+use crate::sql::tree::{Body, Dml, Insert, Merge, Query, Stmt};
+use crate::sql::{Limits, rows, spans};
+
+/// A write whose keys are named and may be on several shards.
+pub(super) fn known(
+    context: Context<'_>,
+    binder: &mut Binder<'_>,
+    dml: &Dml,
+    shards: Shards,
+    parsed: &Parsed,
+) -> Result<Write, Refusal> {
+    match dml {
+        Dml::Insert(insert) if brings_rows(insert) => given_rows(context, binder, insert, shards, parsed),
+        _ => each(context, binder, dml, shards, parsed),
+    }
+}
+
+/// A write for which no keys are named.
+pub(super) fn spread(
+    context: Context<'_>,
+    binder: &mut Binder<'_>,
+    dml: &Dml,
+    parsed: &Parsed,
+) -> Result<Write, Refusal> {
+    each(context, binder, dml, Shards::All, parsed)
+}
+
+/// A write of a table of which every shard has a copy: all of them do the same.
+pub(super) fn copies(
+    context: Context<'_>,
+    binder: &mut Binder<'_>,
+    dml: &Dml,
+    parsed: &Parsed,
+) -> Result<Write, Refusal> {
+    let table = binder.reference_writes.first().cloned().unwrap_or_default();
+    if binder.targets > 1 {
+        return Err(reasons::several_targets());
+    }
+    if let Some(function) = binder.facts.volatile.as_ref().or(binder.facts.home.as_ref()) {
+        return Err(reasons::copies_differ(&table, &format!("{function}()")));
+    }
+    check_all(context, binder, parsed)?;
+    let query = final_query::beside(context, binder, dml, (&[], None), Shards::All, parsed)?;
+    Ok(Write::Each(EachShard { query: Arc::new(query), target: Shards::All, copies: true }))
+}
+
+/// INSERT ... VALUES without anything around it.
+fn brings_rows(insert: &Insert) -> bool {
+    insert.with.is_none()
+        && insert.source.as_ref().is_some_and(|source| {
+            let plain = source.with.is_none() && source.order.is_empty() && source.locking.is_empty();
+            plain && source.limit.is_none() && source.offset.is_none() && matches!(source.body, Body::Values(_))
+        })
+}
+
+fn given_rows(
+    context: Context<'_>,
+    binder: &Binder<'_>,
+    insert: &Insert,
+    keys: Shards,
+    parsed: &Parsed,
+) -> Result<Write, Refusal> {
+    check_each(context, binder, parsed)?;
+    if binder.occurrences.len() > 1 || !binder.locals.is_empty() {
+        return Err(reasons::spread("INSERT ... VALUES with subqueries"));
+    }
+    Ok(Write::Rows(InsertRows {
+        keys,
+        timed: binder.facts.clocks > 0,
+        params: parsed.params,
+        returns: !insert.returning.is_empty(),
+    }))
+}
+
+/// Every shard runs the statement for its own rows.
+fn each(
+    context: Context<'_>,
+    binder: &mut Binder<'_>,
+    dml: &Dml,
+    shards: Shards,
+    parsed: &Parsed,
+) -> Result<Write, Refusal> {
+    if binder.targets > 1 {
+        return Err(reasons::several_targets());
+    }
+    if let (Dml::Insert(insert), true) = (dml, binder.occurrences.iter().any(|occurrence| occurrence.target)) {
+        return selected(context, binder, dml, insert, shards, parsed);
+    }
+    let used = binder.used.take();
+    if let (Dml::Merge(merge), Some(used)) = (dml, used.as_ref().filter(|used| !used.is_tied)) {
+        return merged_by_the_router(context, binder, merge, used, parsed);
+    }
+    check_each(context, binder, parsed)?;
+    if let Some(local) = binder.locals.iter().find(|local| local.target) {
+        let home = local.home;
+        let query = final_query::beside(context, binder, dml, (&[], Some(home)), shards, parsed)?;
+        return Ok(Write::Each(EachShard { query: Arc::new(query), target: Shards::One(home), copies: false }));
+    }
+    let target = binder.occurrences.iter().position(|occurrence| occurrence.target);
+    let target = target.ok_or_else(|| reasons::spread("this write"))?;
+    let occurrence = &binder.occurrences[target];
+    let own = binder.keys_of(occurrence).unwrap_or(Shards::All);
+    let reached = binder.terms.reached_from(occurrence.key);
+    let is_own = |occurrence: &Occurrence| used.is_some() || reached[occurrence.key.0 as usize];
+    let tied: Vec<usize> = (0..binder.occurrences.len()).filter(|at| is_own(&binder.occurrences[*at])).collect();
+    let query = final_query::beside(context, binder, dml, (&tied, None), shards, parsed)?;
+    Ok(Write::Each(EachShard { query: Arc::new(query), target: own, copies: false }))
+}
+
+/// INSERT ... SELECT: each shard stores what it selects, or every row goes to its shard by way of the router.
+fn selected(
+    context: Context<'_>,
+    binder: &mut Binder<'_>,
+    dml: &Dml,
+    insert: &Insert,
+    shards: Shards,
+    parsed: &Parsed,
+) -> Result<Write, Refusal> {
+    let Some(source) = &insert.source else { return Err(reasons::spread("INSERT ... DEFAULT VALUES")) };
+    let seen = binder.selected.take().unwrap_or_default();
+    let checked = check_each(context, binder, parsed).is_ok() && insert.with.is_none();
+    if checked && is_whole_on_each(context, binder, source, &seen, parsed) {
+        let all: Vec<usize> = (0..binder.occurrences.len()).collect();
+        let query = final_query::beside(context, binder, dml, (&all, None), shards.clone(), parsed)?;
+        return Ok(Write::Each(EachShard { query: Arc::new(query), target: shards, copies: false }));
+    }
+    by_the_router(context, binder, insert, shards, parsed)
+}
+
+/// The rows of the query come to the router, which sends each to its shard.
+fn by_the_router(
+    context: Context<'_>,
+    binder: &Binder<'_>,
+    insert: &Insert,
+    shards: Shards,
+    parsed: &Parsed,
+) -> Result<Write, Refusal> {
+    let unclear = || reasons::spread("this form of INSERT ... SELECT");
+    let target = binder.occurrences.iter().find(|occurrence| occurrence.target).ok_or_else(unclear)?;
+    let Columns::Table(table) = binder.rels[target.rel].columns else { return Err(unclear()) };
+    let TableKind::Sharded { column: key_column, key_type } = table.kind else { return Err(unclear()) };
+    let span = rows::query_of_insert(context.text, parsed.span.start, parsed.span.end).ok_or_else(unclear)?;
+    let before = &context.text[parsed.span.start..span.start];
+    // A WITH before INSERT is the query's too.
+    let (with, head) = match &insert.with {
+        None => ("", before),
+        Some(_) => before.split_at(spans::insert_word(context.text, &parsed.span, span.start).ok_or_else(unclear)?),
+    };
+    if !with.is_empty() && insert.source.as_ref().is_some_and(|source| source.with.is_some()) {
+        return Err(unclear());
+    }
+    if spans::clocks(context.text, &(span.end..parsed.span.end)) > 0 {
+        return Err(reasons::differs("CURRENT_TIMESTAMP"));
+    }
+    let text = format!("{with}{}", &context.text[span.clone()]);
+    let source = source_plan(context, &text)?;
+    let filled = filled_columns(table, insert, &source.1);
+    let columns: Vec<TargetColumn> = filled.iter().map(|column| TargetColumn::of(column)).collect();
+    let key_name = &table.columns[key_column].name;
+    let key = columns.iter().position(|column| column.name == *key_name);
+    let key = key.ok_or_else(|| reasons::insert_without_key(&insert.table.name, key_name))?;
+    let around = [head.to_owned(), context.text[span.end..parsed.span.end].to_owned()];
+    let at_once = insert.conflict.as_ref().is_some_and(|conflict| !conflict.set.is_empty());
+    let stored_in = table.columns[key_column].characters_max();
+    let (source, params) = (source.0, parsed.params);
+    let columns = RowColumns::Filled { columns, key };
+    Ok(Write::Selected(SelectedRows { shards, text, source, around, columns, key_type, stored_in, at_once, params }))
+}
+
+/// MERGE: the rows of its source that have a key come to the shard of that key, by way of the router.
+fn merged_by_the_router(
+    context: Context<'_>,
+    binder: &Binder<'_>,
+    merge: &Merge,
+    used: &UsedKey,
+    parsed: &Parsed,
+) -> Result<Write, Refusal> {
+    let unclear = || reasons::spread("this form of MERGE");
+    if merge.with.is_some() {
+        return Err(unclear());
+    }
+    let spans = rows::source_of_merge(context.text, parsed.span.start, parsed.span.end).ok_or_else(unclear)?;
+    let text = format!("SELECT * FROM {}", &context.text[spans.clone()]);
+    let (source, _) = source_plan(context, &text)?;
+    let target = binder.occurrences.iter().find(|occurrence| occurrence.target).ok_or_else(unclear)?;
+    let Columns::Table(table) = binder.rels[target.rel].columns else { return Err(unclear()) };
+    let TableKind::Sharded { column, key_type } = table.kind else { return Err(unclear()) };
+    let around =
+        [context.text[parsed.span.start..spans.start].to_owned(), context.text[spans.end..parsed.span.end].to_owned()];
+    // What the conditions and actions read besides would be read on each shard alone.
+    if binder.occurrences.len() > 1 + usize::from(used.is_sharded) || !binder.locals.is_empty() {
+        return Err(unclear());
+    }
+    if around.iter().any(|part| spans::clocks(part, &(0..part.len())) > 0) {
+        return Err(reasons::differs("CURRENT_TIMESTAMP"));
+    }
+    Ok(Write::Selected(SelectedRows {
+        shards: Shards::All,
+        text,
+        source,
+        around,
+        columns: RowColumns::Used { table: final_query::quoted(&used.table), key: used.column.clone() },
+        key_type,
+        stored_in: table.columns[column].characters_max(),
+        at_once: true,
+        params: parsed.params,
+    }))
+}
+
+/// How the query of an INSERT is answered by itself, and how many columns it has, if that is known.
+fn source_plan(context: Context<'_>, text: &str) -> Result<(Plan, Option<usize>), Refusal> {
+    let unclear = || reasons::spread("this form of INSERT ... SELECT");
+    let mut parsed = parse::parse(text, &[], &Limits::default()).map_err(|refusal| *refusal)?;
+    let (Some(parsed), true) = (parsed.pop(), parsed.is_empty()) else { return Err(unclear()) };
+    let Stmt::Dml(Dml::Query(query)) = &parsed.stmt else { return Err(unclear()) };
+    let mut binder = Binder::new(Names::new(context.catalog, context.search_path));
+    let outputs = binder.query(query).outputs.map(|outputs| outputs.len());
+    match rows_of(Context { text, ..context }, &parsed) {
+        Plan::Refused(refusal) => Err(*refusal),
+        plan => Ok((plan, outputs)),
+    }
+}
+
+/// The columns that an INSERT fills, in the order of its query's.
+fn filled_columns<'t>(table: &'t Table, insert: &Insert, outputs: &Option<usize>) -> Vec<&'t Column> {
+    if insert.columns.is_empty() {
+        return table.columns.iter().take(outputs.unwrap_or(usize::MAX)).collect();
+    }
+    let named = |name: &str| table.columns.iter().find(|column| column.name == name);
+    insert.columns.iter().filter_map(|name| named(name)).collect()
+}
+
+impl SelectedRows {
+    /// The name of the column that tells where a row goes.
+    pub fn key_name(&self) -> &str {
+        match &self.columns {
+            RowColumns::Filled { columns, key } => columns.get(*key).map_or("", |column| &column.name),
+            RowColumns::Used { key, .. } => key,
+        }
+    }
+}
+
+impl TargetColumn {
+    pub(super) fn of(column: &Column) -> Self {
+        let type_name = column.crossing.domain.clone().unwrap_or_else(|| column.crossing.type_name.clone());
+        Self { name: column.name.clone(), type_oid: column.type_oid, type_name }
+    }
+}
+
+/// Whether the rows of a query are those that the shards give, one after another, and each is stored where it comes from.
+fn is_whole_on_each(
+    context: Context<'_>,
+    binder: &mut Binder<'_>,
+    query: &Query,
+    seen: &Seen,
+    parsed: &Parsed,
+) -> bool {
+    // Of the query alone.
+    binder.facts.writes = false;
+    let gather = build::gather(context, binder, query, seen, Shards::All, parsed);
+    binder.facts.writes = true;
+    let Ok(gather) = gather else { return false };
+    let mut node = &gather.tree;
+    while let Node::Project { input } | Node::Sort { input, .. } | Node::MergeSort { input, .. } = node {
+        node = input;
+    }
+    matches!(node, Node::Append { input } if **input == Node::Route) || *node == Node::Route
+}
+
+/// What no statement may have that every shard runs for its own rows.
+fn check_each(context: Context<'_>, binder: &Binder<'_>, parsed: &Parsed) -> Result<(), Refusal> {
+    check_all(context, binder, parsed)?;
+    if let Some(function) = &binder.facts.home {
+        return Err(reasons::differs(&format!("{function}()")));
+    }
+    // In a subquery it would be asked once for all rows, not once on each shard.
+    if let Some(function) = binder.facts.volatile.as_ref().filter(|_| binder.blocks.len() > 1) {
+        return Err(reasons::differs(&format!("{function}()")));
+    }
+    Ok(())
+}
+
+/// What no statement may have that several shards run.
+fn check_all(context: Context<'_>, binder: &Binder<'_>, parsed: &Parsed) -> Result<(), Refusal> {
+    let facts = &binder.facts;
+    if let Some(clock) = &facts.clock {
+        return Err(reasons::differs(clock));
+    }
+    if facts.time_word {
+        return Err(reasons::differs("the string 'now', 'today', 'tomorrow' or 'yesterday'"));
+    }
+    if facts.clocks > 0 && spans::clocks(context.text, &parsed.span) != facts.clocks {
+        return Err(reasons::differs("CURRENT_TIMESTAMP"));
+    }
+    Ok(())
+}
+
+impl InsertRows {
+    /// The text for a shard, from the client's with this shard's rows.
+    pub fn part(&self, text: &str) -> String {
+        if self.timed { spans::with_clock(text, usize::from(self.params) + 1) } else { text.to_owned() }
+    }
+}

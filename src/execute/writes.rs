@@ -1,0 +1,372 @@
+//! One statement that writes on several shards: each gets its part, and all of them commit or none.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use pgsluice_sharding::ShardId;
+use pgsluice_sharding::plan::{InsertRows, Write};
+use pgsluice_sharding::sql::Access;
+use pgsluice_sharding::sql::rows::RowSpans;
+
+use crate::pool::server::{Audience, Due, StatementId, Verdict};
+use crate::protocol::error::ErrorFields;
+use crate::protocol::frame::Header;
+use crate::protocol::frontend::{self, Kind};
+use crate::protocol::reply;
+use crate::session::statements::{FinalRead, ManyWrite};
+
+use super::arguments::Arguments;
+use super::ask::Notices;
+use super::cursors::close_portal_of_router;
+use super::final_query::Beyond;
+use super::gather::{Described, ManyRequest, OUT_BYTES, bind_for_shard, columns};
+use super::types::ParameterTypes;
+use super::worker::Description;
+use super::{Conversation, Failure};
+
+/// What one shard runs.
+pub(super) struct Part {
+    /// Its server.
+    pub(super) id: u64,
+    pub(super) sql: String,
+}
+
+/// What becomes of the rows that a part gives back.
+pub(super) enum Returned<'a> {
+    /// They pass to the client as they come, after their description if the client has not got it.
+    Passed { describe: bool },
+    /// They wait, as whole messages; the description passes if the client has not got it.
+    Kept { rows: &'a mut Vec<u8>, describe: bool },
+    /// Another shard gives the same.
+    Dropped,
+}
+
+impl Conversation {
+    /// Writes on several shards, in the client's transaction or in one of the router's own.
+    pub(super) async fn write_many(&mut self, write: &ManyWrite, request: ManyRequest<'_>) -> Result<(), Failure> {
+        let tag = self
+            .in_own_block(async |this: &mut Self| match write {
+                ManyWrite::Each { read, target, copies } => this.write_each(read, target, *copies, request).await,
+                ManyWrite::Rows { insert, places } => this.insert_rows(insert, places, request).await,
+                ManyWrite::Selected { write, source } => match &**write {
+                    Write::Selected(insert) => this.insert_selected(insert, source, request).await,
+                    _ => Err(ErrorFields::error("XX000", "only a query is selected from").into()),
+                },
+                ManyWrite::Moved { write, target } => match &**write {
+                    Write::Moved(moved) => this.move_rows(moved, target, request).await,
+                    _ => Err(ErrorFields::error("XX000", "only an UPDATE moves rows").into()),
+                },
+            })
+            .await?;
+        self.complete(&tag);
+        Ok(())
+    }
+
+    /// Every shard of `target` runs the statement; the first one before the others, so that two clients which do the same wait for each
+    /// other there.
+    async fn write_each(
+        &mut self,
+        read: &FinalRead,
+        target: &[ShardId],
+        copies: bool,
+        request: ManyRequest<'_>,
+    ) -> Result<String, Failure> {
+        let ids = self.link_writers(target, request.access).await?;
+        self.measure.touches(ids.len());
+        let (sql, types, arguments) = self.prepare_each(read, ids[0], request.arguments).await?;
+        let part = |id: &u64| Part { id: *id, sql: sql.clone() };
+        let first = [part(&ids[0])];
+        self.start_parts(&first, &types, &arguments)?;
+        let mut tag = self.hear_part(ids[0], Returned::Passed { describe: request.describe }, Notices::Passed).await?;
+        let others: Vec<Part> = ids[1..].iter().map(part).collect();
+        self.start_parts(&others, &types, &arguments)?;
+        for (n, other) in others.iter().enumerate() {
+            let (returned, notices) = match copies {
+                true => (Returned::Dropped, Notices::Dropped),
+                false => (Returned::Passed { describe: false }, Notices::Passed),
+            };
+            let heard = self.hear_part(other.id, returned, notices).await;
+            let more = self.or_stop(&others[n + 1..], heard).await?;
+            if !copies {
+                tag = added(&tag, &more);
+            }
+        }
+        Ok(tag)
+    }
+
+    /// What every shard runs, with the values of its parameters and with what is read elsewhere.
+    async fn prepare_each(
+        &mut self,
+        read: &FinalRead,
+        id: u64,
+        arguments: &Arguments,
+    ) -> Result<(String, ParameterTypes, Arguments), Failure> {
+        let query = &*read.query;
+        let timed = match query.timed {
+            true => self.timed(arguments, query.params, id).await?,
+            false => arguments.clone(),
+        };
+        if query.inputs.is_empty() {
+            return Ok((query.sql.clone(), ParameterTypes::declared(&arguments.param_types), timed));
+        }
+        arguments.check_count(query.params)?;
+        let held = self.hold_for_final(read, Access::Lock).await?;
+        let (read, description) = self.accepted(read, held.home, arguments).await?;
+        let rows = self.read_inputs(read, &held, &description, &timed, Beyond::Counted).await?.unwrap_or_default();
+        let arrays: Vec<_> =
+            rows.iter().zip(&description.inputs).flat_map(|(rows, types)| rows.arrays(types)).collect();
+        let arrays: Vec<&[u8]> = arrays.iter().map(|array| &**array).collect();
+        let all = timed.with_all(&arrays)?;
+        let sql = description.final_sql.as_ref().map_or_else(|_| query.sql.clone(), |sql| sql.to_string());
+        let types = description.parameter_types.clone();
+        Ok((types.settle(&sql).into_owned(), types, all))
+    }
+
+    /// Stores rows, each on its shard; they come back in their order.
+    async fn insert_rows(
+        &mut self,
+        insert: &InsertRows,
+        places: &[ShardId],
+        request: ManyRequest<'_>,
+    ) -> Result<String, Failure> {
+        let text = request.arguments.text.clone();
+        let spans = RowSpans::of(&text).filter(|spans| spans.rows.len() == places.len());
+        let spans =
+            spans.ok_or_else(|| ErrorFields::error("XX000", "the rows of an INSERT are not where they were"))?;
+        let mut shards = places.to_vec();
+        shards.sort_unstable();
+        shards.dedup();
+        let ids = self.link_writers(&shards, request.access).await?;
+        self.measure.touches(ids.len());
+        let mut types = ParameterTypes::declared(&request.arguments.param_types);
+        if insert.params > 0 {
+            // A shard's part need not name all of them.
+            types = self.write_description(ids[0], request.arguments).await?.parameter_types.clone();
+        }
+        let arguments = match insert.timed {
+            true => self.timed(request.arguments, insert.params, ids[0]).await?,
+            false => request.arguments.clone(),
+        };
+        let mut parts = Vec::with_capacity(shards.len());
+        for (shard, id) in shards.iter().zip(&ids) {
+            let own: Vec<usize> = (0..places.len()).filter(|row| places[*row] == *shard).collect();
+            let sql = insert.part(&spans.text_with(&text, &own));
+            parts.push(Part { id: *id, sql: types.settle(&sql).into_owned() });
+        }
+        self.start_parts(&parts, &types, &arguments)?;
+        let mut tag = String::new();
+        let mut kept = vec![Vec::new(); parts.len()];
+        for (n, part) in parts.iter().enumerate() {
+            let returned = Returned::Kept { rows: &mut kept[n], describe: request.describe && n == 0 };
+            let heard = self.hear_part(part.id, returned, Notices::Passed).await;
+            let more = self.or_stop(&parts[n + 1..], heard).await?;
+            tag = added(&tag, &more);
+        }
+        if insert.returns {
+            self.give_in_order(&shards, places, &kept).await?;
+        }
+        Ok(tag)
+    }
+
+    /// Passes kept rows on in the order of the rows they come from. Rows that were passed over by ON CONFLICT leave no gap that could be
+    /// told; then those of a shard follow each other.
+    async fn give_in_order(&mut self, shards: &[ShardId], places: &[ShardId], kept: &[Vec<u8>]) -> Result<(), Failure> {
+        let mut rest: Vec<&[u8]> = kept.iter().map(Vec::as_slice).collect();
+        for place in places {
+            let Some(n) = shards.iter().position(|shard| shard == place) else { continue };
+            if let Ok(Some(header)) = Header::parse(rest[n]) {
+                let (row, behind) = rest[n].split_at(header.total);
+                self.client.out.extend_from_slice(row);
+                rest[n] = behind;
+            }
+            if self.client.out.len() >= OUT_BYTES {
+                self.client.flush().await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A server on each shard that will be written, in their order.
+    pub(super) async fn link_writers(&mut self, shards: &[ShardId], access: Access) -> Result<Vec<u64>, Failure> {
+        let ids = self.link_all(shards, access).await?;
+        for id in &ids {
+            let i = self.position(*id)?;
+            self.note_access(i, Access::Write)?;
+        }
+        Ok(ids)
+    }
+
+    /// Sends every part to its server.
+    pub(super) fn start_parts(
+        &mut self,
+        parts: &[Part],
+        types: &ParameterTypes,
+        arguments: &Arguments,
+    ) -> Result<(), Failure> {
+        let bind = arguments.bind()?;
+        let formats: Vec<i16> = bind.result_formats.codes().collect();
+        for part in parts {
+            let i = self.position(part.id)?;
+            let portal = self.portal_of_router(part.id);
+            let link = &mut self.links[i];
+            frontend::parse(&mut link.out, b"", part.sql.as_bytes(), types.numbers());
+            link.server.state.expect(Due::Parse(StatementId::UNNAMED, Audience::Router));
+            bind_for_shard(&mut link.out, portal, "", &bind, &formats);
+            link.server.state.expect(Due::Bind(Audience::Router));
+            frontend::describe(&mut link.out, Kind::Portal, portal);
+            link.server.state.expect(Due::DescribePortal(Audience::Router));
+            frontend::execute(&mut link.out, portal, 0);
+            link.server.state.expect(Due::Execute(Audience::Router));
+            close_portal_of_router(link, portal);
+            frontend::sync(&mut link.out);
+            link.server.state.expect(Due::Sync(Audience::Router));
+        }
+        Ok(())
+    }
+
+    /// Hears a server to the end of its part; gives the command tag.
+    pub(super) async fn hear_part(
+        &mut self,
+        id: u64,
+        mut returned: Returned<'_>,
+        notices: Notices,
+    ) -> Result<String, Failure> {
+        let mut tag = String::new();
+        let mut failure = None;
+        let i = self.position(id)?;
+        self.links[i].borrow_buffer(&self.worker);
+        loop {
+            let i = self.position(id)?;
+            if self.links[i].server.state.is_settled() && self.links[i].out.is_empty() {
+                self.links[i].return_buffer(&self.worker);
+                break;
+            }
+            let Ok(parsed) = Header::parse(self.links[i].inbox.filled()) else { return Err(self.out_of_step(i)) };
+            let available = self.links[i].inbox.len();
+            let Some(header) = parsed.filter(|header| header.total <= available) else {
+                if let Some(header) = parsed {
+                    self.links[i].inbox.reserve(header.total - available);
+                }
+                if self.client.out.len() >= OUT_BYTES {
+                    self.client.flush().await?;
+                }
+                self.exchange(i).await?;
+                continue;
+            };
+            if header.tag == b'E' {
+                let failed = self.shard_failed(i, header.total);
+                failure.get_or_insert(failed);
+                continue;
+            }
+            self.take_part_message(i, header, &mut returned, notices, &mut tag)?;
+        }
+        match failure {
+            Some(failure) => Err(failure),
+            None => Ok(tag),
+        }
+    }
+
+    /// One message of a server that runs its part, no error.
+    fn take_part_message(
+        &mut self,
+        i: usize,
+        header: Header,
+        returned: &mut Returned<'_>,
+        notices: Notices,
+        tag: &mut String,
+    ) -> Result<(), Failure> {
+        let Self { links, client, .. } = &mut *self;
+        let link = &mut links[i];
+        let message = &link.inbox.filled()[..header.total];
+        let hidden = link.server.state.hidden_query_runs();
+        let Ok(verdict) = link.server.state.reply(header.tag, &message[5..]) else { return Err(self.out_of_step(i)) };
+        match (header.tag, &mut *returned) {
+            _ if hidden => {}
+            (b'T', Returned::Passed { describe: true } | Returned::Kept { describe: true, .. })
+            | (b'D', Returned::Passed { .. }) => client.out.extend_from_slice(message),
+            (b'D', Returned::Kept { rows, .. }) => rows.extend_from_slice(message),
+            (b'C', _) => *tag = String::from_utf8_lossy(&message[5..header.total - 1]).into_owned(),
+            (b'N', _) if notices == Notices::Dropped => {}
+            (b'N' | b'S' | b'A', _) if verdict == Verdict::Pass || header.tag == b'A' => {
+                client.out.extend_from_slice(message);
+            }
+            _ => {}
+        }
+        link.inbox.consume(header.total);
+        Ok(())
+    }
+
+    /// When a part has failed, the others are told to stop.
+    pub(super) async fn or_stop(&mut self, others: &[Part], heard: Result<String, Failure>) -> Result<String, Failure> {
+        if heard.is_err() {
+            let ids: Vec<u64> = others.iter().map(|part| part.id).collect();
+            self.finish_all(&ids, true).await?;
+        }
+        heard
+    }
+
+    /// Describe of a portal that writes on several shards.
+    pub(super) async fn describe_write(&mut self, arguments: &Arguments) -> Result<(), Failure> {
+        let i = self.link(None, Access::Lock).await?;
+        let id = self.links[i].server.id.0;
+        let description = self.write_description(id, arguments).await?;
+        if description.client_columns.is_empty() {
+            crate::protocol::backend::no_data(&mut self.client.out);
+            return Ok(());
+        }
+        self.send_row_description(&description, arguments)
+    }
+
+    /// What PostgreSQL says of a statement that several shards will run; asked once.
+    pub(super) async fn write_description(
+        &mut self,
+        id: u64,
+        arguments: &Arguments,
+    ) -> Result<Rc<Description>, Failure> {
+        let reading = self.session.reading();
+        let text = format!("{}\0write", arguments.text);
+        let key = self.worker.statement_id(&self.served, &*self.catalog()?, &reading, &text, &arguments.param_types);
+        if let Some(known) = self.served.descriptions.borrow().get(&key) {
+            return Ok(known.clone());
+        }
+        let i = self.position(id)?;
+        let Described { parameters, row } = self.describe_text(i, &arguments.text, &arguments.param_types).await?;
+        let i = self.position(id)?;
+        let parameter_types = self.parameter_types(i, &parameters).await?;
+        let description = Rc::new(Description {
+            client_columns: columns(&row)?,
+            shard_columns: Vec::new(),
+            inputs: Vec::new(),
+            narrows: Vec::new(),
+            final_sql: Ok(Box::default()),
+            large: Cell::new(false),
+            parameters,
+            parameter_types,
+            client_row: row,
+        });
+        self.served.remember(key, description.clone());
+        Ok(description)
+    }
+}
+
+/// The command tag for the rows of both; `INSERT 0 3` and `INSERT 0 2` make `INSERT 0 5`.
+pub(super) fn added(tag: &str, more: &str) -> String {
+    if tag.is_empty() {
+        return more.to_owned();
+    }
+    let rows = |tag: &str| reply::tag_rows(tag.as_bytes()).unwrap_or(0);
+    let verb = tag.rsplit_once(' ').map_or(tag, |(verb, _)| verb);
+    format!("{verb} {}", rows(tag) + rows(more))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::added;
+
+    #[test]
+    fn tags_are_added() {
+        assert_eq!(added("", "UPDATE 2"), "UPDATE 2");
+        assert_eq!(added("INSERT 0 3", "INSERT 0 2"), "INSERT 0 5");
+        assert_eq!(added("DELETE 0", "DELETE 0"), "DELETE 0");
+    }
+}

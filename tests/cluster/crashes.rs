@@ -1,0 +1,233 @@
+//! Commits over several shards that are interrupted at every step: whole everywhere or nowhere, soon, and the
+//! client was told the truth.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use pgsluice_sharding::{Key, ShardMap};
+
+use crate::support::proxy::Proxy;
+use crate::support::running::{RULES, wait_for};
+use crate::support::wire::{self, Answer, Wire};
+use crate::support::{Cluster, ClusterOptions, Sluice};
+
+const SHARDS: u16 = 3;
+const BUCKETS: u16 = 4096;
+
+/// Every point of a commit that succeeds, in order.
+const POINTS: [&str; 9] =
+    ["begun", "prepare-first", "prepare", "prepared", "decide", "decided", "finish-first", "finish", "finished"];
+
+/// The last one that a transaction writes on decides.
+const DECIDER: usize = 2;
+
+const SETTINGS: &str = "[pool]\nconnect_timeout = \"1s\"\nwait_timeout = \"3s\"\n\
+    [commit]\nin_doubt_after = \"400ms\"\noutcome_timeout = \"8s\"\n";
+
+/// Servers that keep what they have committed, wires to them, and a router that only looks on.
+struct World {
+    cluster: Cluster,
+    wires: Vec<Proxy>,
+    observer: Sluice,
+    ids: Vec<i64>,
+}
+
+impl World {
+    fn start() -> Self {
+        let settings = vec![("fsync".to_owned(), "on".to_owned()), ("synchronous_commit".to_owned(), "on".to_owned())];
+        let cluster = Cluster::start(ClusterOptions { shards: SHARDS.into(), settings, ..Default::default() }).unwrap();
+        let wires = (0..usize::from(SHARDS)).map(|shard| Proxy::to(cluster.primary(shard).port())).collect();
+        let map = ShardMap::even(BUCKETS, SHARDS);
+        let ids = (0..SHARDS).map(|shard| (1..).find(|id| map.shard_of(&Key::Int(*id)).0 == shard).unwrap());
+        let observer = Sluice::start(&format!("{SETTINGS}{}", cluster.database_config("app", RULES)));
+        let world = Self { ids: ids.collect(), cluster, wires, observer };
+        let mut client = world.ready(&world.observer, "CREATE TABLE users (id bigint PRIMARY KEY, name text)");
+        for id in &world.ids {
+            assert_eq!(client.query(&format!("INSERT INTO users VALUES ({id}, 'none')")).tag(), "INSERT 0 1");
+        }
+        world
+    }
+
+    /// A router over the wires in which something happens at a point of the first commit.
+    fn router(&self, point: &str, what: &str) -> Sluice {
+        let mut config = self.cluster.database_config("app", RULES);
+        for (shard, wire) in self.wires.iter().enumerate() {
+            let port = self.cluster.primary(shard).port();
+            config = config.replace(&format!(":{port}/"), &format!(":{}/", wire.port));
+        }
+        let armed = format!("{point}={what}");
+        Sluice::start_with_env(&format!("{SETTINGS}{config}"), &[("SLUICE_TEST_COMMIT_POINT", &armed)])
+    }
+
+    /// A client, once the router is able to run this.
+    fn ready(&self, router: &Sluice, sql: &str) -> Wire {
+        wait_for(sql, || {
+            let mut client = Wire::try_connect(router.port(), &[("user", "app"), ("database", "app")]).ok()?;
+            let answer = client.query(sql);
+            answer.error.is_none().then_some(client)
+        })
+    }
+
+    /// Writes `name` on all shards and sends COMMIT; the answer is not read.
+    fn begin_to_commit(&self, router: &Sluice, name: &str) -> Wire {
+        let mut client = self.ready(router, "SELECT count(*) FROM users");
+        client.query("BEGIN");
+        for id in &self.ids {
+            assert_eq!(client.query(&format!("UPDATE users SET name = '{name}' WHERE id = {id}")).tag(), "UPDATE 1");
+        }
+        client.send(&wire::query("COMMIT"));
+        client
+    }
+
+    /// Waits until nothing is in doubt; then the row is there on all shards or on none, as the client was told.
+    fn check(&self, name: &str, told: &Answer) {
+        let on_all = |sql: &str| -> Option<Vec<String>> {
+            (0..usize::from(SHARDS)).map(|shard| self.cluster.primary(shard).psql(sql).ok()).collect()
+        };
+        wait_for(&format!("{name} to be resolved"), || {
+            let prepared = on_all("SELECT count(*) FROM pg_prepared_xacts")?;
+            prepared.iter().all(|count| count == "0").then_some(())
+        });
+        // What is left of a killed router's connections may end a moment later.
+        let names = wait_for(&format!("{name} to be whole"), || {
+            let names = on_all("SELECT string_agg(name, ',') FROM users")?;
+            names.iter().all(|found| *found == names[0]).then_some(names)
+        });
+        let committed = names[0] == name;
+        match told.sqlstate() {
+            "" if told.tag() == "COMMIT" => assert!(committed, "{name}: told COMMIT, and the rows say {names:?}"),
+            "08007" | wire::LOST => {}
+            other => assert!(!committed, "{name}: told {other}, and yet it is committed"),
+        }
+    }
+}
+
+/// A file whose appearance lets a commit go on.
+struct Gate(PathBuf);
+
+impl Gate {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("sluice-gate-{}-{name}", std::process::id()));
+        std::fs::remove_file(&path).ok();
+        Self(path)
+    }
+
+    fn what(&self) -> String {
+        format!("hold:{}", self.0.display())
+    }
+
+    fn open(&self) {
+        std::fs::write(&self.0, "").unwrap();
+    }
+}
+
+impl Drop for Gate {
+    fn drop(&mut self) {
+        std::fs::remove_file(&self.0).ok();
+    }
+}
+
+#[test]
+fn a_router_may_die_at_every_step_of_a_commit() {
+    let world = World::start();
+    for point in POINTS {
+        let mut router = world.router(point, "abort");
+        let mut client = world.begin_to_commit(&router, point);
+        router.wait();
+        world.check(point, &client.answer(b""));
+    }
+}
+
+#[test]
+fn a_router_may_stop_at_every_step_and_go_on_later() {
+    let world = World::start();
+    for point in POINTS {
+        let router = world.router(point, "stop");
+        let mut client = world.begin_to_commit(&router, point);
+        router.wait_for_log("a commit has reached its point");
+        // Another router ends what it finds, before this one wakes.
+        wait_for("nothing in doubt", || {
+            let sql = "SELECT count(*) FROM pg_prepared_xacts";
+            (0..usize::from(SHARDS)).all(|shard| world.cluster.primary(shard).psql(sql).unwrap() == "0").then_some(())
+        });
+        router.signal("CONT");
+        let told = client.answer(b"");
+        assert_ne!(told.sqlstate(), wire::LOST, "{point}");
+        world.check(point, &told);
+    }
+}
+
+#[test]
+fn a_connection_may_break_at_every_step() {
+    let world = World::start();
+    for point in POINTS {
+        for participant in 0..usize::from(SHARDS) {
+            let name = format!("{point}-{participant}");
+            let router = world.router(point, &format!("lose:{participant}"));
+            let mut client = world.begin_to_commit(&router, &name);
+            let told = client.answer(b"");
+            assert!(!["08007", wire::LOST].contains(&told.sqlstate()), "{name} could be known: {:?}", told.error);
+            world.check(&name, &told);
+        }
+    }
+}
+
+#[test]
+fn a_shard_may_be_cut_off_at_every_step() {
+    let world = World::start();
+    for point in POINTS {
+        for shard in [0, DECIDER] {
+            let name = format!("{point}-{shard}");
+            let gate = Gate::new(&name);
+            let router = world.router(point, &gate.what());
+            let mut client = world.begin_to_commit(&router, &name);
+            router.wait_for_log("a commit has reached its point");
+            world.wires[shard].cut();
+            gate.open();
+            // Long enough that it is missed, short enough that the outcome is learned.
+            std::thread::sleep(Duration::from_millis(200));
+            world.wires[shard].mend();
+            let told = client.answer(b"");
+            assert!(!["08007", wire::LOST].contains(&told.sqlstate()), "{name} could be known: {:?}", told.error);
+            world.check(&name, &told);
+        }
+    }
+}
+
+#[test]
+fn a_shard_may_be_killed_at_every_step() {
+    let world = World::start();
+    for point in POINTS {
+        for shard in [0, DECIDER] {
+            let name = format!("{point}-{shard}");
+            let gate = Gate::new(&format!("kill-{name}"));
+            let router = world.router(point, &gate.what());
+            let mut client = world.begin_to_commit(&router, &name);
+            router.wait_for_log("a commit has reached its point");
+            world.cluster.primary(shard).kill();
+            gate.open();
+            world.cluster.primary(shard).start().unwrap();
+            let told = client.answer(b"");
+            assert!(!["08007", wire::LOST].contains(&told.sqlstate()), "{name} could be known: {:?}", told.error);
+            world.check(&name, &told);
+        }
+    }
+}
+
+/// The client hears that nobody knows; what happened is known later, and is whole.
+#[test]
+fn an_outcome_that_cannot_be_learned_in_time_is_told_as_unknown() {
+    let world = World::start();
+    let gate = Gate::new("unknown");
+    let router = world.router("prepared", &gate.what());
+    let mut client = world.begin_to_commit(&router, "unknown");
+    router.wait_for_log("a commit has reached its point");
+    world.wires[DECIDER].cut();
+    gate.open();
+    let told = client.answer(b"");
+    assert_eq!((told.sqlstate(), told.status), ("08007", b'I'), "{:?}", told.error);
+    world.wires[DECIDER].mend();
+    world.check("unknown", &told);
+    // The connection is as good as new.
+    assert_eq!(client.text("SELECT count(*) FROM users"), "3");
+}
