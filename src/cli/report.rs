@@ -177,7 +177,7 @@ impl Way {
             Plan::Gather(_) => Self::Merged,
             Plan::Final(_) => Self::Final,
             Plan::Write(_) => Self::Written,
-            Plan::Broadcast(_) | Plan::CopyFrom(_) | Plan::CopyTo { .. } => Self::EveryShard,
+            Plan::Broadcast(_) | Plan::CopyFrom(_) | Plan::CopyTo { .. } | Plan::CopyQuery(_) => Self::EveryShard,
             Plan::Session => Self::Router,
             Plan::Refused(_) => Self::Refused,
         }

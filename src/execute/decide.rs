@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use pgsluice_sharding::copy::CopyFrom;
+use pgsluice_sharding::copy::{CopyFrom, CopyQuery};
 use pgsluice_sharding::plan::{Broadcast, FinalQuery, Plan, ShardSet, Values, Write};
 use pgsluice_sharding::sql::{Access, Command, Effects, Statement};
 use pgsluice_sharding::{Refusal, ShardId, ShardMap};
@@ -22,6 +22,8 @@ pub(super) enum Decision {
     CopySplit(Arc<CopyFrom>),
     /// COPY ... TO STDOUT: these shards send their rows one after another.
     CopyOut { shards: Vec<ShardId>, header: bool, access: Access },
+    /// COPY (query) TO STDOUT whose rows the router prints.
+    CopyQuery(Arc<CopyQuery>),
     /// EXPLAIN of what one shard does not do alone.
     Explain(Box<Self>),
     /// PREPARE: a server judges it, the session keeps it.
@@ -94,6 +96,8 @@ fn decide_plan(plan: &Plan, access: Access, map: &ShardMap, values: Values<'_>) 
         Plan::Broadcast(_) | Plan::CopyFrom(_) if !sharded => Ok(Decision::Forward { shard: Some(ShardId(0)), access }),
         Plan::Broadcast(how) => Ok(Decision::Broadcast(how.clone())),
         Plan::CopyFrom(copy) => Ok(Decision::CopySplit(copy.clone())),
+        Plan::CopyQuery(_) if !sharded => Ok(Decision::Forward { shard: Some(ShardId(0)), access }),
+        Plan::CopyQuery(copy) => Ok(Decision::CopyQuery(copy.clone())),
         Plan::CopyTo { shards, header } => match shards.resolve(map, values)? {
             ShardSet::Any => Ok(Decision::Forward { shard: None, access }),
             ShardSet::One(shard) => Ok(Decision::Forward { shard: Some(shard), access }),

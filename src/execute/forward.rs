@@ -18,7 +18,7 @@ use crate::protocol::frame::Header;
 use crate::protocol::frontend;
 use crate::protocol::reply;
 
-use super::client::{dismissed, write_all};
+use super::client::dismissed;
 use super::extended::PARSE_COMPLETE;
 use super::links::{Copying, Effect, Expected, Life, Link, Sent};
 use super::worker::Worker;
@@ -163,7 +163,7 @@ impl Conversation {
             && (range.len() >= GATHERED_BYTES_MAX || self.client.inbox_has_little_more())
         {
             let bytes = &link.inbox.filled()[range.clone()];
-            write_all(&mut self.client.stream, bytes).await.map_err(End::ClientGone)?;
+            self.client.write(bytes).await?;
             self.served.stats.sent.add(bytes.len() as u64);
         } else {
             for range in &passage.ranges {

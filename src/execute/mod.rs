@@ -13,6 +13,7 @@
 //! - [`cursors`]: portals fetched in portions and cursors, over several shards
 //! - [`copy`]: COPY FROM STDIN, one shard or split
 //! - [`copy_out`]: COPY TO STDOUT of several shards
+//! - [`copy_query`]: COPY of a query whose rows are merged
 //! - [`block`]: BEGIN, COMMIT, savepoints, SET over the servers held
 //! - [`commit`]: COMMIT on the servers that wrote, in one phase or two
 //! - [`listen`]: LISTEN and what it brings
@@ -34,6 +35,7 @@ mod client;
 mod commit;
 mod copy;
 mod copy_out;
+mod copy_query;
 mod cursors;
 mod decide;
 mod encoding;

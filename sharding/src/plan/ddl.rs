@@ -10,6 +10,7 @@ use super::scope::{Found, Names};
 use super::scope::{is_sharded, is_view};
 use super::{Broadcast, NewIndex, Node, Plan, Shards, build, code_of_ddl, copy_plan, reasons, stored};
 use crate::catalog::{Column, Relation, Table, TableKind, column_of};
+use crate::copy::CopyQuery;
 use crate::refusal::Refusal;
 use crate::sql::code::pin_of_code;
 use crate::sql::lex::{Lexer, TokenKind};
@@ -396,22 +397,34 @@ fn copy_query(context: Context<'_>, copy: &Copy, dml: &Dml, parsed: &Parsed) -> 
     binder.finish();
     let access = access_of(&binder);
     let plan = match (binder.place(), query) {
-        (Err(refusal), _) => refused(refusal),
+        (Err(refusal), None) => refused(refusal),
+        (Err(_), Some(_)) => copy_printed(context, parsed, copy).unwrap_or_else(refused),
         (Ok(Place::Known(shards)), _) if !can_be_many(&shards) => Plan::Route { shards, many: None },
         (Ok(Place::Known(shards)), Some(query)) => match &shards {
-            Shards::Home { .. } => Plan::Route { shards, many: Some(Box::new(reasons::spread("COPY of a query"))) },
+            Shards::Home { .. } => copy_printed(context, parsed, copy).unwrap_or_else(refused),
             _ => copy_spread(context, &mut binder, query, &seen, shards.clone(), parsed, copy)
+                .or_else(|_| copy_printed(context, parsed, copy))
                 .unwrap_or_else(|refusal| Plan::Route { shards, many: Some(Box::new(refusal)) }),
         },
         (Ok(Place::Spread(None)), Some(query)) => {
-            copy_spread(context, &mut binder, query, &seen, Shards::All, parsed, copy).unwrap_or_else(refused)
+            copy_spread(context, &mut binder, query, &seen, Shards::All, parsed, copy)
+                .or_else(|_| copy_printed(context, parsed, copy))
+                .unwrap_or_else(refused)
         }
+        (Ok(Place::Spread(Some(_))), Some(_)) => copy_printed(context, parsed, copy).unwrap_or_else(refused),
         (Ok(Place::Known(shards)), None) => {
             Plan::Route { shards, many: Some(Box::new(reasons::spread("COPY of a query"))) }
         }
         (Ok(Place::Spread(_)), _) => refused(reasons::spread("COPY of a query")),
     };
     Decided::new(Command::CopyToStdout, access, plan)
+}
+
+/// The query is planned as a statement of its own, and the router prints its rows.
+fn copy_printed(context: Context<'_>, parsed: &Parsed, copy: &Copy) -> Result<Plan, Refusal> {
+    let form = copy_plan::print_form(copy)?;
+    let span = spans::copied(context.text, &parsed.span).ok_or_else(|| reasons::spread("COPY of a query"))?;
+    Ok(Plan::CopyQuery(Arc::new(CopyQuery { sql: context.text[span].to_owned(), form })))
 }
 
 /// Every shard copies its own rows of a query, where they are rows of the answer as they are.

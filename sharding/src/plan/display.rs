@@ -34,6 +34,7 @@ impl Display for Plan {
                 }
                 CopyTarget::Reference => write!(f, "CopyFrom: {} to all shards", copy.table),
             },
+            Self::CopyQuery(copy) => write!(f, "CopyQuery: rows of {}", copy.sql),
             Self::CopyTo { shards, .. } => write!(f, "CopyTo: {shards} one after another"),
             Self::Session => f.write_str("Session"),
             Self::Refused(refusal) => write!(f, "Refused: {refusal}"),

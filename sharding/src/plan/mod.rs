@@ -42,7 +42,7 @@ mod write;
 
 use std::sync::Arc;
 
-use crate::copy::CopyFrom;
+use crate::copy::{CopyFrom, CopyQuery};
 use crate::key::KeyType;
 use crate::map::ShardId;
 use crate::refusal::Refusal;
@@ -72,6 +72,8 @@ pub enum Plan {
     /// COPY ... TO STDOUT of rows that lie on several shards, in no order: one shard's after the other's. With `header`
     /// each begins with a line of names.
     CopyTo { shards: Shards, header: bool },
+    /// COPY (query) TO STDOUT of a query that is planned by itself when it runs; the router prints its rows.
+    CopyQuery(Arc<CopyQuery>),
     /// Nothing goes to any server: the session answers (BEGIN, SAVEPOINT, DEALLOCATE, ...).
     Session,
     /// Not answered while there is more than one shard.
