@@ -20,6 +20,7 @@ use super::extended::no_statement;
 use super::gather::rounds_floats;
 use super::greeting::unreadable;
 use super::snapshots::{SETTING, Snapshots, invalid_value};
+use super::worker::Served;
 use super::{CatalogChange, Conversation, End, Failure};
 
 impl Conversation {
@@ -214,8 +215,9 @@ impl Conversation {
     pub(super) async fn commit_links(&mut self) -> Result<bool, Failure> {
         let mut writers: Vec<usize> =
             (0..self.links.len()).filter(|i| self.links[*i].joined && self.links[*i].wrote).collect();
-        // The last one decides, and is not prepared.
-        writers.sort_by_key(|i| self.links[*i].temporary_tables);
+        // The last one decides, and is not prepared: PostgreSQL does not prepare what has used temporary tables, nor notifications and
+        // some advisory locks, which are on the first shard.
+        writers.sort_by_key(|i| (self.links[*i].temporary_tables, self.links[*i].shard == Served::HOME));
         if writers.len() > 1 {
             // Nobody is thrown out in the middle of this: prepared transactions would stay behind.
             self.presence.commits(true);
