@@ -66,21 +66,20 @@ fn decide_do(context: Context<'_>, body: &str, plpgsql: bool) -> Decided {
 /// Whether what a text creates may be the session's own though the tree does not say so: types,
 /// functions and sequences.
 pub(super) fn may_be_temporary(context: Context<'_>) -> bool {
+    /// What may stand between CREATE and TEMPORARY.
+    const BETWEEN: [&str; 6] = ["create", "local", "global", "or", "replace", "recursive"];
     let is_own =
         |text: &str| text.trim_start_matches('"').get(..7).is_some_and(|word| word.eq_ignore_ascii_case("pg_temp"));
-    let mut after_create = false;
+    let (mut after_create, mut after_own) = (false, false);
     let creates = Lexer::new(context.text).any(|token| {
         let text = &context.text[token.start..token.end];
-        let is = |words: &[&str]| words.iter().any(|word| text.eq_ignore_ascii_case(word));
-        match token.kind {
-            TokenKind::Word if after_create && is(&["temp", "temporary"]) => return true,
-            TokenKind::Word | TokenKind::Quoted if is_own(text) => return true,
-            _ => {
-                after_create =
-                    token.kind == TokenKind::Word && is(&["create", "local", "global", "or", "replace", "recursive"])
-            }
-        }
-        false
+        let is =
+            |words: &[&str]| token.kind == TokenKind::Word && words.iter().any(|word| text.eq_ignore_ascii_case(word));
+        let found = after_create && is(&["temp", "temporary"]) || after_own && text == ".";
+        after_create = is(&BETWEEN);
+        // As a schema, not in the search path of a function.
+        after_own = matches!(token.kind, TokenKind::Word | TokenKind::Quoted) && is_own(text);
+        found
     });
     let in_path = |path: &str| path.as_bytes().windows(7).any(|word| word.eq_ignore_ascii_case(b"pg_temp"));
     creates || context.search_path.is_some_and(in_path)

@@ -147,14 +147,14 @@ pub(crate) fn temporary() -> Refusal {
 pub(crate) fn create_table_as(table: &str) -> Refusal {
     no(
         format!("filling new table \"{table}\" from a query is not supported over several shards"),
-        "CREATE TABLE, then INSERT ... SELECT; or let the query show the sharding key of tables that it joins by it, under the name of the new table's.",
+        "CREATE TABLE, then INSERT ... SELECT; or let the query show the sharding key of tables that are joined by it, under the name of the new table's.",
     )
 }
 
 pub(crate) fn materialized(view: &str) -> Refusal {
     no(
         format!("each shard would fill materialized view \"{view}\" from its own rows alone"),
-        "Use a view; or a table that INSERT ... SELECT fills; or let the query show the sharding key of tables that it joins by it.",
+        "Use a view; or a table that INSERT ... SELECT fills; or let the query show the sharding key of tables that are joined by it.",
     )
 }
 
