@@ -35,6 +35,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::admin::{Needs, Shutdown};
 use crate::config::Config;
+use crate::execute::unique::UniqueIds;
 use crate::http;
 use crate::net::cancel::{self, Addressee, CancelKeys};
 use crate::net::listener::{Listener, Socket};
@@ -122,6 +123,8 @@ struct Shared {
     /// The runtime of the control thread.
     control: Handle,
     random: Random,
+    /// Gives out `sluice.unique_id()`, for all workers.
+    ids: Arc<UniqueIds>,
     epoch: Instant,
 }
 
@@ -202,6 +205,7 @@ impl Router {
             directory,
             stats: Registry::default(),
             keys: CancelKeys::new(config.listen.router_id),
+            ids: Arc::new(UniqueIds::new(config.listen.router_id)),
             clients: Arc::default(),
             consoles: Arc::default(),
             logins: Arc::default(),

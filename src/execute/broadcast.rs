@@ -19,6 +19,7 @@ impl Conversation {
             let word = text.split_whitespace().next().unwrap_or_default().to_ascii_uppercase();
             return Err(ErrorFields::error("25001", format!("{word} cannot run inside a transaction block")).into());
         };
+        self.sequences_moved();
         if effects.changes_catalog {
             self.catalog_change = CatalogChange::Unread;
             self.refresh_catalog().await?;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use pgsluice_sharding::copy::CopyFrom;
-use pgsluice_sharding::plan::{FinalQuery, Plan, ShardSet, Values, Write};
+use pgsluice_sharding::plan::{Computed, FinalQuery, Plan, ShardSet, Values, Write};
 use pgsluice_sharding::sql::{Access, Command, Effects, Statement};
 use pgsluice_sharding::{Refusal, ShardId, ShardMap};
 
@@ -28,6 +28,8 @@ pub(super) enum Decision {
     Prepare,
     /// A prepared statement of the session's is run, explained or fills a table.
     Execute,
+    /// The router gets values first and puts them in.
+    Compute(Arc<Computed>),
     /// The session's own business: transaction control, settings.
     Session,
 }
@@ -92,6 +94,7 @@ fn decide_plan(statement: &Statement, map: &ShardMap, values: Values<'_>) -> Res
                 Ok(Decision::Many { read, access })
             }
         },
+        Plan::Computed(computed) => Ok(Decision::Compute(computed.clone())),
         Plan::Broadcast { .. } | Plan::CopyFrom(_) if !sharded => {
             Ok(Decision::Forward { shard: Some(ShardId(0)), access })
         }

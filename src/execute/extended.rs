@@ -386,6 +386,11 @@ impl Conversation {
                 self.session.statements.bind(portal, Portal::OnServer { server, statement });
             }
             Some(Decision::Many { read, .. }) => self.bind_many(&binding, statement, portal, read).await?,
+            Some(Decision::Compute(computed)) => {
+                let body = Bytes::copy_from_slice(binding.body(&self.client));
+                let (made, body, decision) = self.compute_bound(&statement, &computed, body).await?;
+                return Box::pin(self.bind_decided(Binding::Made(body), made, portal, Some(decision))).await;
+            }
             Some(Decision::Explain(explained)) => match *explained {
                 Decision::Many { read, .. } => self.bind_many(&binding, statement, portal, read).await?,
                 _ => self.bind_in_router(statement, portal).await?,
@@ -688,7 +693,7 @@ impl Conversation {
         Ok(())
     }
 
-    fn refuse_after_write(&self) -> Result<(), Failure> {
+    pub(super) fn refuse_after_write(&self) -> Result<(), Failure> {
         if self.session.transaction.is_idle() && self.links.iter().any(|link| link.is_unsynced() && link.wrote) {
             let message = "a pipeline that has written on one shard cannot go on over several, or with SET";
             return Err(ErrorFields::error("0A000", message).with_hint("Send Sync between the statements.").into());

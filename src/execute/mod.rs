@@ -16,6 +16,7 @@
 //! - [`listen`]: LISTEN and what it brings
 //! - [`sync`]: Flush and Sync, where pipelines are settled
 //! - [`sequences`]: whose server knows currval
+//! - [`computed`]: values that the router puts into a statement; [`unique`]: ids of its own
 //! - [`prepared`]: PREPARE and EXECUTE of SQL
 //! - [`queries`], [`measure`]: what is counted by statement
 //! - [`encoding`]: texts that are not UTF-8
@@ -27,6 +28,7 @@ mod ask;
 mod block;
 mod broadcast;
 mod client;
+mod computed;
 mod copy;
 mod copy_out;
 mod cursors;
@@ -53,6 +55,7 @@ mod sync;
 mod tables;
 mod timed;
 mod types;
+pub mod unique;
 pub mod worker;
 mod writes;
 
@@ -175,6 +178,8 @@ pub struct Conversation {
     /// When the request that is being answered came.
     asked_at: Instant,
     measure: Measure,
+    /// The text that runs in the place of the client's.
+    made: Option<Box<computed::MadeText>>,
     /// When the transaction that is running began.
     transaction_began: Option<Instant>,
 }
@@ -205,6 +210,7 @@ impl Conversation {
             encoding_by_default: "".into(),
             asked_at: clock::now(),
             measure: Measure::default(),
+            made: None,
             transaction_began: None,
         }
     }

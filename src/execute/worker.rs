@@ -18,6 +18,7 @@ use super::greeting::{Greeting, Greetings};
 use super::presence::Presence;
 use super::queries::Queries;
 use super::types::ParameterTypes;
+use super::unique::UniqueIds;
 use crate::catalog::CatalogReader;
 use crate::config::{Limits, PoolMode};
 use crate::listening::Listening;
@@ -58,6 +59,8 @@ pub struct Worker {
     gate: Gate,
     /// Some client has asked for what a sequence gave it.
     sequences_watched: Cell<bool>,
+    /// Gives out `sluice.unique_id()`.
+    pub(super) ids: Arc<UniqueIds>,
     /// Raised for whatever needs a number of its own: transaction names, turns.
     counter: Cell<u64>,
     /// Makes statement ids that no client can foresee; the same on all workers.
@@ -65,7 +68,7 @@ pub struct Worker {
 }
 
 impl Worker {
-    pub fn new(index: usize, limits: Limits, seed: u64) -> Self {
+    pub fn new(index: usize, limits: Limits, seed: u64, ids: Arc<UniqueIds>) -> Self {
         let queries = RefCell::new(Queries::new(limits.query_shapes_max));
         Self {
             queries,
@@ -79,6 +82,7 @@ impl Worker {
             clients: RefCell::default(),
             gate: Gate::default(),
             sequences_watched: Cell::new(false),
+            ids,
             counter: Cell::new(0),
             seed,
         }
@@ -209,6 +213,7 @@ impl Worker {
             script,
             accepted: Cell::new(false),
             row: Cell::new(None),
+            draft: OnceCell::new(),
             held: self.texts.hold(text),
         });
         self.statements.borrow_mut().insert(statement.clone());

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use pgsluice_sharding::ShardId;
-use pgsluice_sharding::plan::{FinalQuery, Gather, InsertRows};
+use pgsluice_sharding::plan::{Draft, FinalQuery, Gather, InsertRows};
 use pgsluice_sharding::sql::SharedScript;
 
 use crate::pool::server::StatementId;
@@ -33,6 +33,8 @@ pub struct PreparedStatement {
     pub accepted: Cell<bool>,
     /// The shape of its rows as a hash, once a server has described it.
     pub row: Cell<Option<u64>>,
+    /// Its pieces, once values were put into it.
+    pub draft: OnceCell<Rc<Draft>>,
     pub held: HeldText,
 }
 

@@ -45,6 +45,7 @@ files! {
     final_query,
     grouping,
     groups,
+    ids,
     joins,
     keys,
     kinds,

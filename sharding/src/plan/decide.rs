@@ -6,7 +6,7 @@ use super::bind::Binder;
 use super::phases::Phase;
 use super::route::Place;
 use super::scope::Names;
-use super::{FinalQuery, Plan, Shards, Write, build, ddl, final_groups, final_query, reasons, view, write};
+use super::{FinalQuery, Plan, Shards, Write, build, computed, ddl, final_groups, final_query, reasons, view, write};
 use crate::catalog::Catalog;
 use crate::map::ShardId;
 use crate::refusal::Refusal;
@@ -52,7 +52,7 @@ pub(crate) fn plan_statement(context: Context<'_>, parsed: &Parsed) -> Planned {
 /// With one shard nothing is refused and nothing is merged.
 fn on_one_shard(plan: Plan) -> Plan {
     match plan {
-        Plan::Session => Plan::Session,
+        Plan::Session | Plan::Computed(_) => plan,
         _ => Plan::Route { shards: Shards::One(ShardId(0)), many: None },
     }
 }
@@ -60,7 +60,7 @@ fn on_one_shard(plan: Plan) -> Plan {
 fn holds_for_shape(statement: &Statement) -> bool {
     let rows = matches!(statement.command, Command::Select | Command::Insert | Command::Update | Command::Delete);
     let untouched = match &statement.plan {
-        Plan::Route { .. } => true,
+        Plan::Route { .. } | Plan::Computed(_) => true,
         // Which rows there are, and where in the text, is found out when it runs.
         Plan::Write(write) => matches!(**write, Write::Rows(_)),
         Plan::Refused(refusal) => refusal.position.is_none(),
@@ -106,7 +106,7 @@ fn decide(context: Context<'_>, stmt: &Stmt, parsed: &Parsed) -> Decided {
     match stmt {
         Stmt::Dml(dml) => match set_config(dml).or_else(|| listening_channels(dml)) {
             Some(command) => Decided { command, any_values: false, ..rows(context, dml, parsed) },
-            None => rows(context, dml, parsed),
+            None => with_values(context, dml, parsed),
         },
         Stmt::Explain { explain, inner } => decide_explain(context, (**explain).clone(), inner, parsed),
         Stmt::Declare { name, hold, query } => declare(context, name, *hold, query, parsed),
@@ -124,6 +124,21 @@ fn decide(context: Context<'_>, stmt: &Stmt, parsed: &Parsed) -> Decided {
         }
         _ => ddl::decide(context, stmt),
     }
+}
+
+/// A statement that reads or writes rows; if values stand in it that the router gives, it is planned with them.
+fn with_values(context: Context<'_>, dml: &Dml, parsed: &Parsed) -> Decided {
+    let plain = rows(context, dml, parsed);
+    let (plan, any_values) = match computed::computed(context, dml, parsed) {
+        Ok(None) => return plain,
+        Ok(Some(computed)) => {
+            let any_values = computed.any_values;
+            (Plan::Computed(computed), any_values)
+        }
+        Err(refusal) => (refused(refusal), false),
+    };
+    let pin = plain.effects.pin.filter(|pin| *pin != Pin::Sequence);
+    Decided { plan, any_values, effects: Effects { pin, moves_sequences: false, ..plain.effects }, ..plain }
 }
 
 /// Where it goes is known when its statement and the values of its arguments are.
@@ -203,8 +218,12 @@ fn rows(context: Context<'_>, dml: &Dml, parsed: &Parsed) -> Decided {
     let spread = matches!(dml, Dml::Query(_))
         && matches!(&plan, Plan::Gather(_) | Plan::Final(_) | Plan::Refused(_) | Plan::Route { many: Some(_), .. });
     let any_values = !binder.value_seen && !spread;
-    let mut effects =
-        Effects { pin: binder.facts.pin, changes_catalog: into == Some(false), unlocks: binder.facts.unlocks };
+    let mut effects = Effects {
+        pin: binder.facts.pin,
+        changes_catalog: into == Some(false),
+        unlocks: binder.facts.unlocks,
+        moves_sequences: binder.facts.moves_sequences,
+    };
     if into == Some(true) || (into.is_some() && ddl::may_be_temporary(context)) {
         effects.pin = Some(Pin::TempTable);
     }
@@ -372,8 +391,14 @@ fn decide_explain(context: Context<'_>, mut explain: Explain, inner: &Stmt, pars
     };
     let mut decided = match inner {
         Stmt::Execute { name } => execute(context, parsed, start, name),
+        Stmt::Dml(dml) => rows(context, dml, &part(start)),
         _ => decide(context, inner, &part(start)),
     };
+    if let (true, Stmt::Dml(dml)) = (explain.analyze, inner)
+        && !matches!(computed::computed(context, dml, &part(start)), Ok(None))
+    {
+        decided.plan = refused(reasons::spread("EXPLAIN ANALYZE of a statement for which the router gets values"));
+    }
     if !explain.analyze {
         decided.effects = Effects::default();
         // Nothing is written, but planning takes the locks of a write.

@@ -24,6 +24,7 @@ impl Display for Plan {
             }
             // They have steps.
             Self::Gather(_) | Self::Final(_) | Self::Write(_) => Ok(()),
+            Self::Computed(computed) => write!(f, "Computed: {}, then planned", computed.shown.join(", ")),
             Self::Broadcast { transactional: true } => f.write_str("Broadcast: all shards at once"),
             Self::Broadcast { transactional: false } => f.write_str("Broadcast: shard by shard"),
             Self::CopyFrom(copy) => match copy.target {

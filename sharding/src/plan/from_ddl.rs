@@ -5,7 +5,7 @@ use super::ddl::{created_columns, created_kind};
 use super::decide::Context;
 use super::scope::{Columns, Names};
 use super::view::view_kind;
-use crate::catalog::{Catalog, Column, Crossing, Relation, Table, TableRules};
+use crate::catalog::{Catalog, Column, ColumnDefault, Crossing, Relation, Table, TableRules};
 use crate::refusal::Refusal;
 use crate::sql::parse::{Parsed, parse};
 use crate::sql::tree::{Query, Stmt};
@@ -76,6 +76,7 @@ fn view_columns(catalog: &Catalog, query: &Query) -> Vec<Column> {
             primary: false,
             collation: catalog.default_collation,
             crossing: Crossing::default(),
+            default: ColumnDefault::None,
         });
         column.name = name.unwrap_or_default().to_owned();
         column

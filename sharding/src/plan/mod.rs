@@ -11,12 +11,14 @@ mod bind_expr;
 mod bind_query;
 mod bind_values;
 mod build;
+mod computed;
 mod conditions;
 mod copy_plan;
 mod crossing;
 mod ddl;
 mod decide;
 mod display;
+mod draft;
 mod final_groups;
 mod final_parts;
 mod final_query;
@@ -42,7 +44,9 @@ use crate::key::KeyType;
 use crate::map::ShardId;
 use crate::refusal::Refusal;
 
+pub use computed::Computed;
 pub(crate) use decide::{Context, plan_statement};
+pub use draft::{Draft, Given, Sequence, Sequences, Wanted};
 pub use phases::{Phase, build_with};
 pub use steps::Step;
 pub use view::{can_stand_for_view, view_kind};
@@ -63,6 +67,8 @@ pub enum Plan {
     Broadcast { transactional: bool },
     /// Rows are written that may be on several shards. One shard does it alone, as the client wrote it.
     Write(Arc<Write>),
+    /// The router gets values first and puts them into the text, which is then planned.
+    Computed(Arc<Computed>),
     /// COPY ... FROM STDIN into a sharded or reference table.
     CopyFrom(Arc<CopyFrom>),
     /// COPY ... TO STDOUT of rows that lie on several shards, in no order: one shard's after the other's. With `header`
