@@ -17,6 +17,9 @@ use super::watch::bounded;
 /// A block that lasts less than this was too small.
 const GROWTH_INTERVAL: Duration = Duration::from_secs(1);
 
+/// A sequence that somebody has locked for longer gives no values.
+const FILL_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// The values at hand of one database's sequences.
 #[derive(Debug, Default)]
 pub struct Blocks {
@@ -89,7 +92,7 @@ impl Blocks {
             }
             let missing = block.missing(count, block_max, now);
             let sql = question(sequence, asker, missing);
-            let answer = bounded(pool, async |client| Ok(client.simple_query(&sql).await?)).await;
+            let answer = bounded(pool, FILL_TIMEOUT, async |client| Ok(client.simple_query(&sql).await?)).await;
             let taken = values(&answer.map_err(NoValues::Failed)?);
             if taken.is_empty() {
                 return Err(NoValues::Denied);

@@ -41,10 +41,8 @@ pub const QUERIES: [Query; 8] = [
 ];
 
 /// What is asked last, where no transaction is open: these change the search path of their transaction.
-pub const OUTSIDE_QUERIES: [Query; 2] = [
-    Query { subject: Subject::Defaults, sql: DEFAULTS },
-    Query { subject: Subject::Views, sql: VIEWS },
-];
+pub const OUTSIDE_QUERIES: [Query; 2] =
+    [Query { subject: Subject::Defaults, sql: DEFAULTS }, Query { subject: Subject::Views, sql: VIEWS }];
 
 /// What is asked in the middle of a client's transaction instead: names in expressions are as its search path wants them.
 pub const INSIDE_QUERIES: [Query; 1] = [Query { subject: Subject::Defaults, sql: OWN_DEFAULTS }];

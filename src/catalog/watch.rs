@@ -358,17 +358,18 @@ fn same(a: &Catalog, b: &Catalog) -> bool {
 }
 
 async fn load_shard(pool: &Pool, rules: &TableRules, shards: u16) -> Result<Loaded, LoadError> {
-    bounded(pool, async |client| load(client, rules, shards, 0).await).await
+    bounded(pool, LOAD_TIMEOUT, async |client| load(client, rules, shards, 0).await).await
 }
 
 async fn fingerprint_shard(pool: &Pool) -> Result<String, LoadError> {
-    bounded(pool, async |client| fingerprint(client).await).await
+    bounded(pool, LOAD_TIMEOUT, async |client| fingerprint(client).await).await
 }
 
 /// Runs `work` on a control connection within the time bound. A connection with an unanswered
 /// question is not given back.
 pub(super) async fn bounded<T>(
     pool: &Pool,
+    timeout: Duration,
     work: impl AsyncFnOnce(&tokio_postgres::Client) -> Result<T, LoadError>,
 ) -> Result<T, LoadError> {
     let client = pool.get().await.map_err(|error| {
@@ -379,7 +380,7 @@ pub(super) async fn bounded<T>(
         };
         LoadError::Connect(reason)
     })?;
-    match tokio::time::timeout(LOAD_TIMEOUT, work(&client)).await {
+    match tokio::time::timeout(timeout, work(&client)).await {
         Ok(result) => result,
         Err(_) => {
             drop(deadpool_postgres::Object::take(client));

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use pgsluice_sharding::ShardId;
 use pgsluice_sharding::catalog::{SequenceName, built_in_type};
 use pgsluice_sharding::key::{Format, Input};
-use pgsluice_sharding::plan::{Computed, Draft, Given, Sequence, Sequences, Values, Wanted};
+use pgsluice_sharding::plan::{Computed, Draft, Given, Sequence, Sequences, Values, Wanted, without_unique_ids};
 use pgsluice_sharding::sql::Access;
 
 use crate::catalog::LoadError;
@@ -107,7 +107,12 @@ impl MadeText {
 
 impl Conversation {
     /// Runs a statement of a text once its values are known. Nothing but literals is added to it.
-    pub(super) async fn run_computed(&mut self, computed: &Computed, text: &str, describe: bool) -> Result<(), Failure> {
+    pub(super) async fn run_computed(
+        &mut self,
+        computed: &Computed,
+        text: &str,
+        describe: bool,
+    ) -> Result<(), Failure> {
         let draft = self.draft(computed, text)?;
         let values = self.values(&draft, &Arguments::none(text), Form::Text).await?;
         let made: Rc<str> = with_literals(&draft, text, &values).into();
@@ -145,7 +150,7 @@ impl Conversation {
         // A parameter that is in no expression any more would have no type.
         let is_evaluated = draft.wanted().any(|wanted| matches!(wanted, Wanted::Evaluated(_)));
         let mut types = match own > 0 && is_evaluated {
-            true => self.types_of_all(&arguments).await?,
+            true => self.types_of_all(&arguments.of_part(statement.server_text())).await?,
             false => statement.param_types.to_vec(),
         };
         let (made, body) = match form {
@@ -254,6 +259,11 @@ impl Conversation {
     async fn next_values(&mut self, draft: &Draft) -> Result<NextValues, Failure> {
         let mut counts: Vec<(&Sequence, usize)> = Vec::new();
         count(draft, &mut counts);
+        let read_only = self.session.transaction.block().is_some_and(|block| block.is_read_only());
+        if read_only && !counts.is_empty() {
+            let message = "cannot execute nextval() in a read-only transaction";
+            return Err(ErrorFields::error("25006", message).into());
+        }
         let mut next = NextValues::default();
         for (sequence, count) in counts {
             let mut values = self.take(sequence, count).await?;
@@ -336,7 +346,9 @@ impl Conversation {
         let mut types = ParameterTypes::declared(&arguments.param_types);
         let bind = arguments.bind()?;
         if bind.values.count() > 0 {
-            types = self.write_description(id, arguments).await?.parameter_types.clone();
+            let judged = without_unique_ids(&arguments.text);
+            let asked = judged.map_or_else(|| arguments.clone(), |judged| arguments.of_part(&judged));
+            types = self.write_description(id, &asked).await?.parameter_types.clone();
         }
         let sql = format!("SELECT {}", texts.join(", "));
         let sql = types.settle(&sql);

@@ -262,7 +262,7 @@ impl Conversation {
 
     /// Makes sure that server `i` has the statement; true if a Parse was sent.
     pub(super) fn prepare_on(&mut self, i: usize, statement: &PreparedStatement, audience: Audience) -> bool {
-        let text = self.encode(&statement.text);
+        let text = self.encode(statement.server_text());
         let link = &mut self.links[i];
         let Preparation::Parse { close } = link.server.state.prepared().touch(statement.id) else { return false };
         if let Some(old) = close {

@@ -38,7 +38,7 @@ impl UniqueIds {
     fn next_at(&self, time: Duration) -> i64 {
         let now = u64::try_from(time.as_millis()).unwrap_or(0) << COUNTER_BITS;
         let step = |last: u64| now.max(last + 1);
-        let last = self.last.update(Relaxed, Relaxed, step);
+        let last = self.last.fetch_update(Relaxed, Relaxed, |last| Some(step(last))).unwrap_or_else(|last| last);
         let own = step(last);
         let (time, counter) = (own >> COUNTER_BITS, own & ((1 << COUNTER_BITS) - 1));
         let id = (time << (COUNTER_BITS + ROUTER_BITS)) | (self.router << COUNTER_BITS) | counter;

@@ -9,6 +9,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use pgsluice_sharding::catalog::Catalog;
 use pgsluice_sharding::merge::ColumnType;
+use pgsluice_sharding::plan::{Plan, without_unique_ids};
 use pgsluice_sharding::sql::{Limits as PlannerLimits, Planner};
 use pgsluice_sharding::{Refusal, ShardId, ShardMap};
 use tokio::sync::Notify;
@@ -203,7 +204,10 @@ impl Worker {
             return Ok(known);
         }
         let script = served.planner.borrow_mut().plan(catalog, reading.search_path(), text)?;
+        let is_computed = script.statements.iter().any(|statement| matches!(statement.plan, Plan::Computed(_)));
+        let judged = if is_computed { without_unique_ids(text) } else { None };
         let statement = Rc::new(PreparedStatement {
+            judged: judged.map(Rc::from),
             id,
             text: text.into(),
             param_types: param_types.into(),

@@ -300,7 +300,11 @@ impl Conversation {
     }
 
     /// What PostgreSQL says of a statement that several shards will run; asked once.
-    pub(super) async fn write_description(&mut self, id: u64, arguments: &Arguments) -> Result<Rc<Description>, Failure> {
+    pub(super) async fn write_description(
+        &mut self,
+        id: u64,
+        arguments: &Arguments,
+    ) -> Result<Rc<Description>, Failure> {
         let reading = self.session.reading();
         let text = format!("{}\0write", arguments.text);
         let key = self.worker.statement_id(&self.served, &*self.catalog()?, &reading, &text, &arguments.param_types);

@@ -8,12 +8,12 @@ use super::decide::Context;
 use super::draft::Sequences;
 use super::reasons;
 use super::scope::{Found, Names};
-use crate::catalog::{Catalog, Column, ColumnDefault, FunctionKind, Identity, Table, TableKind, Volatility};
+use crate::catalog::{Catalog, Column, ColumnDefault, FunctionKind, Identity, Relation, Table, TableKind, Volatility};
 use crate::refusal::Refusal;
+use crate::sql::Limits;
 use crate::sql::calls::{self, Call, CallKind};
 use crate::sql::insert::InsertSpans;
 use crate::sql::parse::{Parsed, parse};
-use crate::sql::Limits;
 use crate::sql::tree::{Assignment, Body, Dml, Expr, Func, Insert, Query, Stmt, TableRef, With};
 
 use super::targets::parts;
@@ -69,6 +69,9 @@ pub(super) fn computed(context: Context<'_>, dml: &Dml, parsed: &Parsed) -> Resu
     {
         if context.catalog.shards > 1 {
             check(context, dml)?;
+        }
+        if context.catalog.shards > 1 && found.table.relation == Relation::KnownView {
+            found.check_below(context, insert)?;
         }
         return match rows_of(insert) {
             Some(rows) => found.edit(context, insert, &rows, &calls, parsed),
@@ -147,7 +150,8 @@ fn check(context: Context<'_>, dml: &Dml) -> Result<(), Refusal> {
 fn is_one_row(context: Context<'_>, query: &Query) -> bool {
     let Body::Select(select) = &query.body else { return false };
     let plain = query.with.is_none() && query.order.is_empty() && query.limit.is_none() && query.offset.is_none();
-    let unfiltered = select.from.is_empty() && select.filter.is_none() && select.group.is_empty() && select.having.is_none();
+    let unfiltered =
+        select.from.is_empty() && select.filter.is_none() && select.group.is_empty() && select.having.is_none();
     let names = Names::new(context.catalog, context.search_path);
     let once = |expr: &Expr| match expr {
         Expr::Func(call) => {
@@ -157,7 +161,10 @@ fn is_one_row(context: Context<'_>, query: &Query) -> bool {
         Expr::Const(_) | Expr::Cast(_) | Expr::Op(_) | Expr::Param(_) => true,
         _ => false,
     };
-    plain && unfiltered && select.into.is_none() && select.targets.iter().all(|target| parts(&target.expr).into_iter().all(once))
+    plain
+        && unfiltered
+        && select.into.is_none()
+        && select.targets.iter().all(|target| parts(&target.expr).into_iter().all(once))
 }
 
 /// A row for a table of one shard.
@@ -180,6 +187,24 @@ fn rows_of(insert: &Insert) -> Option<Vec<&[Expr]>> {
     }
 }
 
+/// Refuses what the router would have to give where it cannot.
+pub(super) fn check_none(context: Context<'_>, dml: &Dml, parsed: &Parsed, what: &str) -> Result<(), Refusal> {
+    match computed(context, dml, parsed)? {
+        Some(_) => Err(reasons::spread(what)),
+        None => Ok(()),
+    }
+}
+
+/// Refuses rows for a table that leave columns to defaults which every shard would evaluate for itself.
+pub(super) fn check_copied(table: &Table, name: &str, given: &[Box<str>]) -> Result<(), Refusal> {
+    let key = match table.kind {
+        TableKind::Sharded { column, .. } => Some(column),
+        TableKind::Reference => None,
+        TableKind::Local(_) => return Ok(()),
+    };
+    Filled { table, key }.check_open(name, |column| given.is_empty() || given.iter().any(|name| **name == *column.name))
+}
+
 /// A table that an INSERT fills on several shards.
 struct Filled<'c> {
     table: &'c Table,
@@ -188,6 +213,7 @@ struct Filled<'c> {
 }
 
 /// What an expression depends on.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, seen or not")]
 struct Nature {
     /// It gives something else every time it is asked.
     volatile: bool,
@@ -201,12 +227,40 @@ impl<'c> Filled<'c> {
     fn of(context: Context<'c>, table: &TableRef) -> Option<Self> {
         let names = Names::new(context.catalog, context.search_path);
         let Found::Table { table, .. } = names.find(table) else { return None };
+        Self::whole(table)
+    }
+
+    fn whole(table: &'c Table) -> Option<Self> {
         let key = match table.kind {
             TableKind::Sharded { column, .. } => Some(column),
             TableKind::Reference => None,
             TableKind::Local(_) => return None,
         };
         Some(Self { table, key })
+    }
+
+    /// The catalog does not tell which table is below a view: it may be any that has all of its columns, and if none has, any.
+    fn check_below(&self, context: Context<'_>, insert: &Insert) -> Result<(), Refusal> {
+        let has = |table: &Table, name: &str| table.columns.iter().any(|column| column.name == name);
+        let tables = || {
+            let tables = context.catalog.tables.values().flat_map(|tables| tables.values());
+            let alike = |table: &&Table| {
+                table.relation == Relation::Table
+                    && matches!(table.kind, TableKind::Sharded { .. }) == self.key.is_some()
+            };
+            tables.filter(alike)
+        };
+        let fits = |table: &&Table| self.table.columns.iter().all(|column| has(table, &column.name));
+        let renamed = !tables().any(|table| fits(&table));
+        for table in tables().filter(|table| renamed || fits(table)) {
+            let Some(below) = Filled::whole(table) else { continue };
+            let is_named = |column: &Column| insert.columns.iter().any(|name| **name == *column.name);
+            let is_given = |column: &Column| {
+                if insert.columns.is_empty() { has(self.table, &column.name) } else { is_named(column) }
+            };
+            below.check_open(&insert.table.name, is_given)?;
+        }
+        Ok(())
     }
 
     /// The columns that the rows give, by position in the table.
@@ -280,7 +334,13 @@ impl<'c> Filled<'c> {
             return Ok(None);
         }
         let text = &context.text[parsed.span.clone()];
-        let Some(spans) = InsertSpans::of(text) else { return Ok(None) };
+        let Some(spans) = InsertSpans::of(text) else {
+            // It stands in another statement, or is written in a way that is not read.
+            let is_defaulted = |at: usize| rows.iter().any(|row| row[at] == Expr::Default);
+            let own = given.iter().enumerate().filter(|(at, _)| !is_defaulted(*at)).map(|(_, position)| *position);
+            let own: Vec<&str> = own.map(|position| &*self.table.columns[position].name).collect();
+            return self.check_open(&insert.table.name, |column| own.contains(&&*column.name)).map(|()| None);
+        };
         let mut edit = InsertEdit { rows: spans.rows.len(), ..InsertEdit::default() };
         let mut shown = Vec::new();
         let several = context.catalog.shards > 1;
@@ -300,7 +360,9 @@ impl<'c> Filled<'c> {
                 continue;
             }
             edit.defaults[at] = self.default(context, *position, rows.len());
-            shown.extend(edit.defaults[at].iter().map(|value| format!("{} = {value}", self.table.columns[*position].name)));
+            shown.extend(
+                edit.defaults[at].iter().map(|value| format!("{} = {value}", self.table.columns[*position].name)),
+            );
         }
         self.cells(context, &mut edit, rows, &given, &mut shown);
         self.calls(context, &mut edit, calls, &spans, parsed, &mut shown)?;
@@ -317,7 +379,14 @@ impl<'c> Filled<'c> {
     }
 
     /// Which of the client's cells a server is asked for before.
-    fn cells(&self, context: Context<'_>, edit: &mut InsertEdit, rows: &[&[Expr]], given: &[usize], shown: &mut Vec<String>) {
+    fn cells(
+        &self,
+        context: Context<'_>,
+        edit: &mut InsertEdit,
+        rows: &[&[Expr]],
+        given: &[usize],
+        shown: &mut Vec<String>,
+    ) {
         for (n, row) in rows.iter().enumerate() {
             for (at, cell) in row.iter().enumerate() {
                 let is_key = self.key == Some(given[at]);
@@ -385,7 +454,9 @@ impl<'c> Filled<'c> {
         let takes = calls.iter().filter(|call| takes_value(call) && (several || call.kind == CallKind::UniqueId));
         for call in takes {
             let in_cell = spans.rows.iter().any(|row| {
-                row.cells.iter().any(|cell| cell.start + start <= call.place.start && call.place.end <= cell.end + start)
+                row.cells
+                    .iter()
+                    .any(|cell| cell.start + start <= call.place.start && call.place.end <= cell.end + start)
             });
             let written = &context.text[call.place.clone()];
             match (&call.kind, in_cell) {
@@ -487,7 +558,9 @@ fn nature(context: Context<'_>, expr: &Expr) -> Nature {
         Expr::Func(call) => !is_known_call(part) && is_volatile(&binder, call),
         _ => false,
     });
-    let opaque = parts(expr).into_iter().any(|part| matches!(part, Expr::Sublink(_) | Expr::Column(_) | Expr::Star(_) | Expr::Opaque));
+    let opaque = parts(expr)
+        .into_iter()
+        .any(|part| matches!(part, Expr::Sublink(_) | Expr::Column(_) | Expr::Star(_) | Expr::Opaque));
     let reads = facts.reader.as_ref().is_some_and(|name| !is_given(name));
     let home = facts.home.as_ref().is_some_and(|name| !is_given(name));
     Nature {

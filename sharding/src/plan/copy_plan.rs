@@ -1,5 +1,6 @@
 //! COPY ... FROM STDIN: in which field of a row the sharding key is.
 
+use super::computed::check_copied;
 use super::reasons;
 use crate::catalog::{Table, TableKind};
 use crate::copy::{CopyFormat, CopyFrom, CopyTarget};
@@ -22,6 +23,7 @@ pub(super) fn copy_from(found: &Table, name: &str, table: &TableRef, copy: &Copy
         }
         TableKind::Reference | TableKind::Local(_) => (CopyTarget::Reference, String::new()),
     };
+    check_copied(found, name, &copy.columns)?;
     let table = match &table.schema {
         Some(schema) => format!("{schema}.{name}"),
         None => name.to_owned(),

@@ -218,16 +218,17 @@ fn rows(context: Context<'_>, dml: &Dml, parsed: &Parsed) -> Decided {
     let spread = matches!(dml, Dml::Query(_))
         && matches!(&plan, Plan::Gather(_) | Plan::Final(_) | Plan::Refused(_) | Plan::Route { many: Some(_), .. });
     let any_values = !binder.value_seen && !spread;
-    let mut effects = Effects {
-        pin: binder.facts.pin,
-        changes_catalog: into == Some(false),
-        unlocks: binder.facts.unlocks,
-        moves_sequences: binder.facts.moves_sequences,
-    };
-    if into == Some(true) || (into.is_some() && ddl::may_be_temporary(context)) {
-        effects.pin = Some(Pin::TempTable);
-    }
+    let effects = effects_of(context, &binder, into);
     Decided { command, access, effects, plan, any_values, execute: None }
+}
+
+/// What a statement leaves behind; `into` says of a SELECT INTO whether its table is temporary.
+fn effects_of(context: Context<'_>, binder: &Binder<'_>, into: Option<bool>) -> Effects {
+    let facts = &binder.facts;
+    let changes_catalog = into == Some(false);
+    let is_temporary = into == Some(true) || (into.is_some() && ddl::may_be_temporary(context));
+    let pin = if is_temporary { Some(Pin::TempTable) } else { facts.pin };
+    Effects { pin, changes_catalog, unlocks: facts.unlocks, moves_sequences: facts.moves_sequences }
 }
 
 /// `SELECT set_config('name', 'value', false)`, as drivers and frameworks greet a server with. Not for
@@ -395,9 +396,10 @@ fn decide_explain(context: Context<'_>, mut explain: Explain, inner: &Stmt, pars
         _ => decide(context, inner, &part(start)),
     };
     if let (true, Stmt::Dml(dml)) = (explain.analyze, inner)
-        && !matches!(computed::computed(context, dml, &part(start)), Ok(None))
+        && let Err(refusal) =
+            computed::check_none(context, dml, &part(start), "EXPLAIN ANALYZE of what the router gets values for")
     {
-        decided.plan = refused(reasons::spread("EXPLAIN ANALYZE of a statement for which the router gets values"));
+        decided.plan = refused(refusal);
     }
     if !explain.analyze {
         decided.effects = Effects::default();
@@ -419,6 +421,11 @@ fn declare(context: Context<'_>, name: &str, hold: bool, query: &Query, parsed: 
     let dml = Dml::Query(Box::new(query.clone()));
     let inner = Parsed { stmt: Stmt::Session(Box::new(Command::Empty)), span: span.clone(), params: parsed.params };
     let mut decided = rows(context, &dml, &inner);
+    if let Err(refusal) =
+        computed::check_none(context, &dml, &inner, "a cursor of a query for which the router gets values")
+    {
+        decided.plan = refused(refusal);
+    }
     decided.command = Command::DeclareCursor { name: name.to_owned(), hold, query: span };
     decided.any_values = false;
     if hold {

@@ -66,7 +66,6 @@ pub struct Sequences<'c> {
     pub search_path: Option<&'c str>,
 }
 
-
 impl Sequences<'_> {
     /// With one shard they are that server's.
     fn are_routed(&self) -> bool {
@@ -84,7 +83,8 @@ impl Sequences<'_> {
             None => self.search_path.map_or_else(|| self.catalog.search_path.clone(), parse_search_path),
         };
         let known = &self.catalog.sequences;
-        let schema = path.into_iter().find(|schema| known.get(schema).is_some_and(|names| names.contains_key(&name)))?;
+        let schema =
+            path.into_iter().find(|schema| known.get(schema).is_some_and(|names| names.contains_key(&name)))?;
         Some(SequenceName { schema, name })
     }
 }
@@ -252,8 +252,7 @@ impl Draft {
         new
     }
 
-    /// Where in the client's text something stands that the text with the values has at `position`; both in bytes. `lengths` are those of
-    /// the values as they stand there.
+    /// Where in the client's text something stands that the text with the values has at `position`; both in bytes.
     pub fn position(&self, position: usize, new: &str, text: &str) -> usize {
         // What was kept stands in both in the same order.
         let mut at = 0;
@@ -278,6 +277,21 @@ impl Draft {
         }
         last
     }
+}
+
+/// A text that PostgreSQL can read, with a number in the place of every `sluice.unique_id()`; none if there is none.
+pub fn without_unique_ids(text: &str) -> Option<String> {
+    let mut calls = calls::find(text, 0..text.len());
+    calls.retain(|call| call.kind == CallKind::UniqueId);
+    let mut new = String::with_capacity(text.len());
+    let mut at = 0;
+    for Call { place, kind, names_column } in &calls {
+        let name = if *names_column { format!(" AS {}", kind.name()) } else { String::new() };
+        let _ = write!(new, "{}'0'::pg_catalog.int8{name}", &text[at..place.start]);
+        at = place.end;
+    }
+    new.push_str(&text[at..]);
+    (!calls.is_empty()).then_some(new)
 }
 
 /// What the calls in a part of a text are.

@@ -46,7 +46,7 @@ use crate::refusal::Refusal;
 
 pub use computed::Computed;
 pub(crate) use decide::{Context, plan_statement};
-pub use draft::{Draft, Given, Sequence, Sequences, Wanted};
+pub use draft::{Draft, Given, Sequence, Sequences, Wanted, without_unique_ids};
 pub use phases::{Phase, build_with};
 pub use steps::Step;
 pub use view::{can_stand_for_view, view_kind};

@@ -142,12 +142,17 @@ pub(crate) fn default_of_rows(table: &str, column: &str) -> Refusal {
 }
 
 pub(crate) fn unique_id() -> Refusal {
-    no("sluice.unique_id() gives one value for each row of VALUES, or for a SELECT without FROM", "Get the ids first, then use them as parameters.")
+    no(
+        "sluice.unique_id() gives one value for each row of VALUES, or for a SELECT without FROM",
+        "Get the ids first, then use them as parameters.",
+    )
 }
 
 pub(crate) fn sequence_by_name(function: &str) -> Refusal {
     no(
-        format!("{function}() of a sequence that is not named in the text is not supported in an INSERT over several shards"),
+        format!(
+            "{function}() of a sequence that is not named in the text is not supported in an INSERT over several shards"
+        ),
         "Write the name of the sequence as a literal, or get its value with a SELECT first.",
     )
 }
@@ -160,7 +165,10 @@ pub(crate) fn generated_always(column: &str) -> Refusal {
 }
 
 pub(crate) fn both_values() -> Refusal {
-    no("nextval() and what it gave before are asked for in one INSERT", "Ask for currval() or lastval() first, and pass the value as a parameter.")
+    no(
+        "nextval() and what it gave before are asked for in one INSERT",
+        "Ask for currval() or lastval() first, and pass the value as a parameter.",
+    )
 }
 
 pub(crate) fn temporary() -> Refusal {

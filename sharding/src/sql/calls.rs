@@ -90,9 +90,11 @@ impl Columns {
                 self.listing = true;
                 self.begins = true;
             }
-            _ if ["from", "where", "group", "order", "limit", "window", "having", "union", "for", "offset", "fetch"]
-                .iter()
-                .any(|end| word.eq_ignore_ascii_case(end)) =>
+            _ if [
+                "from", "where", "group", "order", "limit", "window", "having", "union", "for", "offset", "fetch",
+            ]
+            .iter()
+            .any(|end| word.eq_ignore_ascii_case(end)) =>
             {
                 self.listing = false;
             }

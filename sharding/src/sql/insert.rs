@@ -127,7 +127,13 @@ mod tests {
     fn what_has_no_rows() {
         let spans = InsertSpans::of("insert into t default values returning id").expect("is an INSERT");
         assert_eq!((spans.default_values, spans.rows.len()), (Some(14..28), 0));
-        for text in ["insert into t select 1", "insert into t values (1", "insert into t values ()", "with a as (select 1) insert into t values (1)", ""] {
+        for text in [
+            "insert into t select 1",
+            "insert into t values (1",
+            "insert into t values ()",
+            "with a as (select 1) insert into t values (1)",
+            "",
+        ] {
             assert_eq!(InsertSpans::of(text), None, "{text}");
         }
     }

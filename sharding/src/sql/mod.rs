@@ -76,6 +76,7 @@ pub enum Access {
 
 /// What a statement leaves behind in the server that runs it, beyond rows and settings.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is an effect of its own")]
 pub struct Effects {
     /// Why the session must keep this server from now on.
     pub pin: Option<Pin>,
