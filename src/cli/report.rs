@@ -173,7 +173,7 @@ impl Way {
         match &statement.plan {
             Plan::Route { shards: Shards::Keys { keys, .. }, many: Some(_) } if may_differ(keys) => Self::OneOrRefused,
             Plan::Route { shards: Shards::Home { .. }, many: Some(_) } => Self::OneOrRefused,
-            Plan::Route { .. } => Self::OneShard,
+            Plan::Route { .. } | Plan::Computed(_) => Self::OneShard,
             Plan::Gather(_) => Self::Merged,
             Plan::Final(_) => Self::Final,
             Plan::Write(_) => Self::Written,

@@ -91,7 +91,8 @@ impl Arguments {
 
     /// The same with more values behind the others, in binary.
     pub(super) fn with_all(&self, values: &[&[u8]]) -> Result<Self, Failure> {
-        let bind = bind_with(&self.bind()?, values);
+        let values: Vec<Option<&[u8]>> = values.iter().map(|value| Some(*value)).collect();
+        let bind = bind_with(&self.bind()?, &values);
         Ok(Self { text: self.text.clone(), param_types: self.param_types.clone(), bind, row: self.row })
     }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use pgsluice_sharding::copy::{CopyFrom, CopyQuery};
-use pgsluice_sharding::plan::{Broadcast, FinalQuery, Plan, ShardSet, Values, Write};
+use pgsluice_sharding::plan::{Broadcast, Computed, FinalQuery, Plan, ShardSet, Values, Write};
 use pgsluice_sharding::sql::{Access, Command, Effects, Statement};
 use pgsluice_sharding::{Refusal, ShardId, ShardMap};
 
@@ -30,6 +30,8 @@ pub(super) enum Decision {
     Prepare,
     /// A prepared statement of the session's is run, explained or fills a table.
     Execute,
+    /// The router gets values first and puts them in.
+    Compute(Arc<Computed>),
     /// The session's own business: transaction control, settings.
     Session,
 }
@@ -93,6 +95,7 @@ fn decide_plan(plan: &Plan, access: Access, map: &ShardMap, values: Values<'_>) 
                 Ok(Decision::Many { read, access })
             }
         },
+        Plan::Computed(computed) => Ok(Decision::Compute(computed.clone())),
         Plan::Broadcast(_) | Plan::CopyFrom(_) if !sharded => Ok(Decision::Forward { shard: Some(ShardId(0)), access }),
         Plan::Broadcast(how) => Ok(Decision::Broadcast(how.clone())),
         Plan::CopyFrom(copy) => Ok(Decision::CopySplit(copy.clone())),

@@ -262,7 +262,7 @@ impl Conversation {
 
     /// Makes sure that server `i` has the statement; true if a Parse was sent.
     pub(super) fn prepare_on(&mut self, i: usize, statement: &PreparedStatement, audience: Audience) -> bool {
-        let text = self.encode(&statement.text);
+        let text = self.encode(statement.server_text());
         let link = &mut self.links[i];
         let Preparation::Parse { close } = link.server.state.prepared().touch(statement.id) else { return false };
         if let Some(old) = close {
@@ -390,6 +390,11 @@ impl Conversation {
                 self.session.statements.bind(portal, Portal::OnServer { server, statement });
             }
             Some(Decision::Many { read, .. }) => self.bind_many(&binding, statement, portal, read).await?,
+            Some(Decision::Compute(computed)) => {
+                let body = Bytes::copy_from_slice(binding.body(&self.client));
+                let (made, body, decision) = self.compute_bound(&statement, &computed, body).await?;
+                return Box::pin(self.bind_decided(Binding::Made(body), made, portal, Some(decision))).await;
+            }
             Some(Decision::Explain(explained)) => match *explained {
                 Decision::Many { read, .. } => self.bind_many(&binding, statement, portal, read).await?,
                 _ => self.bind_in_router(statement, portal).await?,

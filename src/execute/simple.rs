@@ -283,6 +283,7 @@ impl Conversation {
                 self.measure.touches(shards.len());
                 self.copy_out(&shards, header, access, own_text).await
             }
+            Decision::Compute(computed) => Box::pin(self.run_computed(&computed, own_text, describe)).await,
             Decision::Explain(explained) => Box::pin(self.explain(statement, text, *explained, describe)).await,
             Decision::Forward { shard, access } => {
                 let shard = self.place_of_cursor(&statement.command, shard).await?;

@@ -1,5 +1,6 @@
 //! COPY ... FROM STDIN: in which field of a row the sharding key is.
 
+use super::computed::check_copied;
 use super::final_query::quoted;
 use super::reasons;
 use crate::catalog::{Table, TableKind};
@@ -25,6 +26,7 @@ pub(super) fn copy_from(found: &Table, name: &str, table: &TableRef, copy: &Copy
         }
         TableKind::Reference | TableKind::Local(_) => (CopyTarget::Reference, String::new()),
     };
+    check_copied(found, name, &copy.columns)?;
     let mut key = KeyOptions::default();
     if matches!(target, CopyTarget::Sharded { .. }) {
         check_options(copy)?;

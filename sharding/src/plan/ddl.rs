@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::bind::Binder;
 use super::bind_query::Seen;
+use super::computed::check_none;
 use super::decide::{Context, Decided, access_of, anywhere, can_be_many, first_shard, refused};
 use super::route::Place;
 use super::scope::{Found, Names};
@@ -395,6 +396,9 @@ fn copy_query(context: Context<'_>, copy: &Copy, dml: &Dml, parsed: &Parsed) -> 
     };
     binder.finish();
     let access = access_of(&binder);
+    if let Err(refusal) = check_none(context, dml, parsed, "COPY of a statement for which the router gets values") {
+        return Decided::new(Command::CopyToStdout, access, refused(refusal));
+    }
     let plan = match (binder.place(), query) {
         (Err(refusal), None) => refused(refusal),
         (Err(_), Some(_)) => copy_printed(context, parsed, copy).unwrap_or_else(refused),

@@ -24,6 +24,7 @@ impl Display for Plan {
             }
             // They have steps.
             Self::Gather(_) | Self::Final(_) | Self::Write(_) => Ok(()),
+            Self::Computed(computed) => write!(f, "Computed: {}, then planned", computed.shown.join(", ")),
             Self::Broadcast(Broadcast::Apart | Broadcast::Loosely | Broadcast::Index(_)) => {
                 f.write_str("Broadcast: shard by shard")
             }
