@@ -24,7 +24,7 @@ use super::arguments::Arguments;
 use super::ask::Answer;
 use super::cursors::close_portal_of_router;
 use super::decide::{Decision, decide};
-use super::extended::literals_of;
+use super::extended::{Binding, literals_of};
 use super::gather::{BINARY, bind_for_shard};
 use super::timed::bind_with;
 use super::types::ParameterTypes;
@@ -124,6 +124,19 @@ impl Conversation {
         let result = Box::pin(self.run_in_router(&script, 0, &made, decision, describe)).await;
         self.made = None;
         result
+    }
+
+    /// Binds a statement with its values.
+    pub(super) async fn bind_computed(
+        &mut self,
+        binding: &Binding,
+        statement: &Rc<PreparedStatement>,
+        computed: &Computed,
+        portal: &str,
+    ) -> Result<(), Failure> {
+        let body = Bytes::copy_from_slice(binding.body(&self.client));
+        let (made, body, decision) = self.compute_bound(statement, computed, body).await?;
+        Box::pin(self.bind_decided(Binding::Made(body), made, portal, Some(decision))).await
     }
 
     /// A bound statement with its values as further parameters, and where it goes. `body` is that of its Bind message.

@@ -46,7 +46,7 @@ pub(super) enum Binding {
 }
 
 impl Binding {
-    fn body<'a>(&'a self, client: &'a Client) -> &'a [u8] {
+    pub(super) fn body<'a>(&'a self, client: &'a Client) -> &'a [u8] {
         match self {
             Self::Request(total) => &client.inbox.filled()[5..*total],
             Self::Made(body) => body,
@@ -390,11 +390,7 @@ impl Conversation {
                 self.session.statements.bind(portal, Portal::OnServer { server, statement });
             }
             Some(Decision::Many { read, .. }) => self.bind_many(&binding, statement, portal, read).await?,
-            Some(Decision::Compute(computed)) => {
-                let body = Bytes::copy_from_slice(binding.body(&self.client));
-                let (made, body, decision) = self.compute_bound(&statement, &computed, body).await?;
-                return Box::pin(self.bind_decided(Binding::Made(body), made, portal, Some(decision))).await;
-            }
+            Some(Decision::Compute(computed)) => self.bind_computed(&binding, &statement, &computed, portal).await?,
             Some(Decision::Explain(explained)) => match *explained {
                 Decision::Many { read, .. } => self.bind_many(&binding, statement, portal, read).await?,
                 _ => self.bind_in_router(statement, portal).await?,
