@@ -524,6 +524,7 @@ impl Conversation {
                 }
                 Box::pin(self.describe_many(&portal)).await
             }
+            Some(Portal::Kept(kept)) => Box::pin(self.describe_many(&kept.portal)).await,
             Some(Portal::Router(statement)) => {
                 self.answer(|out| describe_in_router(out, &statement));
                 Ok(())
@@ -595,12 +596,22 @@ impl Conversation {
                 self.served.stats.gathered.add(u64::from(!explained));
                 let query = self.begins(&portal.statement.script);
                 self.portal_begins(query);
+                if max_rows > 0 && !explained && matches!(portal.read, ManyRead::Written(_)) {
+                    let result = Box::pin(self.write_in_portions(&name, &portal, max_rows)).await;
+                    self.portal_ended(result.is_err());
+                    return result;
+                }
                 if max_rows > 0 && !declares(&portal) && !explained {
                     return Box::pin(self.execute_in_portions(total, &name, &portal, max_rows)).await;
                 }
                 let result = Box::pin(self.execute_many(&portal)).await;
                 self.portal_ended(result.is_err());
                 result
+            }
+            Some(Portal::Kept(kept)) => {
+                self.settle_all().await?;
+                self.give_portion(&kept, max_rows);
+                Ok(())
             }
             Some(Portal::Router(statement)) => {
                 let query = self.begins(&statement.script);
