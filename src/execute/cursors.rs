@@ -37,6 +37,17 @@ impl Conversation {
         }
     }
 
+    /// Whether there is anything to fetch in portions: a write without RETURNING runs to its end whatever the limit.
+    pub(super) async fn gives_rows(&mut self, portal: &ManyPortal) -> Result<bool, Failure> {
+        if !matches!(portal.read, ManyRead::Written(_)) {
+            return Ok(true);
+        }
+        let i = self.link(None, Access::Lock).await?;
+        let id = self.links[i].server.id.0;
+        let description = self.write_description(id, &Arguments::of_portal(portal)).await?;
+        Ok(!description.client_columns.is_empty())
+    }
+
     /// The first Execute with a row limit: from then on the portal is that of the server which finishes the read.
     pub(super) async fn execute_in_portions(
         &mut self,

@@ -591,10 +591,11 @@ impl Conversation {
                 let reads = portal.statement.script.statements.first().is_none_or(|first| first.access == Access::Read);
                 Box::pin(self.many_in_pipeline(total, reads)).await?;
                 let explained = explains(&portal).is_some();
+                let in_portions = max_rows > 0 && !declares(&portal) && !explained && self.gives_rows(&portal).await?;
                 self.served.stats.gathered.add(u64::from(!explained));
                 let query = self.begins(&portal.statement.script);
                 self.portal_begins(query);
-                if max_rows > 0 && !declares(&portal) && !explained {
+                if in_portions {
                     return Box::pin(self.execute_in_portions(total, &name, &portal, max_rows)).await;
                 }
                 let result = Box::pin(self.execute_many(&portal)).await;
