@@ -9,7 +9,7 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 . deploy/packages.sh
 
-PYTHON_PACKAGES="psycopg[binary]==3.2.9 psycopg2-binary==2.9.10 asyncpg==0.30.0 SQLAlchemy==2.0.41 Django==4.2.23"
+PYTHON_PACKAGES="psycopg[binary]==3.2.9 psycopg2-binary==2.9.10 asyncpg==0.30.0 SQLAlchemy==2.0.41 alembic==1.20.1 Django==4.2.23"
 NODE_PACKAGES="pg@8.16.0 pg-cursor@2.15.0 pg-copy-streams@6.0.6 postgres@3.4.7"
 JDBC=org.postgresql:postgresql:42.7.7
 folder=${CARGO_TARGET_DIR:-target}/drivers

@@ -37,6 +37,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::admin::{Needs, Shutdown};
 use crate::config::Config;
+use crate::execute::unique::UniqueIds;
 use crate::http;
 use crate::net::cancel::{self, Addressee, CancelKeys};
 use crate::net::listener::{Listener, Socket};
@@ -125,6 +126,8 @@ struct Shared {
     /// The runtime of the control thread.
     control: Handle,
     random: Random,
+    /// Gives out `sluice.unique_id()`, for all workers.
+    ids: Arc<UniqueIds>,
     epoch: Instant,
 }
 
@@ -206,6 +209,7 @@ impl Router {
             locks: tokio::sync::Mutex::default(),
             stats: Registry::default(),
             keys: CancelKeys::new(config.listen.router_id),
+            ids: Arc::new(UniqueIds::new(config.listen.router_id)),
             clients: Arc::default(),
             consoles: Arc::default(),
             logins: Arc::default(),

@@ -188,6 +188,7 @@ fn a_setting_is_set_as_if_the_file_said_so() {
         ("server_lifetime", quoted("60"), "pool.lifetime: 1h -> 1m"),
         ("limits.merge_buffer_max", quoted("1MB"), "limits.merge_buffer_max: 64MB -> 1MB"),
         ("limits.query_shapes_max", bare("10"), "limits.query_shapes_max: 1000 -> 10"),
+        ("limits.sequence_block_max", bare("10"), "limits.sequence_block_max: 1000 -> 10"),
         ("replicas.lag_max", quoted("1m"), "replicas.lag_max: 10s -> 1m"),
         ("user.app.pool.size", bare("3"), "user.app.pool.size: (none) -> 3"),
         ("user.app.password", quoted("three"), "user.app.password: (not shown) -> (not shown)"),

@@ -40,6 +40,11 @@ fn sqlalchemy() {
 }
 
 #[test]
+fn alembic() {
+    python("alembic", "alembic_check.py");
+}
+
+#[test]
 fn django() {
     python("django", "django_check.py");
 }

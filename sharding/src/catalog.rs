@@ -33,6 +33,8 @@ pub struct Catalog {
     pub search_path: Vec<String>,
     /// Rules for tables that are yet to be created.
     pub rules: TableRules,
+    /// Schema -> sequence -> the shard whose values count.
+    pub sequences: HashMap<String, HashMap<String, ShardId>>,
 }
 
 /// How the operator wants tables to be placed: `[[database]]` of the configuration.
@@ -108,6 +110,35 @@ pub struct Column {
     pub generated: bool,
     pub collation: Collation,
     pub crossing: Crossing,
+    pub default: ColumnDefault,
+}
+
+/// What a column holds in a row for which an INSERT says nothing of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum ColumnDefault {
+    /// NULL, or what follows from the other columns.
+    #[default]
+    None,
+    /// The next value of a sequence.
+    Sequence { sequence: SequenceName, identity: Identity },
+    /// The value of this expression, in SQL; its names have their schema, but in a table that the open transaction has made.
+    Expression(String),
+}
+
+/// Schema and name of a sequence.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct SequenceName {
+    pub schema: String,
+    pub name: String,
+}
+
+/// Whether a column is an identity, and whether a client may give its value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Identity {
+    /// A default like any other: `serial`.
+    No,
+    ByDefault,
+    Always,
 }
 
 /// How the values of a column get from one server to another, as input of a final query.
@@ -260,7 +291,17 @@ pub(crate) fn column_of(column: &ColumnDef, default_collation: Collation) -> Col
     // The name of a collation in an open transaction is not looked up.
     let crossing = if column.collation.is_some() { Crossing::default() } else { crossing };
     let (name, not_null, generated) = (column.name.to_string(), column.not_null, column.generated);
-    Column { name, type_oid, typmod, not_null, primary: false, generated, collation, crossing }
+    Column {
+        name,
+        type_oid,
+        typmod,
+        not_null,
+        primary: false,
+        generated,
+        collation,
+        crossing,
+        default: ColumnDefault::None,
+    }
 }
 
 /// Whether PostgreSQL itself brings the type of this name.
@@ -276,6 +317,12 @@ pub fn element_type(type_oid: u32) -> Option<String> {
     let (name, _) = TYPES.lines().find(named)?.split_once(' ')?;
     let is_element = !name.starts_with('_') && !name.starts_with("any") && !PSEUDO.contains(&name);
     is_element.then(|| format!("pg_catalog.\"{name}\""))
+}
+
+/// A type in SQL that PostgreSQL itself brings, arrays too.
+pub fn built_in_type(type_oid: u32) -> Option<String> {
+    let known = TYPES.lines().any(|line| line.split_once(' ').is_some_and(|(_, oid)| oid.parse() == Ok(type_oid)));
+    known.then(|| built_in_name(type_oid))
 }
 
 /// The type of this id in SQL.

@@ -1,9 +1,10 @@
-//! COPY data -> the shard of every row.
+//! COPY data -> the shard of every row; rows -> COPY data.
 
 mod binary;
 mod csv;
 mod line_map;
 mod lines;
+mod print;
 mod text;
 
 use std::borrow::Cow;
@@ -13,6 +14,8 @@ use crate::map::{ShardId, ShardMap};
 use crate::refusal::Refusal;
 
 use binary::Binary;
+pub use print::{CopyQuery, ForceQuote, PrintForm, Printer};
+
 use line_map::LineMap;
 use lines::Lines;
 

@@ -6,8 +6,8 @@ use std::fmt;
 
 use pgsluice_sharding::Refusal;
 use pgsluice_sharding::catalog::{
-    Catalog, Collation, Column, Crossing, CrossingForm, Function, FunctionKind, Relation, Table, TableKind, TableRules,
-    Volatility,
+    Catalog, Collation, Column, ColumnDefault, Crossing, CrossingForm, Function, FunctionKind, Identity, Relation,
+    SequenceName, Table, TableKind, TableRules, Volatility,
 };
 use pgsluice_sharding::map::ShardId;
 use pgsluice_sharding::plan::{can_stand_for_view, view_kind};
@@ -61,6 +61,8 @@ pub struct Builder {
     /// Of each child, schema and name first.
     parents: Vec<[(String, String); 2]>,
     functions: HashMap<String, Function>,
+    /// With the table they belong to.
+    sequences: Vec<(SequenceName, Option<(String, String)>)>,
     views: Vec<ViewRow>,
 }
 
@@ -95,6 +97,7 @@ impl Builder {
             relations: Vec::new(),
             parents: Vec::new(),
             functions: HashMap::new(),
+            sequences: Vec::new(),
             views: Vec::new(),
         }
     }
@@ -113,6 +116,8 @@ impl Builder {
             Subject::Columns => self.column(row),
             Subject::Parents => self.parent(row),
             Subject::Functions => self.function(row),
+            Subject::Sequences => self.sequence(row),
+            Subject::Defaults => self.default(row),
             Subject::Views => self.view(row),
         }
     }
@@ -181,6 +186,7 @@ impl Builder {
             generated: row.boolean(9)?,
             collation: self.collation_of(row.number(7)?),
             crossing: Crossing { domain, ..self.crossing_of(type_oid, row.number(7)?) },
+            default: ColumnDefault::None,
         };
         if let Some(last) = self.relations.last_mut() {
             last.columns.push(column);
@@ -214,6 +220,37 @@ impl Builder {
     fn parent(&mut self, row: Row<'_>) -> Result<(), BadRow> {
         let child = (row.text(0)?.to_owned(), row.text(1)?.to_owned());
         self.parents.push([child, (row.text(2)?.to_owned(), row.text(3)?.to_owned())]);
+        Ok(())
+    }
+
+    fn sequence(&mut self, row: Row<'_>) -> Result<(), BadRow> {
+        let name = SequenceName { schema: row.text(0)?.to_owned(), name: row.text(1)?.to_owned() };
+        let owner = row.optional(2).zip(row.optional(3));
+        self.sequences.push((name, owner.map(|(schema, table)| (schema.to_owned(), table.to_owned()))));
+        Ok(())
+    }
+
+    fn default(&mut self, row: Row<'_>) -> Result<(), BadRow> {
+        let (schema, table, column) = (row.text(0)?, row.text(1)?, row.text(2)?);
+        let identity = match row.text(3)? {
+            "a" => Identity::Always,
+            "d" => Identity::ByDefault,
+            _ => Identity::No,
+        };
+        let default = match (row.optional(5).zip(row.optional(6)), row.optional(4)) {
+            (Some((schema, name)), _) => {
+                let sequence = SequenceName { schema: schema.to_owned(), name: name.to_owned() };
+                ColumnDefault::Sequence { sequence, identity }
+            }
+            (None, Some(expression)) => ColumnDefault::Expression(expression.to_owned()),
+            (None, None) => return Ok(()),
+        };
+        let mut relations = self.relations.iter_mut();
+        let relation = relations.find(|relation| relation.schema == schema && relation.name == table);
+        let columns = relation.map(|relation| &mut relation.columns);
+        if let Some(found) = columns.and_then(|columns| columns.iter_mut().find(|found| found.name == column)) {
+            found.default = default;
+        }
         Ok(())
     }
 
@@ -288,8 +325,10 @@ impl Builder {
         if self.shards > 1 {
             leave_out_scattered(&mut tables, &self.parents, &mut problems);
         }
+        let sequences = homes_of(self.sequences, &tables);
         let mut catalog = Catalog {
             version,
+            sequences,
             shards: self.shards,
             tables,
             views: HashMap::new(),
@@ -303,6 +342,23 @@ impl Builder {
         }
         Loaded { catalog, problems }
     }
+}
+
+/// Where the values of sequences are given out: with the local table that they belong to, else on the first shard.
+fn homes_of(
+    sequences: Vec<(SequenceName, Option<(String, String)>)>,
+    tables: &HashMap<String, HashMap<String, Table>>,
+) -> HashMap<String, HashMap<String, ShardId>> {
+    let mut homes: HashMap<String, HashMap<String, ShardId>> = HashMap::new();
+    for (SequenceName { schema, name }, owner) in sequences {
+        let owner = owner.and_then(|(schema, table)| tables.get(&schema)?.get(&table));
+        let home = match owner.map(|table| table.kind) {
+            Some(TableKind::Local(shard)) => shard,
+            _ => ShardId(0),
+        };
+        homes.entry(schema).or_default().insert(name, home);
+    }
+    homes
 }
 
 /// The rules with those of parents for children that have none of their own: a partition lies where its table does.

@@ -112,7 +112,7 @@ const FIRST_USER_OID: u32 = 16384;
 mod tests {
     use std::collections::HashMap;
 
-    use pgsluice_sharding::catalog::{Collation, Column, Crossing};
+    use pgsluice_sharding::catalog::{Collation, Column, ColumnDefault, Crossing};
     use pgsluice_sharding::key::KeyType;
 
     use super::*;
@@ -127,6 +127,7 @@ mod tests {
             generated: false,
             collation: Collation::Bytes,
             crossing: Crossing::default(),
+            default: ColumnDefault::None,
         };
         Table { kind, relation: Relation::Table, columns: columns.iter().map(column).collect() }
     }

@@ -1,6 +1,7 @@
 //! Loads and watches what the shards contain; hands out `Arc<Catalog>`.
 //!
 //! - [`queries`]: the SQL, immune to `search_path`
+//! - [`blocks`]: values of sequences, a block at a time
 //! - [`Builder`]: rows of text -> a catalog; pure
 //! - [`compare()`]: what differs between shards
 //! - [`CatalogWatch`]: keeps one database's catalog fresh
@@ -11,6 +12,7 @@
 //!   shard primaries -> load -> Builder -> Catalog -> CatalogWatch -> CatalogReader of each worker
 //! ```
 
+pub mod blocks;
 mod builder;
 mod compare;
 pub mod queries;
@@ -23,7 +25,7 @@ use tokio_postgres::{Client, SimpleQueryMessage};
 
 pub use builder::{BadRow, Builder, Loaded};
 pub use compare::{ShardCatalog, compare};
-pub use queries::{QUERIES, VIEW_QUERY};
+pub use queries::{INSIDE_QUERIES, OUTSIDE_QUERIES, QUERIES};
 pub use watch::{CatalogReader, CatalogWatch, Shard};
 
 /// Why a catalog could not be loaded.
@@ -72,7 +74,7 @@ impl From<BadRow> for LoadError {
 /// The connection broke, or the server is not a PostgreSQL that the queries know.
 pub async fn load(client: &Client, rules: &TableRules, shards: u16, version: u64) -> Result<Loaded, LoadError> {
     let mut builder = Builder::new(rules.clone(), shards);
-    for query in QUERIES.iter().chain([&VIEW_QUERY]) {
+    for query in QUERIES.iter().chain(&OUTSIDE_QUERIES) {
         for message in client.simple_query(query.sql).await? {
             if let SimpleQueryMessage::Row(row) = message {
                 let values: Vec<Option<&str>> = (0..row.len()).map(|column| row.get(column)).collect();

@@ -16,6 +16,8 @@ pub enum Subject {
     Columns,
     Parents,
     Functions,
+    Sequences,
+    Defaults,
     Views,
 }
 
@@ -27,7 +29,7 @@ pub struct Query {
 }
 
 /// All questions, in the order in which the builder wants the answers.
-pub const QUERIES: [Query; 7] = [
+pub const QUERIES: [Query; 8] = [
     Query { subject: Subject::Database, sql: DATABASE },
     Query { subject: Subject::Collations, sql: COLLATIONS },
     Query { subject: Subject::Domains, sql: DOMAINS },
@@ -35,10 +37,15 @@ pub const QUERIES: [Query; 7] = [
     Query { subject: Subject::Columns, sql: COLUMNS },
     Query { subject: Subject::Parents, sql: PARENTS },
     Query { subject: Subject::Functions, sql: FUNCTIONS },
+    Query { subject: Subject::Sequences, sql: SEQUENCES },
 ];
 
-/// What is asked last, where no transaction is open: it changes the search path of its transaction.
-pub const VIEW_QUERY: Query = Query { subject: Subject::Views, sql: VIEWS };
+/// What is asked last, where no transaction is open: these change the search path of their transaction.
+pub const OUTSIDE_QUERIES: [Query; 2] =
+    [Query { subject: Subject::Defaults, sql: DEFAULTS }, Query { subject: Subject::Views, sql: VIEWS }];
+
+/// What is asked in the middle of a client's transaction instead: names in expressions are as its search path wants them.
+pub const INSIDE_QUERIES: [Query; 1] = [Query { subject: Subject::Defaults, sql: OWN_DEFAULTS }];
 
 /// provider, LC_COLLATE, the search_path that RESET goes back to.
 ///
@@ -133,6 +140,68 @@ WHERE p.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid \
     AND EXISTS (SELECT FROM pg_catalog.pg_proc b WHERE b.proname OPERATOR(pg_catalog.=) p.proname \
       AND b.oid OPERATOR(pg_catalog.<) 16384::pg_catalog.oid))";
 
+/// schema, sequence, schema and name of the table to one of whose columns it belongs.
+const SEQUENCES: &str = "\
+SELECT n.nspname, c.relname, m.nspname, t.relname \
+FROM pg_catalog.pg_class c \
+JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace \
+LEFT JOIN pg_catalog.pg_depend d ON d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass \
+  AND d.objid OPERATOR(pg_catalog.=) c.oid AND d.refobjsubid OPERATOR(pg_catalog.>) 0 \
+  AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass \
+LEFT JOIN pg_catalog.pg_class t ON t.oid OPERATOR(pg_catalog.=) d.refobjid \
+LEFT JOIN pg_catalog.pg_namespace m ON m.oid OPERATOR(pg_catalog.=) t.relnamespace \
+WHERE c.relkind OPERATOR(pg_catalog.=) 'S' AND c.relpersistence OPERATOR(pg_catalog.<>) 't' \
+  AND n.nspname OPERATOR(pg_catalog.<>) 'sluice'";
+
+macro_rules! defaults {
+    ($before:literal, $first:literal) => {
+        concat!(
+            $before,
+            "SELECT n.nspname, c.relname, a.attname, a.attidentity, \
+               COALESCE(pg_catalog.pg_get_expr(d.adbin, d.adrelid), pg_catalog.pg_get_expr(t.typdefaultbin, 0::pg_catalog.oid)), \
+               m.nspname, s.relname \
+             FROM ",
+            $first,
+            "pg_catalog.pg_attribute a \
+             JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) a.attrelid \
+             JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace \
+             JOIN pg_catalog.pg_type t ON t.oid OPERATOR(pg_catalog.=) a.atttypid \
+             LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid OPERATOR(pg_catalog.=) a.attrelid AND d.adnum OPERATOR(pg_catalog.=) a.attnum \
+             LEFT JOIN pg_catalog.pg_depend i ON a.attidentity OPERATOR(pg_catalog.<>) '' \
+               AND i.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass \
+               AND i.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass \
+               AND i.refobjid OPERATOR(pg_catalog.=) a.attrelid AND i.refobjsubid OPERATOR(pg_catalog.=) a.attnum \
+               AND i.deptype OPERATOR(pg_catalog.=) 'i' \
+             LEFT JOIN pg_catalog.pg_depend u ON pg_catalog.pg_get_expr(d.adbin, d.adrelid) \
+                 OPERATOR(pg_catalog.~) '^nextval\\(''[^'']*''::regclass\\)$' \
+               AND u.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_attrdef'::pg_catalog.regclass \
+               AND u.objid OPERATOR(pg_catalog.=) d.oid \
+               AND u.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass \
+               AND u.deptype OPERATOR(pg_catalog.=) 'n' \
+             LEFT JOIN pg_catalog.pg_class s ON s.oid OPERATOR(pg_catalog.=) COALESCE(i.objid, u.refobjid) \
+               AND s.relkind OPERATOR(pg_catalog.=) 'S' \
+             LEFT JOIN pg_catalog.pg_namespace m ON m.oid OPERATOR(pg_catalog.=) s.relnamespace \
+             WHERE (a.atthasdef OR a.attidentity OPERATOR(pg_catalog.<>) '' OR t.typdefaultbin IS NOT NULL \
+                 AND t.typtype OPERATOR(pg_catalog.=) 'd') \
+               AND a.attgenerated OPERATOR(pg_catalog.=) '' AND a.attnum OPERATOR(pg_catalog.>) 0 AND NOT a.attisdropped \
+               AND c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p,v,f}'::pg_catalog.\"char\"[]) \
+               AND c.relpersistence OPERATOR(pg_catalog.<>) 't' \
+               AND n.nspname OPERATOR(pg_catalog.<>) ALL ('{pg_catalog,information_schema,pg_toast,sluice}'::pg_catalog.name[])"
+        )
+    };
+}
+
+/// schema, table, column, identity (`a` always, `d` by default), the default in SQL, schema and name of the sequence if its next value is
+/// the default and nothing else.
+const DEFAULTS: &str = defaults!(
+    "WITH settings AS MATERIALIZED (SELECT pg_catalog.set_config('search_path', '', true)), \
+     ready AS MATERIALIZED (SELECT pg_catalog.count(*) FROM settings) ",
+    "ready CROSS JOIN "
+);
+
+/// The same, with names as the search path wants them.
+const OWN_DEFAULTS: &str = defaults!("", "");
+
 /// schema, name, definition with all names qualified and constants that read the same under all settings, whether it may be written in the
 /// place of the view.
 ///
@@ -182,7 +251,7 @@ pub const FINGERPRINT: &str = "\
 SELECT pg_catalog.concat_ws('/', \
  (SELECT pg_catalog.concat_ws('.', pg_catalog.count(*), pg_catalog.sum(pg_catalog.hashtextextended(\
    pg_catalog.concat_ws(',', a.attrelid, a.attnum, a.attname, a.atttypid, a.atttypmod, a.attnotnull, \
-   a.attisdropped, a.attcollation, a.attacl), 0)::pg_catalog.numeric)) \
+   a.attisdropped, a.attcollation, a.attacl, a.attidentity, a.attgenerated), 0)::pg_catalog.numeric)) \
   FROM pg_catalog.pg_attribute a WHERE a.attrelid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid \
    AND a.attnum OPERATOR(pg_catalog.>) 0), \
  (SELECT pg_catalog.concat_ws('.', pg_catalog.count(*), pg_catalog.sum(pg_catalog.hashtextextended(\
@@ -207,4 +276,9 @@ SELECT pg_catalog.concat_ws('/', \
  (SELECT pg_catalog.sum(pg_catalog.hashtextextended(pg_catalog.concat_ws(',', n.oid, n.nspname), 0)\
    ::pg_catalog.numeric) FROM pg_catalog.pg_namespace n \
    WHERE n.nspname OPERATOR(pg_catalog.!~~) 'pg\\_%'), \
+ (SELECT pg_catalog.sum(pg_catalog.hashtextextended(pg_catalog.concat_ws(',', d.adrelid, d.adnum, d.adbin), 0)\
+   ::pg_catalog.numeric) FROM pg_catalog.pg_attrdef d), \
+ (SELECT pg_catalog.sum(pg_catalog.hashtextextended(pg_catalog.concat_ws(',', c.oid, c.relname, c.relnamespace), 0)\
+   ::pg_catalog.numeric) FROM pg_catalog.pg_class c WHERE c.relkind OPERATOR(pg_catalog.=) 'S' \
+   AND c.relpersistence OPERATOR(pg_catalog.<>) 't'), \
  (SELECT s.reset_val FROM pg_catalog.pg_settings s WHERE s.name OPERATOR(pg_catalog.=) 'search_path'))";

@@ -11,6 +11,7 @@ use pgsluice_sharding::map::ShardId;
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinSet;
 
+use crate::catalog::blocks::Blocks;
 use crate::catalog::{LoadError, Loaded, ShardCatalog, compare, fingerprint, load};
 
 /// A server that takes longer than this for its whole catalog is treated as unreachable.
@@ -53,6 +54,8 @@ pub struct CatalogWatch {
     tried: watch::Sender<bool>,
     /// One load at a time. Holds the number of the last refresh that ended well.
     loading: Mutex<u64>,
+    /// The values of its sequences.
+    pub blocks: Blocks,
 }
 
 impl CatalogWatch {
@@ -68,6 +71,7 @@ impl CatalogWatch {
             begun: AtomicU64::new(0),
             tried: watch::Sender::new(false),
             loading: Mutex::new(0),
+            blocks: Blocks::default(),
         }
     }
 
@@ -79,6 +83,11 @@ impl CatalogWatch {
 
     fn source(&self) -> Arc<Source> {
         Arc::clone(&self.source.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Where a shard's primary is asked.
+    pub fn primary(&self, shard: ShardId) -> Option<Pool> {
+        self.source().shards.get(usize::from(shard.0)).map(|shard| shard.primary.clone())
     }
 
     pub fn database(&self) -> &str {
@@ -309,6 +318,12 @@ fn combine(loaded: Vec<(ShardId, Catalog)>, before: &Catalog) -> Option<Catalog>
             views.retain(|name, definition| same(name) == Some(definition));
         }
     }
+    for (id, other) in &others {
+        for (schema, names) in &other.sequences {
+            let own = names.iter().filter(|(_, home)| *home == id).map(|(name, home)| (name.clone(), *home));
+            combined.sequences.entry(schema.clone()).or_default().extend(own);
+        }
+    }
     let others = others.into_iter().map(|(id, catalog)| (Some(id), catalog)).chain([(None, before.clone())]);
     for (id, catalog) in others {
         for (schema, tables) in catalog.tables {
@@ -335,6 +350,7 @@ fn same(a: &Catalog, b: &Catalog) -> bool {
     a.tables == b.tables
         && a.views == b.views
         && a.functions == b.functions
+        && a.sequences == b.sequences
         && a.default_collation == b.default_collation
         && a.search_path == b.search_path
         && a.shards == b.shards
@@ -342,17 +358,18 @@ fn same(a: &Catalog, b: &Catalog) -> bool {
 }
 
 async fn load_shard(pool: &Pool, rules: &TableRules, shards: u16) -> Result<Loaded, LoadError> {
-    bounded(pool, async |client| load(client, rules, shards, 0).await).await
+    bounded(pool, LOAD_TIMEOUT, async |client| load(client, rules, shards, 0).await).await
 }
 
 async fn fingerprint_shard(pool: &Pool) -> Result<String, LoadError> {
-    bounded(pool, async |client| fingerprint(client).await).await
+    bounded(pool, LOAD_TIMEOUT, async |client| fingerprint(client).await).await
 }
 
 /// Runs `work` on a control connection within the time bound. A connection with an unanswered
 /// question is not given back.
-async fn bounded<T>(
+pub(super) async fn bounded<T>(
     pool: &Pool,
+    timeout: Duration,
     work: impl AsyncFnOnce(&tokio_postgres::Client) -> Result<T, LoadError>,
 ) -> Result<T, LoadError> {
     let client = pool.get().await.map_err(|error| {
@@ -363,7 +380,7 @@ async fn bounded<T>(
         };
         LoadError::Connect(reason)
     })?;
-    match tokio::time::timeout(LOAD_TIMEOUT, work(&client)).await {
+    match tokio::time::timeout(timeout, work(&client)).await {
         Ok(result) => result,
         Err(_) => {
             drop(deadpool_postgres::Object::take(client));

@@ -173,11 +173,11 @@ impl Way {
         match &statement.plan {
             Plan::Route { shards: Shards::Keys { keys, .. }, many: Some(_) } if may_differ(keys) => Self::OneOrRefused,
             Plan::Route { shards: Shards::Home { .. }, many: Some(_) } => Self::OneOrRefused,
-            Plan::Route { .. } => Self::OneShard,
+            Plan::Route { .. } | Plan::Computed(_) => Self::OneShard,
             Plan::Gather(_) => Self::Merged,
             Plan::Final(_) => Self::Final,
             Plan::Write(_) => Self::Written,
-            Plan::Broadcast(_) | Plan::CopyFrom(_) | Plan::CopyTo { .. } => Self::EveryShard,
+            Plan::Broadcast(_) | Plan::CopyFrom(_) | Plan::CopyTo { .. } | Plan::CopyQuery(_) => Self::EveryShard,
             Plan::Session => Self::Router,
             Plan::Refused(_) => Self::Refused,
         }
@@ -327,12 +327,12 @@ refused                                      1.5 %          15 calls      1 kind
 3 calls of texts that are no SQL are left out
 
 refused, most called first:
-        20 calls  UPDATE orders SET total = $1
-                  UPDATE of sharded table \"orders\" is not tied to one value of its sharding key. Compare the sharding key with a literal or a parameter in WHERE.
+        15 calls  SELECT ctid FROM orders
+                  system column ctid would give another value on every shard. Pass the value as a parameter, or compare the sharding key with a value, so that one shard can answer.
 
 one shard if its keys agree, else refused, most called first:
-        10 calls  UPDATE orders SET total = $3 WHERE user_id IN ($1, $2)
-                  UPDATE concerns rows on several shards. Run one statement for each key.
+        10 calls  SELECT ctid FROM orders WHERE user_id IN ($1, $2)
+                  system column ctid would give another value on every shard. Pass the value as a parameter, or compare the sharding key with a value, so that one shard can answer.
 
 several shards, finished by PostgreSQL, most called first:
         40 calls  SELECT string_agg(total::text, $1) FROM orders

@@ -84,6 +84,7 @@ impl Default for Limits {
             final_query_array_bytes_max: 16 * MEGABYTE,
             statements_per_client_max: 10_000,
             query_shapes_max: 1000,
+            sequence_block_max: 1000,
         }
     }
 }

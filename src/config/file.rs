@@ -19,6 +19,9 @@ use super::{
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const COUNT_MAX: u64 = 1_000_000;
+
+/// Values of one sequence that a router holds.
+const SEQUENCE_BLOCK_MAX: u64 = 100_000;
 const KILOBYTE: usize = 1 << 10;
 const GIGABYTE: usize = 1 << 30;
 /// PostgreSQL itself refuses messages of 1 GB.
@@ -502,6 +505,7 @@ fn limits(mut section: Section<'_>, limits: &mut Limits) {
     section.size("final_query_array_bytes_max", 0, GIGABYTE / 2, &mut limits.final_query_array_bytes_max);
     section.number("statements_per_client_max", 1, COUNT_MAX, &mut limits.statements_per_client_max);
     section.number("query_shapes_max", 1, COUNT_MAX, &mut limits.query_shapes_max);
+    section.number("sequence_block_max", 1, SEQUENCE_BLOCK_MAX, &mut limits.sequence_block_max);
     section.finish();
 }
 

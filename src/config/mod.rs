@@ -279,6 +279,8 @@ pub struct Limits {
     pub statements_per_client_max: usize,
     /// Kinds of statement that one worker counts for SHOW QUERIES; about 3.5 kB each.
     pub query_shapes_max: usize,
+    /// Values of a sequence that are taken at a time.
+    pub sequence_block_max: usize,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -155,6 +155,7 @@ impl Config {
         list.add("limits.final_query_array_bytes_max", show_size(self.limits.final_query_array_bytes_max));
         list.add("limits.statements_per_client_max", self.limits.statements_per_client_max.to_string());
         list.add("limits.query_shapes_max", self.limits.query_shapes_max.to_string());
+        list.add("limits.sequence_block_max", self.limits.sequence_block_max.to_string());
         list.add("log.format", if self.log.format == LogFormat::Json { "json" } else { "text" });
         list.add("log.level", self.log.level.clone());
         list.0

@@ -16,6 +16,9 @@ use super::worker::{Description, shape_of_row};
 /// The Bind of a statement without parameters whose results are text.
 const NO_ARGUMENTS: &[u8] = b"\0\0\0\0\0\0\0\0";
 
+/// The same with results in binary.
+const NO_ARGUMENTS_IN_BINARY: &[u8] = b"\0\0\0\0\0\0\0\x01\0\x01";
+
 /// A statement over several shards with what its Bind brought.
 #[derive(Clone)]
 pub(super) struct Arguments {
@@ -32,6 +35,11 @@ impl Arguments {
     /// Those of a simple query.
     pub(super) fn none(text: &str) -> Self {
         Self { text: text.into(), param_types: Rc::new([]), bind: Bytes::from_static(NO_ARGUMENTS), row: None }
+    }
+
+    /// The same with all results in binary.
+    pub(super) fn none_in_binary(text: &str) -> Self {
+        Self { bind: Bytes::from_static(NO_ARGUMENTS_IN_BINARY), ..Self::none(text) }
     }
 
     /// A statement with the body of its Bind message.
@@ -83,7 +91,8 @@ impl Arguments {
 
     /// The same with more values behind the others, in binary.
     pub(super) fn with_all(&self, values: &[&[u8]]) -> Result<Self, Failure> {
-        let bind = bind_with(&self.bind()?, values);
+        let values: Vec<Option<&[u8]>> = values.iter().map(|value| Some(*value)).collect();
+        let bind = bind_with(&self.bind()?, &values);
         Ok(Self { text: self.text.clone(), param_types: self.param_types.clone(), bind, row: self.row })
     }
 

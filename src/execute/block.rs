@@ -415,7 +415,12 @@ impl Conversation {
         if effects.unlocks {
             self.session.may_have_unlocked();
         }
+        if effects.moves_sequences {
+            self.sequences_moved();
+            self.session.sequences.used_elsewhere();
+        }
         if effects.changes_catalog {
+            self.sequences_moved();
             self.catalog_change = CatalogChange::Unread;
         }
         match command {
@@ -423,6 +428,7 @@ impl Conversation {
                 self.links[i].server.state.discarded();
                 self.session.discard();
             }
+            Command::Discard => self.session.sequences.discard(),
             Command::DeclareCursor { name, hold, .. } => {
                 let shard = self.links[i].shard;
                 self.session.declared(name, shard, *hold);

@@ -54,7 +54,9 @@ impl Conversation {
             Broadcast::Apart | Broadcast::Loosely => self.run_apart(text).await?,
             Broadcast::Index(index) => self.create_index(text, index).await?,
         };
-        if effects.changes_catalog {
+        self.sequences_moved();
+        // What has been looked at in the client's own block is known.
+        if effects.changes_catalog && (idle || *how != Broadcast::Checked) {
             self.catalog_change = CatalogChange::Unread;
             self.refresh_catalog().await?;
         }

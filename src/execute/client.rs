@@ -15,6 +15,7 @@ use crate::transport::buffer::{BUFFER_BYTES, Buffer};
 use crate::transport::stream::Stream;
 
 use super::End;
+use super::copy_query::CopyWriter;
 use super::worker::Worker;
 
 /// A client's socket and what waits to be read and written there.
@@ -29,6 +30,8 @@ pub struct Client {
     /// Bytes of the CopyData message under way that nobody has taken yet; a copy that has failed
     /// leaves them to be passed over.
     pub(super) copy_bytes: usize,
+    /// Prints the rows of an answer as COPY does, on their way out.
+    pub(super) copy_writer: Option<Box<CopyWriter>>,
     worker: Rc<Worker>,
 }
 
@@ -42,7 +45,7 @@ impl Client {
         if !leftover.is_empty() {
             inbox.extend(leftover);
         }
-        Self { stream, inbox, out: BytesMut::new(), request_bytes: 0, copy_bytes: 0, worker }
+        Self { stream, inbox, out: BytesMut::new(), request_bytes: 0, copy_bytes: 0, copy_writer: None, worker }
     }
 
     /// The header of the next message if all of it is there.
@@ -143,9 +146,24 @@ impl Client {
         if self.out.is_empty() {
             return Ok(());
         }
+        if let Some(writer) = &mut self.copy_writer {
+            let mut printed = BytesMut::new();
+            writer.take(&self.out, &mut printed);
+            self.out = printed;
+        }
         write_all(&mut self.stream, &self.out).await.map_err(End::ClientGone)?;
         self.out.clear();
         Ok(())
+    }
+
+    /// Writes these bytes behind all that waits.
+    pub(super) async fn write(&mut self, bytes: &[u8]) -> Result<(), End> {
+        if self.copy_writer.is_some() {
+            self.out.extend_from_slice(bytes);
+            return self.flush().await;
+        }
+        self.flush().await?;
+        write_all(&mut self.stream, bytes).await.map_err(End::ClientGone)
     }
 }
 

@@ -49,9 +49,8 @@ impl Conversation {
             (0..self.links.len()).filter(|i| self.links[*i].joined && self.links[*i].wrote).collect();
         if writers.len() > 1 {
             // The last one decides, and is not prepared: PostgreSQL prepares no transaction that has used temporary
-            // tables or notified anybody.
-            let notifies = |i: usize| self.speaker.is_some() && self.links[i].shard == Served::HOME;
-            writers.sort_by_key(|i| (self.links[*i].temporary_tables, notifies(*i)));
+            // tables, notified anybody or taken some advisory locks; the last two are done on the first shard.
+            writers.sort_by_key(|i| (self.links[*i].temporary_tables, self.links[*i].shard == Served::HOME));
             let writers = writers.iter().map(|i| self.links[*i].server.id.0).collect();
             // Nobody is thrown out in the middle of this: prepared transactions would stay behind.
             self.presence.commits(true);

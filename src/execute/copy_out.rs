@@ -153,7 +153,7 @@ impl Conversation {
 
     /// Takes one message of server `i`; false when none is whole.
     fn take_copied(&mut self, i: usize, copy: &mut CopyOut, part: &mut Part) -> Result<bool, Failure> {
-        let Self { links, client, .. } = &mut *self;
+        let Self { links, client, presence, .. } = &mut *self;
         let link = &mut links[i];
         let Ok(parsed) = Header::parse(link.inbox.filled()) else { return Err(self.out_of_step(i)) };
         let Some(header) = parsed else { return Ok(false) };
@@ -176,9 +176,14 @@ impl Conversation {
                 copy.rows += reply::tag_rows(tag).unwrap_or(0);
                 Ok(())
             }
-            b'E' | b'N' | b'S' | b'A' => {
+            b'E' => {
+                let told = presence.sentence_for(&message[5..]);
+                client.out.extend_from_slice(told.as_deref().unwrap_or(message));
+                Err(Failure::Told)
+            }
+            b'N' | b'S' | b'A' => {
                 client.out.extend_from_slice(message);
-                if header.tag == b'E' { Err(Failure::Told) } else { Ok(()) }
+                Ok(())
             }
             _ => Ok(()),
         };

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use pgsluice_sharding::copy::CopyFrom;
-use pgsluice_sharding::plan::{Broadcast, FinalQuery, Plan, ShardSet, Values, Write};
+use pgsluice_sharding::copy::{CopyFrom, CopyQuery};
+use pgsluice_sharding::plan::{Broadcast, Computed, FinalQuery, Plan, ShardSet, Values, Write};
 use pgsluice_sharding::sql::{Access, Command, Effects, Statement};
 use pgsluice_sharding::{Refusal, ShardId, ShardMap};
 
@@ -22,12 +22,16 @@ pub(super) enum Decision {
     CopySplit(Arc<CopyFrom>),
     /// COPY ... TO STDOUT: these shards send their rows one after another.
     CopyOut { shards: Vec<ShardId>, header: bool, access: Access },
+    /// COPY (query) TO STDOUT whose rows the router prints.
+    CopyQuery(Arc<CopyQuery>),
     /// EXPLAIN of what one shard does not do alone.
     Explain(Box<Self>),
     /// PREPARE: a server judges it, the session keeps it.
     Prepare,
     /// A prepared statement of the session's is run, explained or fills a table.
     Execute,
+    /// The router gets values first and puts them in.
+    Compute(Arc<Computed>),
     /// The session's own business: transaction control, settings.
     Session,
 }
@@ -91,9 +95,12 @@ fn decide_plan(plan: &Plan, access: Access, map: &ShardMap, values: Values<'_>) 
                 Ok(Decision::Many { read, access })
             }
         },
+        Plan::Computed(computed) => Ok(Decision::Compute(computed.clone())),
         Plan::Broadcast(_) | Plan::CopyFrom(_) if !sharded => Ok(Decision::Forward { shard: Some(ShardId(0)), access }),
         Plan::Broadcast(how) => Ok(Decision::Broadcast(how.clone())),
         Plan::CopyFrom(copy) => Ok(Decision::CopySplit(copy.clone())),
+        Plan::CopyQuery(_) if !sharded => Ok(Decision::Forward { shard: Some(ShardId(0)), access }),
+        Plan::CopyQuery(copy) => Ok(Decision::CopyQuery(copy.clone())),
         Plan::CopyTo { shards, header } => match shards.resolve(map, values)? {
             ShardSet::Any => Ok(Decision::Forward { shard: None, access }),
             ShardSet::One(shard) => Ok(Decision::Forward { shard: Some(shard), access }),
@@ -246,7 +253,7 @@ pub(super) fn uses_literals(plan: &Plan) -> bool {
             Write::Each(each) => literals_in(&each.query) || each.target.uses_literals(),
             Write::Rows(insert) => insert.keys.uses_literals(),
             // The literals of its query are known by their values.
-            Write::Selected(_) => false,
+            Write::Selected(selected) => selected.shards.uses_literals(),
             Write::Moved(moved) => moved.target.uses_literals(),
         },
         _ => false,

@@ -4,6 +4,7 @@
 //! Describe tells which server will run the statement; a server that knows it already is not asked
 //! again, and the router answers ParseComplete in its place.
 
+use std::cell::Cell;
 use std::rc::Rc;
 
 use bytes::{Bytes, BytesMut};
@@ -46,7 +47,7 @@ pub(super) enum Binding {
 }
 
 impl Binding {
-    fn body<'a>(&'a self, client: &'a Client) -> &'a [u8] {
+    pub(super) fn body<'a>(&'a self, client: &'a Client) -> &'a [u8] {
         match self {
             Self::Request(total) => &client.inbox.filled()[5..*total],
             Self::Made(body) => body,
@@ -262,7 +263,7 @@ impl Conversation {
 
     /// Makes sure that server `i` has the statement; true if a Parse was sent.
     pub(super) fn prepare_on(&mut self, i: usize, statement: &PreparedStatement, audience: Audience) -> bool {
-        let text = self.encode(&statement.text);
+        let text = self.encode(statement.server_text());
         let link = &mut self.links[i];
         let Preparation::Parse { close } = link.server.state.prepared().touch(statement.id) else { return false };
         if let Some(old) = close {
@@ -390,6 +391,7 @@ impl Conversation {
                 self.session.statements.bind(portal, Portal::OnServer { server, statement });
             }
             Some(Decision::Many { read, .. }) => self.bind_many(&binding, statement, portal, read).await?,
+            Some(Decision::Compute(computed)) => self.bind_computed(&binding, &statement, &computed, portal).await?,
             Some(Decision::Explain(explained)) => match *explained {
                 Decision::Many { read, .. } => self.bind_many(&binding, statement, portal, read).await?,
                 _ => self.bind_in_router(statement, portal).await?,
@@ -408,7 +410,7 @@ impl Conversation {
     ) -> Result<(), Failure> {
         self.answer_parses().await?;
         let bind = Bytes::copy_from_slice(binding.body(&self.client));
-        let bound = ManyPortal { statement, read, bind };
+        let bound = ManyPortal { statement, read, bind, ran: Cell::new(false) };
         self.session.statements.bind(portal, Portal::Many(Rc::new(bound)));
         self.answer(backend::bind_complete);
         Ok(())
@@ -598,7 +600,11 @@ impl Conversation {
                 if in_portions {
                     return Box::pin(self.execute_in_portions(total, &name, &portal, max_rows)).await;
                 }
-                let result = Box::pin(self.execute_many(&portal)).await;
+                let result = match portal.ran.get() {
+                    true => Box::pin(self.execute_ended(&name, &portal)).await,
+                    false => Box::pin(self.execute_many(&portal)).await,
+                };
+                portal.ran.set(result.is_ok());
                 self.portal_ended(result.is_err());
                 result
             }

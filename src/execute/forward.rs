@@ -13,12 +13,12 @@ use tokio::io::AsyncWrite;
 use crate::listening::{Lost, Notification};
 use crate::pool::server::{Verdict, is_outdated_plan};
 use crate::protocol::backend::{self, TransactionStatus};
-use crate::protocol::error::{ErrorFields, Shift};
+use crate::protocol::error::ErrorFields;
 use crate::protocol::frame::Header;
 use crate::protocol::frontend;
 use crate::protocol::reply;
 
-use super::client::{dismissed, write_all};
+use super::client::dismissed;
 use super::extended::PARSE_COMPLETE;
 use super::links::{Copying, Effect, Expected, Life, Link, Sent};
 use super::worker::Worker;
@@ -163,7 +163,7 @@ impl Conversation {
             && (range.len() >= GATHERED_BYTES_MAX || self.client.inbox_has_little_more())
         {
             let bytes = &link.inbox.filled()[range.clone()];
-            write_all(&mut self.client.stream, bytes).await.map_err(End::ClientGone)?;
+            self.client.write(bytes).await?;
             self.served.stats.sent.add(bytes.len() as u64);
         } else {
             for range in &passage.ranges {
@@ -298,7 +298,11 @@ impl Conversation {
                 }
                 link.note_fault(Some(error));
                 let told = self.presence.sentence_for(error);
-                let shifted = told.or_else(|| shift.map(|shift| shifted_error(error, shift)));
+                let shifted = told.or_else(|| match (shift, &self.made) {
+                    (Some(shift), _) => Some(shifted_error(error, |position| shift.apply(position))),
+                    (None, Some(made)) => Some(shifted_error(error, |position| made.position(position))),
+                    (None, None) => None,
+                });
                 self.statement_failed(i);
                 if let Some(message) = shifted {
                     self.links[i].server.state.owe_first(message);
@@ -532,9 +536,9 @@ impl Conversation {
 }
 
 /// The ErrorResponse with this body, pointing into the client's text.
-pub(super) fn shifted_error(body: &[u8], shift: Shift) -> Bytes {
+pub(super) fn shifted_error(body: &[u8], shift: impl Fn(u32) -> u32) -> Bytes {
     let mut fields = ErrorFields::parse(body);
-    fields.position = fields.position.map(|position| shift.apply(position));
+    fields.position = fields.position.map(shift);
     let mut message = BytesMut::new();
     backend::error_response(&mut message, &fields);
     message.freeze()

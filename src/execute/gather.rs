@@ -24,7 +24,6 @@ use crate::session::statements::{ManyPortal, ManyRead};
 
 use super::arguments::Arguments;
 use super::ask::Answer;
-use super::client::write_all;
 use super::cursors::close_portal_of_router;
 use super::final_query::InputRows;
 use super::final_tables::InputTable;
@@ -32,7 +31,7 @@ use super::steps::Taken;
 use super::timed::TIME_TYPE;
 use super::types::ParameterTypes;
 use super::worker::Description;
-use super::{CatalogChange, Conversation, End, Failure};
+use super::{CatalogChange, Conversation, Failure};
 
 /// Rows leave in pieces of about this size.
 pub(super) const OUT_BYTES: usize = 64 << 10;
@@ -574,8 +573,7 @@ impl Conversation {
             Sink::Client(Outflow { held: Some(held), .. }) => held.append(out),
             Sink::Client(outflow) => {
                 outflow.began = true;
-                self.client.flush().await?;
-                write_all(&mut self.client.stream, out).await.map_err(End::ClientGone)?;
+                self.client.write(out).await?;
                 self.served.stats.sent.add(out.len() as u64);
             }
             Sink::Rows(rows) => rows.take(out),

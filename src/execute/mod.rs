@@ -13,12 +13,14 @@
 //! - [`cursors`]: portals fetched in portions and cursors, over several shards
 //! - [`copy`]: COPY FROM STDIN, one shard or split
 //! - [`copy_out`]: COPY TO STDOUT of several shards
+//! - [`copy_query`]: COPY of a query whose rows are merged
 //! - [`block`]: BEGIN, COMMIT, savepoints, SET over the servers held
 //! - [`commit`]: COMMIT on the servers that wrote, in one phase or two
 //! - [`listen`]: LISTEN and what it brings
 //! - [`pipeline`]: what makes a block of a pipeline
 //! - [`sync`]: Flush and Sync, where pipelines are settled
 //! - [`sequences`]: whose server knows currval
+//! - [`computed`]: values that the router puts into a statement; [`unique`]: ids of its own
 //! - [`prepared`]: PREPARE and EXECUTE of SQL
 //! - [`queries`], [`measure`]: what is counted by statement
 //! - [`victim`]: who must give up in a deadlock over shards
@@ -32,8 +34,10 @@ mod block;
 mod broadcast;
 mod client;
 mod commit;
+mod computed;
 mod copy;
 mod copy_out;
+mod copy_query;
 mod cursors;
 mod decide;
 mod encoding;
@@ -62,6 +66,7 @@ mod sync;
 mod tables;
 mod timed;
 mod types;
+pub mod unique;
 mod victim;
 pub mod worker;
 mod writes;
@@ -185,6 +190,8 @@ pub struct Conversation {
     /// When the request that is being answered came.
     asked_at: Instant,
     measure: Measure,
+    /// The text that runs in the place of the client's.
+    made: Option<Box<computed::MadeText>>,
     /// When the transaction that is running began.
     transaction_began: Option<Instant>,
 }
@@ -215,6 +222,7 @@ impl Conversation {
             encoding_by_default: "".into(),
             asked_at: clock::now(),
             measure: Measure::default(),
+            made: None,
             transaction_began: None,
         }
     }

@@ -59,18 +59,15 @@ impl Conversation {
         }
         let is_alone = matches!(command, Command::DiscardAll)
             || matches!(decision, Decision::Broadcast(Broadcast::Apart | Broadcast::Index(_)));
-        match (self.has_executed(), is_alone) {
-            (true, true) => {
-                Err(ErrorFields::error("25001", "this statement cannot be executed within a pipeline").into())
-            }
-            (false, true) => Ok(()),
-            (has_executed, false) => {
-                if has_executed || !self.sync_follows(self.client.request_bytes) {
-                    self.pipeline_becomes_block().await?;
-                }
-                Ok(())
-            }
+        let has_executed = self.has_executed();
+        if has_executed && is_alone {
+            return Err(ErrorFields::error("25001", "this statement cannot be executed within a pipeline").into());
         }
+        if has_executed || !(is_alone || self.sync_follows(self.client.request_bytes)) {
+            return self.pipeline_becomes_block().await;
+        }
+        // What was only described is no part of it.
+        self.sync_before_query().await
     }
 
     /// What the pipeline has done on any server, and what it will do, becomes a block that its Sync ends.

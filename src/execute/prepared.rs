@@ -185,6 +185,10 @@ impl Conversation {
                 self.take_effect(i, &first.command, &inner.text, first.effects);
                 Ok(())
             }
+            Decision::Compute(computed) => {
+                let (made, bind, decision) = self.compute_bound(inner, &computed, bind).await?;
+                Box::pin(self.run_bound(&made, decision, bind, describe)).await
+            }
             Decision::Many { read, access } => {
                 self.served.stats.gathered.add(1);
                 let arguments = Arguments::bound(inner, bind);
@@ -410,7 +414,7 @@ impl Conversation {
         let server = self.links[i].server.id.0;
         let mut answer = self.read_answer(i).await?;
         if let Some(error) = &answer.error {
-            let shifted = shifted_error(&error[5..], shift);
+            let shifted = shifted_error(&error[5..], |position| shift.apply(position));
             answer.error = Some(BytesMut::from(&shifted[..]));
             if let (true, Some(i)) = (in_pipeline, self.links.by_server(server)) {
                 self.links[i].sent = Sent::Failed;

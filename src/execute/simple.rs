@@ -278,10 +278,12 @@ impl Conversation {
                 self.measure.touches(self.served.shards.len());
                 self.copy_split(&copy, own_text).await
             }
+            Decision::CopyQuery(copy) => Box::pin(self.copy_query(&copy, script, index, text)).await,
             Decision::CopyOut { shards, header, access } => {
                 self.measure.touches(shards.len());
                 self.copy_out(&shards, header, access, own_text).await
             }
+            Decision::Compute(computed) => Box::pin(self.run_computed(&computed, own_text, describe)).await,
             Decision::Explain(explained) => Box::pin(self.explain(statement, text, *explained, describe)).await,
             Decision::Forward { shard, access } => {
                 let shard = self.place_of_cursor(&statement.command, shard).await?;
@@ -385,7 +387,7 @@ impl Conversation {
     }
 
     /// Plans a text for its statement `index`: those before may have changed tables and search path.
-    fn plan_part(&self, text: &str, index: usize) -> Result<(SharedScript, Decision), Failure> {
+    pub(super) fn plan_part(&self, text: &str, index: usize) -> Result<(SharedScript, Decision), Failure> {
         let catalog = self.catalog()?;
         let mut planner = self.served.planner.borrow_mut();
         let script = planner.plan(&catalog, self.session.search_path(), text)?;

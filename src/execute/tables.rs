@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use pgsluice_sharding::catalog::{Catalog, TableKind};
 
-use crate::catalog::{Builder, QUERIES};
+use crate::catalog::{Builder, INSIDE_QUERIES, QUERIES};
 use crate::protocol::error::ErrorFields;
 use crate::protocol::reply;
 
@@ -88,7 +88,7 @@ impl Conversation {
         let i = self.link_on(super::worker::Served::HOME, pgsluice_sharding::sql::Access::Write).await?;
         self.bring_into_step(i).await?;
         let mut builder = Builder::new(shared.rules.clone(), shared.shards);
-        for query in &QUERIES {
+        for query in QUERIES.iter().chain(&INSIDE_QUERIES) {
             let answer = self.ask(i, query.sql).await?;
             for row in answer.rows() {
                 let cells: Vec<Option<&[u8]>> =
@@ -111,6 +111,10 @@ impl Conversation {
 
 /// The first shard does not have the local tables of the others.
 fn keep_tables_of_other_shards(own: &mut Catalog, shared: &Catalog) {
+    for (schema, names) in &shared.sequences {
+        let elsewhere = names.iter().filter(|(_, home)| **home != super::worker::Served::HOME);
+        own.sequences.entry(schema.clone()).or_default().extend(elsewhere.map(|(name, home)| (name.clone(), *home)));
+    }
     for (schema, tables) in &shared.tables {
         for (name, table) in tables {
             if matches!(table.kind, TableKind::Local(shard) if shard != super::worker::Served::HOME) {

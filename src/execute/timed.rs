@@ -47,7 +47,7 @@ impl Conversation {
 }
 
 /// The body of a Bind message with more values behind the others, in binary.
-pub(super) fn bind_with(bind: &Bind<'_>, values: &[&[u8]]) -> Bytes {
+pub(super) fn bind_with(bind: &Bind<'_>, values: &[Option<&[u8]>]) -> Bytes {
     let mut out = BytesMut::new();
     put_cstr(&mut out, bind.portal);
     put_cstr(&mut out, bind.statement);
@@ -56,7 +56,7 @@ pub(super) fn bind_with(bind: &Bind<'_>, values: &[&[u8]]) -> Bytes {
     values.iter().for_each(|_| out.put_i16(BINARY));
     put_count(&mut out, bind.values.count() + values.len());
     bind.values.iter().for_each(|value| put_value(&mut out, value));
-    values.iter().for_each(|value| put_value(&mut out, Some(value)));
+    values.iter().for_each(|value| put_value(&mut out, *value));
     put_count(&mut out, bind.result_formats.count());
     bind.result_formats.codes().for_each(|code| out.put_i16(code));
     out.freeze()
@@ -70,7 +70,7 @@ mod tests {
     fn one_more_value() {
         let body = b"p\0s\0\0\x01\0\x01\0\x02\0\0\0\x01a\xff\xff\xff\xff\0\x01\0\x01";
         let bind = Bind::read(body).expect("is well formed");
-        let more = bind_with(&bind, &[b"xyz"]);
+        let more = bind_with(&bind, &[Some(b"xyz")]);
         let more = Bind::read(&more).expect("is well formed");
         let parameters: Vec<(i16, Option<&[u8]>)> = more.parameters().collect();
         assert_eq!(parameters, [(1, Some(&b"a"[..])), (1, None), (1, Some(&b"xyz"[..]))]);

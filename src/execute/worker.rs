@@ -9,6 +9,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use pgsluice_sharding::catalog::Catalog;
 use pgsluice_sharding::merge::ColumnType;
+use pgsluice_sharding::plan::{Plan, without_unique_ids};
 use pgsluice_sharding::sql::{Limits as PlannerLimits, Planner};
 use pgsluice_sharding::{Refusal, ShardId, ShardMap};
 use tokio::sync::Notify;
@@ -18,6 +19,7 @@ use super::greeting::{Greeting, Greetings};
 use super::presence::Presence;
 use super::queries::Queries;
 use super::types::ParameterTypes;
+use super::unique::UniqueIds;
 use crate::catalog::CatalogReader;
 use crate::commit::name::TransactionId;
 use crate::commit::shards::Commits;
@@ -60,6 +62,8 @@ pub struct Worker {
     gate: Gate,
     /// Some client has asked for what a sequence gave it.
     sequences_watched: Cell<bool>,
+    /// Gives out `sluice.unique_id()`.
+    pub(super) ids: Arc<UniqueIds>,
     /// Raised for whatever needs a number of its own: transaction names, turns.
     counter: Cell<u64>,
     /// Makes statement ids that no client can foresee; the same on all workers.
@@ -67,7 +71,7 @@ pub struct Worker {
 }
 
 impl Worker {
-    pub fn new(index: usize, limits: Limits, seed: u64) -> Self {
+    pub fn new(index: usize, limits: Limits, seed: u64, ids: Arc<UniqueIds>) -> Self {
         let queries = RefCell::new(Queries::new(limits.query_shapes_max));
         Self {
             queries,
@@ -81,6 +85,7 @@ impl Worker {
             clients: RefCell::default(),
             gate: Gate::default(),
             sequences_watched: Cell::new(false),
+            ids,
             counter: Cell::new(0),
             seed,
         }
@@ -202,7 +207,10 @@ impl Worker {
             return Ok(known);
         }
         let script = served.planner.borrow_mut().plan(catalog, reading.search_path(), text)?;
+        let is_computed = script.statements.iter().any(|statement| matches!(statement.plan, Plan::Computed(_)));
+        let judged = if is_computed { without_unique_ids(text) } else { None };
         let statement = Rc::new(PreparedStatement {
+            judged: judged.map(Rc::from),
             id,
             text: text.into(),
             param_types: param_types.into(),
@@ -212,6 +220,7 @@ impl Worker {
             script,
             accepted: Cell::new(false),
             row: Cell::new(None),
+            draft: OnceCell::new(),
             held: self.texts.hold(text),
         });
         self.statements.borrow_mut().insert(statement.clone());

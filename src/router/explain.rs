@@ -41,7 +41,8 @@ fn where_to(statement: &Statement, map: &ShardMap, names: &[&str], values: Value
         Plan::Gather(gather) => &gather.shards,
         Plan::Final(query) => &query.shards,
         Plan::Write(write) => write.shards(),
-        Plan::Broadcast(_) | Plan::CopyFrom(_) | Plan::Session | Plan::Refused(_) => return None,
+        Plan::Broadcast(_) | Plan::CopyFrom(_) | Plan::CopyQuery(_) | Plan::Session => return None,
+        Plan::Computed(_) | Plan::Refused(_) => return None,
     };
     let name = |shard: &ShardId| names.get(usize::from(shard.0)).copied().unwrap_or("?");
     Some(match shards.resolve(map, values) {

@@ -117,7 +117,7 @@ pub(super) fn run(index: usize, mailbox: Mailbox, inbox: mpsc::UnboundedReceiver
     };
     LocalSet::new().block_on(&runtime, async {
         let host = Rc::new(Host {
-            worker: Rc::new(Worker::new(index, shared.config().limits.clone(), shared.random.seed)),
+            worker: Rc::new(Worker::new(index, shared.config().limits.clone(), shared.random.seed, shared.ids.clone())),
             pools: Pools::start(shared.directory.clone(), mailbox),
             shared: shared.clone(),
             served: RefCell::default(),

@@ -1,10 +1,12 @@
 //! One client as the router knows it: settings, transaction, statements, portals, pins. Pure: it is
 //! told what the client sent and what the servers answered, and says what that means.
 //!
+//! - [`sequences`]: what sequences gave it
 //! - [`settings`]: what was SET, and how a server is brought to it
 //! - [`transaction`]: the only holder of "is this client in a transaction"
 //! - [`statements`]: prepared statements and portals by the client's names
 
+pub mod sequences;
 pub mod settings;
 pub mod statements;
 pub mod transaction;
@@ -16,6 +18,7 @@ use std::time::Instant;
 use pgsluice_sharding::ShardId;
 use pgsluice_sharding::sql::{Command, Pin, SetValue};
 
+use sequences::SequenceValues;
 use settings::{Settings, quote_literal};
 use statements::Statements;
 use transaction::Transaction;
@@ -45,6 +48,8 @@ pub struct Session {
     cursors: HashMap<String, Cursor>,
     /// The server that it wrote on last: what it did to sequences is known there alone.
     pub last_server_written: Option<(ShardId, u64)>,
+    /// What the router gave it of sequences.
+    pub sequences: SequenceValues,
     /// When this session last wrote on each shard: replicas that are older may not serve it.
     wrote: Vec<Option<Instant>>,
 }
@@ -156,6 +161,7 @@ impl Session {
             listens: BTreeSet::new(),
             cursors: HashMap::new(),
             last_server_written: None,
+            sequences: SequenceValues::default(),
             wrote: vec![None; usize::from(shards)],
         }
     }
@@ -222,6 +228,7 @@ impl Session {
         self.statements.clear();
         self.pins.clear();
         self.apart = 0;
+        self.sequences.discard();
         self.listens.clear();
         self.cursors.clear();
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use pgsluice_sharding::ShardId;
-use pgsluice_sharding::plan::{FinalQuery, Gather, InsertRows, Write};
+use pgsluice_sharding::plan::{Draft, FinalQuery, Gather, InsertRows, Write};
 use pgsluice_sharding::sql::SharedScript;
 
 use crate::pool::server::StatementId;
@@ -33,6 +33,10 @@ pub struct PreparedStatement {
     pub accepted: Cell<bool>,
     /// The shape of its rows as a hash, once a server has described it.
     pub row: Cell<Option<u64>>,
+    /// What servers are shown of it, if that is another text.
+    pub judged: Option<Rc<str>>,
+    /// Its pieces, once values were put into it.
+    pub draft: OnceCell<Rc<Draft>>,
     pub held: HeldText,
 }
 
@@ -72,6 +76,11 @@ impl Drop for HeldText {
 }
 
 impl PreparedStatement {
+    /// The text that servers know.
+    pub fn server_text(&self) -> &Rc<str> {
+        self.judged.as_ref().unwrap_or(&self.text)
+    }
+
     /// How many parameters it has.
     pub fn parameters(&self) -> usize {
         let named = self.script.statements.first().map_or(0, |first| usize::from(first.params));
@@ -116,6 +125,8 @@ pub struct ManyPortal {
     pub read: ManyRead,
     /// The body of the Bind message.
     pub bind: Bytes,
+    /// It has run to its end.
+    pub ran: Cell<bool>,
 }
 
 /// A statement over several shards, with the shards that it turned out to concern.

@@ -185,7 +185,7 @@ fn a_victim_goes_back_to_its_savepoint() {
     assert_eq!(second.query("COMMIT").tag(), "COMMIT");
 }
 
-/// A thousand transactions that lock two of few rows in any order, over pools with less room than there are clients.
+/// A thousand transactions that change two of few rows in any order, over pools with less room than there are clients.
 #[test]
 fn transfers_in_any_order_all_end() {
     const CLIENTS: u64 = 8;
@@ -204,15 +204,14 @@ fn transfers_in_any_order_all_end() {
         while done < TRANSFERS {
             let (from, to) = (next(), next());
             assert_eq!(client.query("BEGIN").tag(), "BEGIN");
-            let lock = |name: u64| format!("SELECT amount FROM accounts WHERE name = {name} FOR UPDATE");
-            let mut answer = client.query(&lock(from));
+            let add =
+                |name: u64, amount: i32| format!("UPDATE accounts SET amount = amount + {amount} WHERE name = {name}");
+            let mut answer = client.query(&add(from, -1));
             if answer.sqlstate().is_empty() {
-                answer = client.query(&lock(to));
+                answer = client.query(&add(to, 1));
             }
             match answer.sqlstate() {
                 "" => {
-                    let add = format!("UPDATE accounts SET amount = amount + 1 WHERE name = {to}");
-                    assert_eq!(client.query(&add).tag(), "UPDATE 1");
                     assert_eq!(client.query("COMMIT").tag(), "COMMIT");
                     done += 1;
                 }
@@ -238,7 +237,7 @@ fn transfers_in_any_order_all_end() {
     });
     assert!(gave_up < 500, "{gave_up} gave up: not everybody may");
     let total = stage.router.client().text("SELECT sum(amount) FROM accounts");
-    assert_eq!(total, (100 * 100 + CLIENTS as usize * TRANSFERS).to_string());
+    assert_eq!(total, "10000");
 }
 
 /// The console tells who waits for a lock and who holds it, with what both have run, also past the router.
@@ -251,7 +250,7 @@ fn show_waiting_tells_of_locks() {
     let mut console = stage.console();
     let row = wait_for("the wait to be seen", || {
         let answer = console.query("SHOW WAITING").text();
-        (!answer.is_empty()).then_some(answer)
+        (answer.lines().count() == 1 && answer.contains("|ShareLock")).then_some(answer)
     });
     let cells: Vec<&str> = row.split('|').collect();
     let statement = "SELECT amount FROM accounts WHERE name = $1 FOR UPDATE";

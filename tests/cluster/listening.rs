@@ -198,3 +198,25 @@ fn who_listens_learns_the_process_id_that_the_client_knows_of_itself() {
     let (pid, ..) = next(&mut listener);
     assert!(speakers.iter().all(|speaker| speaker.pid != pid));
 }
+
+/// PostgreSQL does not prepare a transaction that has notified; so the first shard, where it has, decides.
+#[test]
+fn a_transaction_on_all_shards_notifies() {
+    let over = databases("listen", 3);
+    let router = Running::over(&over);
+    let (mut listener, mut speaker) = (router.client(), router.client());
+    listener.query("LISTEN news");
+    speaker.query("BEGIN");
+    speaker.query("NOTIFY news, 'made'");
+    assert_eq!(speaker.query("CREATE TABLE made (user_id bigint PRIMARY KEY)").tag(), "CREATE TABLE");
+    assert_eq!(speaker.text("SELECT pg_advisory_lock(1), pg_advisory_xact_lock(1)"), "|");
+    assert_eq!(speaker.query("COMMIT").tag(), "COMMIT");
+    assert_eq!(heard(&mut listener), ("news".to_owned(), "made".to_owned()));
+    speaker.query("BEGIN");
+    speaker.query("NOTIFY news, 'not made'");
+    speaker.query("CREATE TABLE unmade (user_id bigint PRIMARY KEY)");
+    assert_eq!(speaker.query("ROLLBACK").tag(), "ROLLBACK");
+    speaker.query("NOTIFY news, 'later'");
+    assert_eq!(heard(&mut listener), ("news".to_owned(), "later".to_owned()));
+    assert_eq!(speaker.text("SELECT count(*) FROM made"), "0");
+}

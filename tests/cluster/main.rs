@@ -20,6 +20,7 @@ mod explain;
 mod faults;
 mod generated;
 mod hostile;
+mod ids;
 mod large;
 mod listening;
 mod loading;

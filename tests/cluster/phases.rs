@@ -90,6 +90,8 @@ impl Sides {
                 ("nicks".into(), TableRule::Key("nick".into())),
                 ("plans".into(), TableRule::Reference),
                 ("countries".into(), TableRule::Reference),
+                ("members".into(), TableRule::Key("id".into())),
+                ("regions".into(), TableRule::Reference),
                 ("audit_log".into(), TableRule::Local(ShardId(1))),
             ]),
             default: DefaultKind::Local,

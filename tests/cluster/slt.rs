@@ -50,6 +50,7 @@ files! {
     grouping,
     groups,
     home,
+    ids,
     joins,
     keys,
     kinds,

@@ -26,7 +26,7 @@ settings.configure(
         "pooled": database(DISABLE_SERVER_SIDE_CURSORS=True),
         "bound": database(OPTIONS={"server_side_binding": True, "options": "-c work_mem=6MB -c search_path=public,pg_temp", "isolation_level": 3}),
     },
-    INSTALLED_APPS=["django.contrib.contenttypes", "django.contrib.auth", "django.contrib.postgres", "__main__"],
+    INSTALLED_APPS=["django.contrib.contenttypes", "django.contrib.auth", "django.contrib.admin", "django.contrib.sessions", "django.contrib.postgres", "__main__"],
     DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
     USE_TZ=True,
 )
@@ -92,6 +92,7 @@ class User64(models.Model):
 
 
 @check()
+@check("keyed")
 def migrations():
     out = io.StringIO()
     call_command("migrate", verbosity=1, stdout=out)

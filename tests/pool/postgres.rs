@@ -78,6 +78,7 @@ fn config(cluster: &Cluster, size: u32) -> Config {
         replicas: ReplicaSettings { lag_max: 1000 * MS, check_interval: 1000 * MS },
         limits: Limits {
             query_shapes_max: 1000,
+            sequence_block_max: 1000,
             message_bytes_max: 1 << 20,
             statement_bytes_max: 1 << 20,
             plan_cache_bytes_max: 1 << 20,

@@ -15,6 +15,7 @@ use std::time::Duration;
 use pgsluice::catalog::{CatalogReader, CatalogWatch};
 use pgsluice::commit::shards::{Bounds, Commits, Nowhere};
 use pgsluice::config::{Config, PoolMode};
+use pgsluice::execute::unique::UniqueIds;
 use pgsluice::execute::worker::{Served, ShardPools, Worker};
 use pgsluice::listening::Listening;
 use pgsluice::net::cancel::{Addressee, CancelKeys};
@@ -144,7 +145,7 @@ impl Router {
         .unwrap();
         let config = Arc::new(config);
         let (directory, mut mailboxes) = Directory::new(config.clone(), 1);
-        let worker = Rc::new(Worker::new(0, config.limits.clone(), 7));
+        let worker = Rc::new(Worker::new(0, config.limits.clone(), 7, Arc::new(UniqueIds::new(0))));
         let pools = Pools::start(directory, mailboxes.remove(0));
         let key = PoolKey { user: "app".into(), database: "app".into(), shard: 0, instance: 0 };
         let health = Arc::new(InstanceHealth::new(Duration::from_secs(10), pgsluice::clock::now()));

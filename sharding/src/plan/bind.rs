@@ -99,6 +99,8 @@ pub(crate) struct Facts {
     pub pin: Option<Pin>,
     /// It gives back advisory locks.
     pub unlocks: bool,
+    /// It moves sequences.
+    pub moves_sequences: bool,
     /// Every volatile function seen only takes locks.
     pub only_locks: bool,
     /// Something the router does not look into.

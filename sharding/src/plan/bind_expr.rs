@@ -151,6 +151,7 @@ impl Binder<'_> {
         if functions::reads_tables(name) {
             self.facts.reader.get_or_insert_with(|| name.to_owned());
         }
+        self.facts.moves_sequences |= matches!(name, "nextval" | "setval");
         if functions::lives_at_home(name) {
             self.facts.home.get_or_insert_with(|| name.to_owned());
         }

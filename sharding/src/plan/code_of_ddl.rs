@@ -51,27 +51,30 @@ impl Block<'_> {
     }
 
     /// What stands between two semicolons.
-    fn is_harmless(&self, piece: &[Token]) -> Result<bool, Refusal> {
-        let Some((first, rest)) = piece.split_first() else { return Ok(true) };
-        let opens = |word: &str| self.is(first, word);
-        let then = || rest.iter().position(|token| self.is(token, "then"));
-        if opens("begin") || opens("else") || opens("exception") {
-            return self.is_harmless(rest);
-        }
-        if opens("if") || opens("elsif") || opens("elseif") {
-            return match then() {
-                Some(at) if self.asks_catalogs(&rest[..at]) => self.is_harmless(&rest[at + 1..]),
-                _ => Ok(false),
+    fn is_harmless(&self, mut piece: &[Token]) -> Result<bool, Refusal> {
+        while let Some((first, rest)) = piece.split_first() {
+            let opens = |words: &[&str]| words.iter().any(|word| self.is(first, word));
+            let then = || rest.iter().position(|token| self.is(token, "then"));
+            piece = if opens(&["begin", "else", "exception"]) {
+                rest
+            } else if opens(&["if", "elsif", "elseif"]) {
+                match then() {
+                    Some(at) if self.asks_catalogs(&rest[..at]) => &rest[at + 1..],
+                    _ => return Ok(false),
+                }
+            } else if opens(&["when"]) {
+                // Names of conditions, joined by OR.
+                match then() {
+                    Some(at) => &rest[at + 1..],
+                    None => return Ok(false),
+                }
+            } else if opens(&["end", "null"]) {
+                return Ok(rest.is_empty() || rest.len() == 1 && self.is(&rest[0], "if"));
+            } else {
+                return self.is_ddl(self.source(piece));
             };
         }
-        if opens("when") {
-            // Names of conditions, joined by OR.
-            return then().map_or(Ok(false), |at| self.is_harmless(&rest[at + 1..]));
-        }
-        if opens("end") || opens("null") {
-            return Ok(rest.is_empty() || rest.len() == 1 && self.is(&rest[0], "if"));
-        }
-        self.is_ddl(self.source(piece))
+        Ok(true)
     }
 
     /// A condition whose value is the same on every shard.
@@ -109,5 +112,49 @@ impl Block<'_> {
             return Ok(false);
         }
         Ok(matches!(ddl_plan(context, &names, stmt)?, Broadcast::Together | Broadcast::Checked))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::changes_schema_only;
+    use crate::catalog::{Catalog, TableRules};
+    use crate::plan::Context;
+
+    fn is_ddl(body: &str) -> Option<bool> {
+        let rules = TableRules { sharding_key: Some("user_id".into()), ..TableRules::default() };
+        let catalog = Catalog::from_ddl("CREATE TABLE t (user_id bigint, a int)", &rules, 2).unwrap();
+        changes_schema_only(Context { catalog: &catalog, search_path: None, text: body, phases: &[] }, body).ok()
+    }
+
+    #[test]
+    fn blocks_of_migrations_are_ddl() {
+        for body in [
+            "BEGIN CREATE TYPE m AS ENUM ('a'); EXCEPTION WHEN duplicate_object OR others THEN NULL; END",
+            "begin if not exists (select from pg_type where typname = 'm') then create type m as enum ('then;'); else null; end if; end;",
+            "BEGIN BEGIN ALTER TABLE t ADD b int; EXCEPTION WHEN duplicate_column THEN NULL; END; END",
+        ] {
+            assert_eq!(is_ddl(body), Some(true), "{body}");
+        }
+    }
+
+    #[test]
+    fn what_touches_rows_or_cannot_be_read_is_not() {
+        for body in [
+            "BEGIN UPDATE t SET a = 1; END",
+            "DECLARE x int; BEGIN CREATE TYPE m AS ENUM ('a'); END",
+            "BEGIN EXECUTE 'CREATE TYPE m'; END",
+            "BEGIN PERFORM 1; END",
+            "BEGIN IF EXISTS (SELECT FROM t) THEN CREATE TYPE m AS ENUM ('a'); END IF; END",
+            "BEGIN IF random() < 0.5 THEN CREATE TYPE m AS ENUM ('a'); END IF; END",
+            "BEGIN CREATE TEMP TABLE x (a int); END",
+            "BEGIN CREATE INDEX CONCURRENTLY ON t (a); END",
+            "BEGIN IF",
+            "",
+        ] {
+            assert_eq!(is_ddl(body), Some(false), "{body}");
+        }
+        assert_eq!(is_ddl("BEGIN ALTER TABLE t ADD UNIQUE (a); END"), None);
+        assert_eq!(is_ddl(&"begin ".repeat(200_000)), Some(true));
     }
 }

@@ -7,19 +7,21 @@ use crate::sql::lex::{Lexer, Token, TokenKind};
 /// Why a function with this body may not run where the rows of `table` are; as the end of a sentence about it.
 pub(super) fn reason_against(catalog: &Catalog, table: &Table, body: &str) -> Option<String> {
     let tokens: Vec<Token> = Lexer::new(body).collect();
-    let code = Code { catalog, body, tokens: &tokens };
+    let mut code = Code { catalog, body, tokens: &tokens, tied: false };
     let key = match table.kind {
         TableKind::Sharded { column, .. } => table.columns.get(column).map(|column| column.name.as_str()),
         TableKind::Reference | TableKind::Local(_) => None,
     };
-    let tied = key.is_some_and(|key| code.mentions_own(key));
-    (0..tokens.len()).find_map(|at| code.reason_at(at, tied))
+    code.tied = key.is_some_and(|key| code.mentions_own(key));
+    (0..tokens.len()).find_map(|at| code.reason_at(at))
 }
 
 struct Code<'a> {
     catalog: &'a Catalog,
     body: &'a str,
     tokens: &'a [Token],
+    /// It names the sharding key of its own row.
+    tied: bool,
 }
 
 impl Code<'_> {
@@ -45,15 +47,15 @@ impl Code<'_> {
         })
     }
 
-    fn reason_at(&self, at: usize, tied: bool) -> Option<String> {
+    fn reason_at(&self, at: usize) -> Option<String> {
         let word = self.word(at);
         let before = if at == 0 { String::new() } else { self.word(at - 1) };
         match word.as_str() {
             "execute" => return Some("runs statements that it builds from strings".into()),
-            "into" if matches!(before.as_str(), "insert" | "merge") => return self.table_at(at + 1, true, tied),
-            "from" => return self.table_at(at + 1, before == "delete", tied),
-            "update" | "truncate" => return self.table_at(at + 1, true, tied),
-            "join" | "using" => return self.table_at(at + 1, false, tied),
+            "into" if matches!(before.as_str(), "insert" | "merge") => return self.table_at(at + 1, true),
+            "from" => return self.table_at(at + 1, before == "delete"),
+            "update" | "truncate" => return self.table_at(at + 1, true),
+            "join" | "using" => return self.table_at(at + 1, false),
             _ => {}
         }
         if !self.is_mark(at + 1, "(") {
@@ -70,7 +72,7 @@ impl Code<'_> {
     }
 
     /// What speaks against reading or writing the table whose name begins here.
-    fn table_at(&self, at: usize, writes: bool, tied: bool) -> Option<String> {
+    fn table_at(&self, at: usize, writes: bool) -> Option<String> {
         let at = if self.word(at) == "only" { at + 1 } else { at };
         let (schema, name) = match self.is_mark(at + 1, ".") {
             true => (Some(self.word(at)), self.word(at + 2)),
@@ -80,7 +82,7 @@ impl Code<'_> {
         let mut tables = self.catalog.tables.iter().filter(|(schema, _)| is_meant(schema));
         let found = tables.find_map(|(_, tables)| tables.get(&name))?;
         match (found.kind, writes) {
-            (TableKind::Sharded { .. }, _) if tied => None,
+            (TableKind::Sharded { .. }, _) if self.tied => None,
             (TableKind::Sharded { .. }, _) => {
                 Some(format!("uses sharded table \"{name}\" without the sharding key of its own row"))
             }

@@ -1,9 +1,12 @@
 //! COPY ... FROM STDIN: in which field of a row the sharding key is.
 
+use super::computed::check_copied;
 use super::final_query::quoted;
 use super::reasons;
 use crate::catalog::{Table, TableKind};
-use crate::copy::{CopyFormat, CopyFrom, CopyTarget, Encoding, ForceNull, KeyOptions, PartialRows};
+use crate::copy::{
+    CopyFormat, CopyFrom, CopyTarget, Encoding, ForceNull, ForceQuote, KeyOptions, PartialRows, PrintForm,
+};
 use crate::refusal::Refusal;
 use crate::sql::tree::{Copy, CopyOption, TableRef};
 
@@ -23,6 +26,7 @@ pub(super) fn copy_from(found: &Table, name: &str, table: &TableRef, copy: &Copy
         }
         TableKind::Reference | TableKind::Local(_) => (CopyTarget::Reference, String::new()),
     };
+    check_copied(found, name, &copy.columns)?;
     let mut key = KeyOptions::default();
     if matches!(target, CopyTarget::Sharded { .. }) {
         check_options(copy)?;
@@ -118,6 +122,70 @@ fn embeds_ascii(encoding: &str) -> bool {
     .iter()
     .chain(&["windows936", "uhc", "win949", "windows949", "gb18030", "johab"])
     .any(|known| plain(encoding) == *known)
+}
+
+/// How the router prints the rows of a query.
+///
+/// # Errors
+/// Options that PostgreSQL may refuse, or that the router does not know.
+pub(super) fn print_form(copy: &Copy) -> Result<PrintForm, Refusal> {
+    let no = || reasons::utility("COPY of a query with these options", "SELECT the rows, or leave the options out.");
+    let known = ["format", "delimiter", "null", "header", "quote", "escape", "force_quote", "encoding"];
+    for (at, (name, _)) in copy.options.iter().enumerate() {
+        let again = copy.options[..at].iter().any(|(other, _)| other == name);
+        if again || !known.contains(&&**name) {
+            return Err(no());
+        }
+    }
+    if let Some(encoding) = option(copy, "encoding")
+        && !matches!(encoding, CopyOption::Text(name) if plain(name) == "utf8")
+    {
+        return Err(no());
+    }
+    let force = match option(copy, "force_quote") {
+        None => ForceQuote::Named(Vec::new()),
+        Some(CopyOption::All) => ForceQuote::All,
+        Some(CopyOption::Names(columns)) => ForceQuote::Named(columns.clone()),
+        Some(_) => return Err(no()),
+    };
+    let is_set = |name: &str| option(copy, name).is_some();
+    let is_match = matches!(option(copy, "header"), Some(CopyOption::Text(text)) if text.eq_ignore_ascii_case("match"));
+    match (option(copy, "format"), format(copy)?) {
+        (Some(CopyOption::Text(name)), _) if !["text", "csv", "binary"].contains(&&**name) => Err(no()),
+        _ if is_match => Err(no()),
+        (_, CopyFormat::Binary) if copy.options.iter().any(|(name, _)| !["format", "encoding"].contains(&&**name)) => {
+            Err(no())
+        }
+        (_, CopyFormat::Binary) => Ok(PrintForm::Binary),
+        (_, CopyFormat::Text { delimiter, null, header }) => {
+            let odd =
+                delimiter == b'\\' || delimiter == b'.' || delimiter.is_ascii_lowercase() || delimiter.is_ascii_digit();
+            let foreign = is_set("quote") || is_set("escape") || is_set("force_quote");
+            if odd || foreign || !fits(&null, &[delimiter]) || !is_visible(delimiter) {
+                return Err(no());
+            }
+            Ok(PrintForm::Text { delimiter, null, header })
+        }
+        (_, CopyFormat::Csv { delimiter, null, quote, escape, header }) => {
+            if delimiter == quote
+                || !fits(&null, &[delimiter, quote])
+                || ![delimiter, quote, escape].into_iter().all(is_visible)
+            {
+                return Err(no());
+            }
+            Ok(PrintForm::Csv { delimiter, null, quote, escape, header, force })
+        }
+    }
+}
+
+/// Whether a NULL string can be told from everything else.
+fn fits(null: &[u8], marks: &[u8]) -> bool {
+    !null.iter().any(|byte| marks.contains(byte) || [b'\n', b'\r'].contains(byte))
+}
+
+/// Whether a mark is a character of its own and no line end.
+fn is_visible(mark: u8) -> bool {
+    mark.is_ascii() && ![0, b'\n', b'\r'].contains(&mark)
 }
 
 fn format(copy: &Copy) -> Result<CopyFormat, Refusal> {

@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use super::bind::Binder;
 use super::bind_query::Seen;
+use super::computed::check_none;
 use super::decide::{Context, Decided, access_of, anywhere, can_be_many, first_shard, refused};
 use super::route::Place;
 use super::scope::{Found, Names};
 use super::scope::{is_sharded, is_view};
 use super::{Broadcast, NewIndex, Node, Plan, Shards, build, code_of_ddl, copy_plan, reasons, stored};
 use crate::catalog::{Column, Relation, Table, TableKind, column_of};
+use crate::copy::CopyQuery;
 use crate::refusal::Refusal;
 use crate::sql::code::pin_of_code;
 use crate::sql::lex::{Lexer, TokenKind};
@@ -65,21 +67,20 @@ fn decide_do(context: Context<'_>, body: &str, plpgsql: bool) -> Decided {
 /// Whether what a text creates may be the session's own though the tree does not say so: types,
 /// functions and sequences.
 pub(super) fn may_be_temporary(context: Context<'_>) -> bool {
+    /// What may stand between CREATE and TEMPORARY.
+    const BETWEEN: [&str; 6] = ["create", "local", "global", "or", "replace", "recursive"];
     let is_own =
         |text: &str| text.trim_start_matches('"').get(..7).is_some_and(|word| word.eq_ignore_ascii_case("pg_temp"));
-    let mut after_create = false;
+    let (mut after_create, mut after_own) = (false, false);
     let creates = Lexer::new(context.text).any(|token| {
         let text = &context.text[token.start..token.end];
-        let is = |words: &[&str]| words.iter().any(|word| text.eq_ignore_ascii_case(word));
-        match token.kind {
-            TokenKind::Word if after_create && is(&["temp", "temporary"]) => return true,
-            TokenKind::Word | TokenKind::Quoted if is_own(text) => return true,
-            _ => {
-                after_create =
-                    token.kind == TokenKind::Word && is(&["create", "local", "global", "or", "replace", "recursive"])
-            }
-        }
-        false
+        let is =
+            |words: &[&str]| token.kind == TokenKind::Word && words.iter().any(|word| text.eq_ignore_ascii_case(word));
+        let found = after_create && is(&["temp", "temporary"]) || after_own && text == ".";
+        after_create = is(&BETWEEN);
+        // As a schema, not in the search path of a function.
+        after_own = matches!(token.kind, TokenKind::Word | TokenKind::Quoted) && is_own(text);
+        found
     });
     let in_path = |path: &str| path.as_bytes().windows(7).any(|word| word.eq_ignore_ascii_case(b"pg_temp"));
     creates || context.search_path.is_some_and(in_path)
@@ -395,23 +396,38 @@ fn copy_query(context: Context<'_>, copy: &Copy, dml: &Dml, parsed: &Parsed) -> 
     };
     binder.finish();
     let access = access_of(&binder);
+    if let Err(refusal) = check_none(context, dml, parsed, "COPY of a statement for which the router gets values") {
+        return Decided::new(Command::CopyToStdout, access, refused(refusal));
+    }
     let plan = match (binder.place(), query) {
-        (Err(refusal), _) => refused(refusal),
+        (Err(refusal), None) => refused(refusal),
+        (Err(_), Some(_)) => copy_printed(context, parsed, copy).unwrap_or_else(refused),
         (Ok(Place::Known(shards)), _) if !can_be_many(&shards) => Plan::Route { shards, many: None },
         (Ok(Place::Known(shards)), Some(query)) => match &shards {
-            Shards::Home { .. } => Plan::Route { shards, many: Some(Box::new(reasons::spread("COPY of a query"))) },
+            Shards::Home { .. } => copy_printed(context, parsed, copy).unwrap_or_else(refused),
             _ => copy_spread(context, &mut binder, query, &seen, shards.clone(), parsed, copy)
+                .or_else(|_| copy_printed(context, parsed, copy))
                 .unwrap_or_else(|refusal| Plan::Route { shards, many: Some(Box::new(refusal)) }),
         },
         (Ok(Place::Spread(None)), Some(query)) => {
-            copy_spread(context, &mut binder, query, &seen, Shards::All, parsed, copy).unwrap_or_else(refused)
+            copy_spread(context, &mut binder, query, &seen, Shards::All, parsed, copy)
+                .or_else(|_| copy_printed(context, parsed, copy))
+                .unwrap_or_else(refused)
         }
+        (Ok(Place::Spread(Some(_))), Some(_)) => copy_printed(context, parsed, copy).unwrap_or_else(refused),
         (Ok(Place::Known(shards)), None) => {
             Plan::Route { shards, many: Some(Box::new(reasons::spread("COPY of a query"))) }
         }
         (Ok(Place::Spread(_)), _) => refused(reasons::spread("COPY of a query")),
     };
     Decided::new(Command::CopyToStdout, access, plan)
+}
+
+/// The query is planned as a statement of its own, and the router prints its rows.
+fn copy_printed(context: Context<'_>, parsed: &Parsed, copy: &Copy) -> Result<Plan, Refusal> {
+    let form = copy_plan::print_form(copy)?;
+    let span = spans::copied(context.text, &parsed.span).ok_or_else(|| reasons::spread("COPY of a query"))?;
+    Ok(Plan::CopyQuery(Arc::new(CopyQuery { sql: context.text[span].to_owned(), form })))
 }
 
 /// Every shard copies its own rows of a query, where they are rows of the answer as they are.

@@ -6,7 +6,9 @@ use super::bind::{Binder, Moves};
 use super::phases::Phase;
 use super::route::Place;
 use super::scope::Names;
-use super::{FinalQuery, Plan, Shards, Write, build, ddl, final_groups, final_query, moved, reasons, view, write};
+use super::{
+    FinalQuery, Plan, Shards, Write, build, computed, ddl, final_groups, final_query, moved, reasons, view, write,
+};
 use crate::catalog::Catalog;
 use crate::map::ShardId;
 use crate::refusal::Refusal;
@@ -52,7 +54,7 @@ pub(crate) fn plan_statement(context: Context<'_>, parsed: &Parsed) -> Planned {
 /// With one shard nothing is refused and nothing is merged.
 fn on_one_shard(plan: Plan) -> Plan {
     match plan {
-        Plan::Session => Plan::Session,
+        Plan::Session | Plan::Computed(_) => plan,
         _ => Plan::Route { shards: Shards::One(ShardId(0)), many: None },
     }
 }
@@ -60,7 +62,7 @@ fn on_one_shard(plan: Plan) -> Plan {
 fn holds_for_shape(statement: &Statement) -> bool {
     let rows = matches!(statement.command, Command::Select | Command::Insert | Command::Update | Command::Delete);
     let untouched = match &statement.plan {
-        Plan::Route { .. } => true,
+        Plan::Route { .. } | Plan::Computed(_) => true,
         // Which rows there are, and where in the text, is found out when it runs.
         Plan::Write(write) => matches!(**write, Write::Rows(_)),
         Plan::Refused(refusal) => refusal.position.is_none(),
@@ -106,7 +108,7 @@ fn decide(context: Context<'_>, stmt: &Stmt, parsed: &Parsed) -> Decided {
     match stmt {
         Stmt::Dml(dml) => match set_config(dml).or_else(|| listening_channels(dml)) {
             Some(command) => Decided { command, any_values: false, ..rows(context, dml, parsed) },
-            None => rows(context, dml, parsed),
+            None => with_values(context, dml, parsed),
         },
         Stmt::Explain { explain, inner } => decide_explain(context, (**explain).clone(), inner, parsed),
         Stmt::Declare { name, hold, query } => declare(context, name, *hold, query, parsed),
@@ -124,6 +126,21 @@ fn decide(context: Context<'_>, stmt: &Stmt, parsed: &Parsed) -> Decided {
         }
         _ => ddl::decide(Context { text: &context.text[parsed.span.clone()], ..context }, stmt),
     }
+}
+
+/// A statement that reads or writes rows; if values stand in it that the router gives, it is planned with them.
+fn with_values(context: Context<'_>, dml: &Dml, parsed: &Parsed) -> Decided {
+    let plain = rows(context, dml, parsed);
+    let (plan, any_values) = match computed::computed(context, dml, parsed) {
+        Ok(None) => return plain,
+        Ok(Some(computed)) => {
+            let any_values = computed.any_values;
+            (Plan::Computed(computed), any_values)
+        }
+        Err(refusal) => (refused(refusal), false),
+    };
+    let pin = plain.effects.pin.filter(|pin| *pin != Pin::Sequence);
+    Decided { plan, any_values, effects: Effects { pin, moves_sequences: false, ..plain.effects }, ..plain }
 }
 
 /// Where it goes is known when its statement and the values of its arguments are.
@@ -219,12 +236,17 @@ fn rows(context: Context<'_>, dml: &Dml, parsed: &Parsed) -> Decided {
     let spread = matches!(dml, Dml::Query(_))
         && matches!(&plan, Plan::Gather(_) | Plan::Final(_) | Plan::Refused(_) | Plan::Route { many: Some(_), .. });
     let any_values = !binder.value_seen && !spread;
-    let mut effects =
-        Effects { pin: binder.facts.pin, changes_catalog: into == Some(false), unlocks: binder.facts.unlocks };
-    if into == Some(true) || (into.is_some() && ddl::may_be_temporary(context)) {
-        effects.pin = Some(Pin::TempTable);
-    }
+    let effects = effects_of(context, &binder, into);
     Decided { command, access, effects, plan, any_values, execute: None }
+}
+
+/// What a statement leaves behind; `into` says of a SELECT INTO whether its table is temporary.
+fn effects_of(context: Context<'_>, binder: &Binder<'_>, into: Option<bool>) -> Effects {
+    let facts = &binder.facts;
+    let changes_catalog = into == Some(false);
+    let is_temporary = into == Some(true) || (into.is_some() && ddl::may_be_temporary(context));
+    let pin = if is_temporary { Some(Pin::TempTable) } else { facts.pin };
+    Effects { pin, changes_catalog, unlocks: facts.unlocks, moves_sequences: facts.moves_sequences }
 }
 
 /// `SELECT set_config('name', 'value', false)`, as drivers and frameworks greet a server with. Not for
@@ -388,8 +410,15 @@ fn decide_explain(context: Context<'_>, mut explain: Explain, inner: &Stmt, pars
     };
     let mut decided = match inner {
         Stmt::Execute { name } => execute(context, parsed, start, name),
+        Stmt::Dml(dml) => rows(context, dml, &part(start)),
         _ => decide(context, inner, &part(start)),
     };
+    if let (true, Stmt::Dml(dml)) = (explain.analyze, inner)
+        && let Err(refusal) =
+            computed::check_none(context, dml, &part(start), "EXPLAIN ANALYZE of what the router gets values for")
+    {
+        decided.plan = refused(refusal);
+    }
     if !explain.analyze {
         decided.effects = Effects::default();
         // Nothing is written, but planning takes the locks of a write.
@@ -410,6 +439,11 @@ fn declare(context: Context<'_>, name: &str, hold: bool, query: &Query, parsed: 
     let dml = Dml::Query(Box::new(query.clone()));
     let inner = Parsed { stmt: Stmt::Session(Box::new(Command::Empty)), span: span.clone(), params: parsed.params };
     let mut decided = rows(context, &dml, &inner);
+    if let Err(refusal) =
+        computed::check_none(context, &dml, &inner, "a cursor of a query for which the router gets values")
+    {
+        decided.plan = refused(refusal);
+    }
     decided.command = Command::DeclareCursor { name: name.to_owned(), hold, query: span };
     decided.any_values = false;
     if hold {

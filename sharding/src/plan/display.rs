@@ -24,6 +24,7 @@ impl Display for Plan {
             }
             // They have steps.
             Self::Gather(_) | Self::Final(_) | Self::Write(_) => Ok(()),
+            Self::Computed(computed) => write!(f, "Computed: {}, then planned", computed.shown.join(", ")),
             Self::Broadcast(Broadcast::Apart | Broadcast::Loosely | Broadcast::Index(_)) => {
                 f.write_str("Broadcast: shard by shard")
             }
@@ -34,6 +35,7 @@ impl Display for Plan {
                 }
                 CopyTarget::Reference => write!(f, "CopyFrom: {} to all shards", copy.table),
             },
+            Self::CopyQuery(copy) => write!(f, "CopyQuery: rows of {}", copy.sql),
             Self::CopyTo { shards, .. } => write!(f, "CopyTo: {shards} one after another"),
             Self::Session => f.write_str("Session"),
             Self::Refused(refusal) => write!(f, "Refused: {refusal}"),

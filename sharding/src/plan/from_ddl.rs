@@ -5,10 +5,10 @@ use super::ddl::{created_columns, created_kind};
 use super::decide::Context;
 use super::scope::{Columns, Names};
 use super::view::view_kind;
-use crate::catalog::{Catalog, Column, Crossing, Relation, Table, TableRules};
+use crate::catalog::{Catalog, Column, ColumnDefault, Crossing, Identity, Relation, SequenceName, Table, TableRules};
 use crate::refusal::Refusal;
 use crate::sql::parse::{Parsed, parse};
-use crate::sql::tree::{Query, Stmt};
+use crate::sql::tree::{CreateTable, Query, Stmt};
 use crate::sql::{Limits, spans};
 
 impl Catalog {
@@ -31,6 +31,10 @@ impl Catalog {
                 _ => continue,
             };
             let (schema, name) = (names.creation_schema(table).to_owned(), table.name.to_string());
+            let mut columns = columns;
+            if let Stmt::CreateTable(create) = &stmt {
+                give_defaults(&sql[span.clone()], &schema, create, &mut columns);
+            }
             let kind = match &stmt {
                 Stmt::CreateTable(create) => created_kind(context, &names, create, &columns)?,
                 _ => catalog.rules.kind_of(&schema, &name, &columns)?,
@@ -63,6 +67,28 @@ impl Catalog {
     }
 }
 
+/// What the columns of a CREATE TABLE hold where an INSERT says nothing of them.
+fn give_defaults(text: &str, schema: &str, create: &CreateTable, columns: &mut [Column]) {
+    for defined in &create.columns {
+        let Some(column) = columns.iter_mut().find(|column| column.name == *defined.name) else { continue };
+        let name = format!("{}_{}_seq", create.table.name, defined.name);
+        let sequence = SequenceName { schema: schema.to_owned(), name };
+        if defined.target.name.ends_with("serial") || defined.target.name.starts_with("serial") {
+            column.default = ColumnDefault::Sequence { sequence, identity: Identity::No };
+        } else if let Some(default) = spans::column_default(text, &defined.name) {
+            column.default = match text[default.clone()].split_whitespace().next() {
+                Some(word) if word.eq_ignore_ascii_case("always") => {
+                    ColumnDefault::Sequence { sequence, identity: Identity::Always }
+                }
+                Some(word) if word.eq_ignore_ascii_case("by") => {
+                    ColumnDefault::Sequence { sequence, identity: Identity::ByDefault }
+                }
+                _ => ColumnDefault::Expression(text[default].to_owned()),
+            };
+        }
+    }
+}
+
 /// The columns of a view that show a column of a table.
 fn view_columns(catalog: &Catalog, query: &Query) -> Vec<Column> {
     let mut binder = Binder::new(Names::new(catalog, None));
@@ -77,6 +103,7 @@ fn view_columns(catalog: &Catalog, query: &Query) -> Vec<Column> {
             generated: false,
             collation: catalog.default_collation,
             crossing: Crossing::default(),
+            default: ColumnDefault::None,
         });
         column.name = name.unwrap_or_default().to_owned();
         column

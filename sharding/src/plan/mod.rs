@@ -13,12 +13,14 @@ mod bind_values;
 mod build;
 mod code_of_ddl;
 mod code_of_trigger;
+mod computed;
 mod conditions;
 mod copy_plan;
 mod crossing;
 mod ddl;
 mod decide;
 mod display;
+mod draft;
 mod final_groups;
 mod final_parts;
 mod final_query;
@@ -42,12 +44,14 @@ mod write;
 
 use std::sync::Arc;
 
-use crate::copy::CopyFrom;
+use crate::copy::{CopyFrom, CopyQuery};
 use crate::key::KeyType;
 use crate::map::ShardId;
 use crate::refusal::Refusal;
 
+pub use computed::Computed;
 pub(crate) use decide::{Context, plan_statement};
+pub use draft::{Draft, Given, Sequence, Sequences, Wanted, without_unique_ids};
 pub use final_query::quoted;
 pub use phases::{Phase, build_with};
 pub use steps::Step;
@@ -67,11 +71,15 @@ pub enum Plan {
     Broadcast(Broadcast),
     /// Rows are written that may be on several shards. One shard does it alone, as the client wrote it.
     Write(Arc<Write>),
+    /// The router gets values first and puts them into the text, which is then planned.
+    Computed(Arc<Computed>),
     /// COPY ... FROM STDIN into a sharded or reference table.
     CopyFrom(Arc<CopyFrom>),
     /// COPY ... TO STDOUT of rows that lie on several shards, in no order: one shard's after the other's. With `header`
     /// each begins with a line of names.
     CopyTo { shards: Shards, header: bool },
+    /// COPY (query) TO STDOUT of a query that is planned by itself when it runs; the router prints its rows.
+    CopyQuery(Arc<CopyQuery>),
     /// Nothing goes to any server: the session answers (BEGIN, SAVEPOINT, DEALLOCATE, ...).
     Session,
     /// Not answered while there is more than one shard.

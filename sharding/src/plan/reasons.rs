@@ -140,6 +140,44 @@ pub(crate) fn differs(what: &str) -> Refusal {
     )
 }
 
+/// Ids would come from the sequence of every shard.
+pub(crate) fn default_of_rows(table: &str, column: &str) -> Refusal {
+    no(
+        format!("the default of column \"{column}\" of \"{table}\" would be evaluated by every shard for itself"),
+        format!("Insert with VALUES, or give values for \"{column}\"."),
+    )
+}
+
+pub(crate) fn unique_id() -> Refusal {
+    no(
+        "sluice.unique_id() gives one value for each row of VALUES, or for a SELECT without FROM",
+        "Get the ids first, then use them as parameters.",
+    )
+}
+
+pub(crate) fn sequence_by_name(function: &str) -> Refusal {
+    no(
+        format!(
+            "{function}() of a sequence that is not named in the text is not supported in an INSERT over several shards"
+        ),
+        "Write the name of the sequence as a literal, or get its value with a SELECT first.",
+    )
+}
+
+/// As PostgreSQL says it.
+pub(crate) fn generated_always(column: &str) -> Refusal {
+    Refusal::error("428C9", format!("cannot insert a non-DEFAULT value into column \"{column}\""))
+        .with_detail(format!("Column \"{column}\" is an identity column defined as GENERATED ALWAYS."))
+        .with_hint("Use OVERRIDING SYSTEM VALUE to override.")
+}
+
+pub(crate) fn both_values() -> Refusal {
+    no(
+        "nextval() and what it gave before are asked for in one INSERT",
+        "Ask for currval() or lastval() first, and pass the value as a parameter.",
+    )
+}
+
 pub(crate) fn temporary() -> Refusal {
     no("temporary tables are not supported over several shards", "Use a CTE, or a table with the sharding key.")
 }
@@ -147,14 +185,14 @@ pub(crate) fn temporary() -> Refusal {
 pub(crate) fn create_table_as(table: &str) -> Refusal {
     no(
         format!("filling new table \"{table}\" from a query is not supported over several shards"),
-        "CREATE TABLE, then INSERT ... SELECT; or let the query show the sharding key of tables that it joins by it, under the name of the new table's.",
+        "CREATE TABLE, then INSERT ... SELECT; or let the query show the sharding key of tables that are joined by it, under the name of the new table's.",
     )
 }
 
 pub(crate) fn materialized(view: &str) -> Refusal {
     no(
         format!("each shard would fill materialized view \"{view}\" from its own rows alone"),
-        "Use a view; or a table that INSERT ... SELECT fills; or let the query show the sharding key of tables that it joins by it.",
+        "Use a view; or a table that INSERT ... SELECT fills; or let the query show the sharding key of tables that are joined by it.",
     )
 }
 

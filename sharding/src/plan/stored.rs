@@ -32,6 +32,13 @@ pub(super) fn check(context: Context<'_>, names: &Names<'_>, filled: &Filled<'_>
     }
     let schema = names.creation_schema(table);
     let has_rule = names.has_rule(Some(schema), &table.name);
+    if filled.view && has_rule {
+        // The operator has said where its rows are.
+        let rules = &names.catalog.rules.tables;
+        let rule = rules.get(&format!("{schema}.{}", table.name)).or_else(|| rules.get(&*table.name));
+        let spread = matches!(rule, Some(TableRule::Key(_))) && !filled.empty;
+        return Ok(if spread { Broadcast::Filled } else { Broadcast::Together });
+    }
     let whole = 0..context.text.len();
     let query = spans::filling_query(context.text, &whole).map(|query| &context.text[query]);
     let found = query.and_then(|query| placed(context.catalog, context.search_path, query));
@@ -39,10 +46,10 @@ pub(super) fn check(context: Context<'_>, names: &Names<'_>, filled: &Filled<'_>
         Some((TableKind::Sharded { column, .. }, outputs)) => {
             let name = filled.columns.get(*column).or_else(|| outputs.get(*column)?.as_ref());
             // A view is found by its definition.
-            filled.view && !has_rule || name.is_some_and(|name| is_key(names, schema, &table.name, name))
+            filled.view || name.is_some_and(|name| is_key(names, schema, &table.name, name))
         }
-        Some((TableKind::Reference, _)) => filled.view && !has_rule,
-        Some((TableKind::Local(home), _)) => filled.view && !has_rule && *home == ShardId(0),
+        Some((TableKind::Reference, _)) => filled.view,
+        Some((TableKind::Local(home), _)) => filled.view && *home == ShardId(0),
         None => false,
     };
     match (as_placed, filled.view, filled.empty) {
@@ -69,7 +76,11 @@ fn is_key(names: &Names<'_>, schema: &str, table: &str, column: &str) -> bool {
 /// REFRESH MATERIALIZED VIEW.
 pub(super) fn check_refresh(names: &Names<'_>, view: &TableRef, concurrently: bool) -> Result<Broadcast, Refusal> {
     match names.find(view) {
-        Found::Table { table, name, .. } if table.relation == Relation::View => Err(reasons::materialized(name)),
+        Found::Table { table, name, schema }
+            if table.relation == Relation::View && !names.has_rule(Some(schema), name) =>
+        {
+            Err(reasons::materialized(name))
+        }
         // It uses a temporary table, and what does cannot be committed on several shards at once.
         _ if concurrently => Ok(Broadcast::Loosely),
         Found::Table { .. } | Found::System | Found::Unknown => Ok(Broadcast::Together),

@@ -3,8 +3,10 @@
 //! The only module that calls the parser. Its own tree stays inside the crate; what leaves is one
 //! [`Statement`] for every statement of a request.
 
+pub(crate) mod calls;
 pub mod code;
 pub(crate) mod functions;
+pub(crate) mod insert;
 pub(crate) mod lex;
 pub(crate) mod parse;
 mod parse_error;
@@ -74,6 +76,7 @@ pub enum Access {
 
 /// What a statement leaves behind in the server that runs it, beyond rows and settings.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is an effect of its own")]
 pub struct Effects {
     /// Why the session must keep this server from now on.
     pub pin: Option<Pin>,
@@ -81,6 +84,8 @@ pub struct Effects {
     pub changes_catalog: bool,
     /// It may have given back advisory locks.
     pub unlocks: bool,
+    /// It may have moved a sequence, other than by values that the router gives out.
+    pub moves_sequences: bool,
 }
 
 /// Why a session keeps its server after the transaction. Of several reasons the first counts: those

@@ -480,6 +480,38 @@ pub(crate) fn prepare(text: &str, span: &Range<usize>, name: &str) -> Option<Pre
     Some(Prepare { name: name.to_owned(), at, types, inner })
 }
 
+/// What stands behind DEFAULT in the definition of a column in a CREATE TABLE, or behind GENERATED if it is an identity.
+pub(crate) fn column_default(text: &str, column: &str) -> Option<Range<usize>> {
+    const ENDS: [&str; 9] =
+        ["not", "null", "primary", "unique", "check", "references", "constraint", "collate", "generated"];
+    let tokens: Vec<Token> = Lexer::new(text).collect();
+    let word = |index: usize| tokens.get(index).map_or("", |token| &text[token.start..token.end]);
+    let open = (0..tokens.len()).find(|index| word(*index) == "(")?;
+    let close = closing(&word, open, tokens.len())?;
+    let mut depth = 0;
+    let mut of_column = identifier(word(open + 1)).is_some_and(|name| name == column);
+    let mut start = None;
+    for index in open + 1..close {
+        let lower = word(index).to_ascii_lowercase();
+        match lower.as_str() {
+            "(" | "[" => depth += 1,
+            ")" | "]" => depth -= 1,
+            "," if depth == 0 && start.is_some() => return range(&tokens[start?..index]),
+            "," if depth == 0 => of_column = identifier(word(index + 1)).is_some_and(|name| name == column),
+            "default" if depth == 0 && of_column && start.is_none() => start = Some(index + 1),
+            "generated" if depth == 0 && of_column && start.is_none() => {
+                let is_identity = (index + 2..index + 5).any(|at| word(at).eq_ignore_ascii_case("identity"));
+                return is_identity.then(|| range(&tokens[index + 1..close]))?;
+            }
+            end if depth == 0 && ENDS.contains(&end) && start.is_some_and(|start| start < index) => {
+                return range(&tokens[start?..index]);
+            }
+            _ => {}
+        }
+    }
+    range(&tokens[start?..close])
+}
+
 /// Where the parts of an EXECUTE stand that begins at byte `start`.
 pub(crate) fn execute(text: &str, start: usize, end: usize, name: &str) -> Option<Execute> {
     let tokens: Vec<Token> = Lexer::starting_at(&text[..end], start).collect();

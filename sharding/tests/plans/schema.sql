@@ -54,3 +54,12 @@ CREATE VIEW names AS SELECT name FROM users;
 CREATE VIEW two_views AS SELECT b.country, b.n FROM by_country b WHERE b.country IN (SELECT name FROM names);
 CREATE TABLE visits (user_id bigint NOT NULL, at timestamptz NOT NULL, page text, PRIMARY KEY (user_id, at)) PARTITION BY RANGE (at);
 CREATE TABLE visits_old PARTITION OF visits FOR VALUES FROM ('2000-01-01') TO ('2100-01-01');
+CREATE TABLE invoices (
+    id bigserial,
+    user_id bigint NOT NULL,
+    total int,
+    made_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (user_id, id)
+);
+CREATE TABLE members (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), number bigint GENERATED ALWAYS AS IDENTITY, name text);
+CREATE TABLE regions (id serial PRIMARY KEY, name text, token uuid DEFAULT gen_random_uuid(), made_at timestamptz DEFAULT now());
