@@ -87,7 +87,9 @@ impl Conversation {
         if max_rows > 0 && count == max_rows {
             backend::portal_suspended(&mut self.client.out);
         } else {
-            self.complete(&kept.tag);
+            // As in PostgreSQL it counts the rows of the last portion.
+            let verb = kept.tag.rsplit_once(' ').map_or("", |(verb, _)| verb);
+            self.complete(&format!("{verb} {count}"));
         }
     }
 

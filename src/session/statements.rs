@@ -137,6 +137,8 @@ pub struct ManyPortal {
     pub read: ManyRead,
     /// The body of the Bind message.
     pub bind: Bytes,
+    /// It has run to its end.
+    pub ran: Cell<bool>,
 }
 
 /// A statement over several shards, with the shards that it turned out to concern.
