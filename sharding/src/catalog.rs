@@ -106,6 +106,8 @@ pub struct Column {
     pub not_null: bool,
     /// Part of the primary key.
     pub primary: bool,
+    /// Computed from the other columns; no value can be given for it.
+    pub generated: bool,
     pub collation: Collation,
     pub crossing: Crossing,
     pub default: ColumnDefault,
@@ -288,8 +290,18 @@ pub(crate) fn column_of(column: &ColumnDef, default_collation: Collation) -> Col
     };
     // The name of a collation in an open transaction is not looked up.
     let crossing = if column.collation.is_some() { Crossing::default() } else { crossing };
-    let (name, not_null) = (column.name.to_string(), column.not_null);
-    Column { name, type_oid, typmod, not_null, primary: false, collation, crossing, default: ColumnDefault::None }
+    let (name, not_null, generated) = (column.name.to_string(), column.not_null, column.generated);
+    Column {
+        name,
+        type_oid,
+        typmod,
+        not_null,
+        primary: false,
+        generated,
+        collation,
+        crossing,
+        default: ColumnDefault::None,
+    }
 }
 
 /// Whether PostgreSQL itself brings the type of this name.

@@ -183,6 +183,7 @@ impl Builder {
             typmod,
             not_null: row.boolean(6)?,
             primary: row.boolean(8)?,
+            generated: row.boolean(9)?,
             collation: self.collation_of(row.number(7)?),
             crossing: Crossing { domain, ..self.crossing_of(type_oid, row.number(7)?) },
             default: ColumnDefault::None,
@@ -567,9 +568,9 @@ mod tests {
         builder
     }
 
-    fn column<'a>(table: &'a str, name: &'a str, type_oid: &'a str, not_null: &'a str) -> [Option<&'a str>; 9] {
+    fn column<'a>(table: &'a str, name: &'a str, type_oid: &'a str, not_null: &'a str) -> [Option<&'a str>; 10] {
         let collation = if type_oid == "25" { "100" } else { "0" };
-        let values = ["public", table, "r", name, type_oid, "-1", not_null, collation, "f"];
+        let values = ["public", table, "r", name, type_oid, "-1", not_null, collation, "f", "f"];
         values.map(Some)
     }
 

@@ -124,6 +124,7 @@ mod tests {
             typmod: -1,
             not_null: true,
             primary: false,
+            generated: false,
             collation: Collation::Bytes,
             crossing: Crossing::default(),
             default: ColumnDefault::None,

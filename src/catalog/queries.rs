@@ -100,12 +100,12 @@ WHERE EXISTS (SELECT FROM pg_catalog.pg_attribute a WHERE a.atttypid OPERATOR(pg
   OR EXISTS (SELECT FROM pg_catalog.pg_type d WHERE d.typbasetype OPERATOR(pg_catalog.=) t.oid)";
 
 /// schema, relation, relkind, column (NULL when the relation has none), type, typmod, NOT NULL,
-/// collation, part of the primary key; in the order of `SELECT *`.
+/// collation, part of the primary key, generated; in the order of `SELECT *`.
 ///
 /// The schema `sluice` is the router's own and no user's.
 const COLUMNS: &str = "\
 SELECT n.nspname, c.relname, c.relkind, a.attname, a.atttypid, a.atttypmod, a.attnotnull, a.attcollation, \
-  COALESCE(a.attnum OPERATOR(pg_catalog.=) ANY (p.conkey), false) \
+  COALESCE(a.attnum OPERATOR(pg_catalog.=) ANY (p.conkey), false), COALESCE(a.attgenerated OPERATOR(pg_catalog.<>) '', false) \
 FROM pg_catalog.pg_class c \
 JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace \
 LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid OPERATOR(pg_catalog.=) c.oid \

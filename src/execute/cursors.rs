@@ -37,6 +37,35 @@ impl Conversation {
         }
     }
 
+    /// Runs a portal that has come to its end already: nothing happens again.
+    pub(super) async fn execute_ended(&mut self, name: &str, portal: &ManyPortal) -> Result<(), Failure> {
+        if explains(portal).is_some() || declares(portal) {
+            return self.execute_many(portal).await;
+        }
+        if !self.gives_rows(portal).await? {
+            return Err(ErrorFields::error("55000", format!("portal \"{name}\" cannot be run")).into());
+        }
+        let tag = match portal.statement.script.statements.first().map(|first| &first.command) {
+            Some(Command::Insert) => "INSERT 0 0",
+            Some(Command::Update) => "UPDATE 0",
+            Some(Command::Delete) => "DELETE 0",
+            _ => "SELECT 0",
+        };
+        self.complete(tag);
+        Ok(())
+    }
+
+    /// Whether there is anything to fetch in portions: a write without RETURNING runs to its end whatever the limit.
+    pub(super) async fn gives_rows(&mut self, portal: &ManyPortal) -> Result<bool, Failure> {
+        if !matches!(portal.read, ManyRead::Written(_)) {
+            return Ok(true);
+        }
+        let i = self.link(None, Access::Lock).await?;
+        let id = self.links[i].server.id.0;
+        let description = self.write_description(id, &Arguments::of_portal(portal)).await?;
+        Ok(!description.client_columns.is_empty())
+    }
+
     /// The first Execute with a row limit: from then on the portal is that of the server which finishes the read.
     pub(super) async fn execute_in_portions(
         &mut self,

@@ -6,6 +6,7 @@
 
 mod document;
 mod report;
+mod writes;
 
 use std::time::Instant;
 
@@ -187,7 +188,7 @@ impl Conversation {
         let (gather, shards, or_else) = match read {
             ManyRead::Merged { gather, shards, or_else } => (gather, shards, or_else),
             ManyRead::Finished(last) => return self.explain_final(asked, last).await,
-            ManyRead::Written(_) => return Err(not_explained()),
+            ManyRead::Written(write) => return self.explain_write(asked, write).await,
         };
         self.measure.touches(shards.len());
         let arguments = asked.request.arguments;

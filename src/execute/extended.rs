@@ -4,6 +4,7 @@
 //! Describe tells which server will run the statement; a server that knows it already is not asked
 //! again, and the router answers ParseComplete in its place.
 
+use std::cell::Cell;
 use std::rc::Rc;
 
 use bytes::{Bytes, BytesMut};
@@ -409,7 +410,7 @@ impl Conversation {
     ) -> Result<(), Failure> {
         self.answer_parses().await?;
         let bind = Bytes::copy_from_slice(binding.body(&self.client));
-        let bound = ManyPortal { statement, read, bind };
+        let bound = ManyPortal { statement, read, bind, ran: Cell::new(false) };
         self.session.statements.bind(portal, Portal::Many(Rc::new(bound)));
         self.answer(backend::bind_complete);
         Ok(())
@@ -524,6 +525,7 @@ impl Conversation {
                 }
                 Box::pin(self.describe_many(&portal)).await
             }
+            Some(Portal::Kept(kept)) => Box::pin(self.describe_many(&kept.portal)).await,
             Some(Portal::Router(statement)) => {
                 self.answer(|out| describe_in_router(out, &statement));
                 Ok(())
@@ -592,15 +594,30 @@ impl Conversation {
                 let reads = portal.statement.script.statements.first().is_none_or(|first| first.access == Access::Read);
                 Box::pin(self.many_in_pipeline(total, reads)).await?;
                 let explained = explains(&portal).is_some();
+                let in_portions = max_rows > 0 && !declares(&portal) && !explained && self.gives_rows(&portal).await?;
                 self.served.stats.gathered.add(u64::from(!explained));
                 let query = self.begins(&portal.statement.script);
                 self.portal_begins(query);
-                if max_rows > 0 && !declares(&portal) && !explained {
+                if in_portions && matches!(portal.read, ManyRead::Written(_)) {
+                    let result = Box::pin(self.write_in_portions(&name, &portal, max_rows)).await;
+                    self.portal_ended(result.is_err());
+                    return result;
+                }
+                if in_portions {
                     return Box::pin(self.execute_in_portions(total, &name, &portal, max_rows)).await;
                 }
-                let result = Box::pin(self.execute_many(&portal)).await;
+                let result = match portal.ran.get() {
+                    true => Box::pin(self.execute_ended(&name, &portal)).await,
+                    false => Box::pin(self.execute_many(&portal)).await,
+                };
+                portal.ran.set(result.is_ok());
                 self.portal_ended(result.is_err());
                 result
+            }
+            Some(Portal::Kept(kept)) => {
+                self.settle_all().await?;
+                self.give_portion(&kept, max_rows);
+                Ok(())
             }
             Some(Portal::Router(statement)) => {
                 let query = self.begins(&statement.script);

@@ -194,6 +194,8 @@ pub struct Conversation {
     made: Option<Box<computed::MadeText>>,
     /// When the transaction that is running began.
     transaction_began: Option<Instant>,
+    /// What a write on several shards gives back, if it is to wait.
+    kept: Option<Box<Vec<u8>>>,
 }
 
 impl Conversation {
@@ -214,6 +216,7 @@ impl Conversation {
             pipeline: Pipeline::Running,
             sync_passed_over: false,
             unsent_parses: Vec::new(),
+            kept: None,
             catalog_change: CatalogChange::None,
             again: Again::default(),
             own_catalog: None,

@@ -14,7 +14,7 @@ use super::arguments::Arguments;
 use super::ask::Notices;
 use super::final_query::InputRows;
 use super::gather::{BINARY, ManyRequest};
-use super::selected::{Route, Sorted, null_key, rounded};
+use super::selected::{Route, Sorted, rounded};
 use super::types::ParameterTypes;
 use super::writes::{Part, Returned, added};
 use super::{Conversation, Failure};
@@ -120,7 +120,7 @@ impl Conversation {
         let mut cells = reply::data_row(row).map_err(ErrorFields::from)?;
         let cell = cells.nth(FOUND - 1).transpose().map_err(ErrorFields::from)?.flatten();
         let name = insert.key_name();
-        let Some(bytes) = cell else { return Err(null_key(name).into()) };
+        let Some(bytes) = cell else { return Err(insert.key_column.is_null().into()) };
         let input = Input { bytes: Some(bytes), format: Format::Binary, type_oid: asked.key.type_oid };
         let key = insert.key_type.coerce(input)?.ok_or_else(|| rounded(name))?;
         let key = match insert.stored_in {

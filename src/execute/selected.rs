@@ -221,7 +221,7 @@ impl Conversation {
         let mut cells = reply::data_row(row).map_err(ErrorFields::from)?;
         let cell = cells.nth(route.key).transpose().map_err(ErrorFields::from)?.flatten();
         let name = &route.key_name;
-        let Some(bytes) = cell else { return Err(null_key(name).into()) };
+        let Some(bytes) = cell else { return Err(insert.key_column.is_null().into()) };
         let type_oid = route.columns[route.key].type_oid;
         let format = if route.formats[route.key] == BINARY { Format::Binary } else { Format::Text };
         // What is a literal in the query takes the type of the column.
@@ -362,10 +362,6 @@ fn is_append(node: &Node) -> bool {
         }
         _ => false,
     }
-}
-
-pub(super) fn null_key(name: &str) -> Refusal {
-    Refusal::error("23502", format!("null value in column \"{name}\" violates not-null constraint"))
 }
 
 pub(super) fn rounded(name: &str) -> Refusal {

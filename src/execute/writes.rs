@@ -1,19 +1,21 @@
 //! One statement that writes on several shards: each gets its part, and all of them commit or none.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
+use bytes::Bytes;
 use pgsluice_sharding::ShardId;
 use pgsluice_sharding::plan::{InsertRows, Write};
 use pgsluice_sharding::sql::Access;
 use pgsluice_sharding::sql::rows::RowSpans;
 
 use crate::pool::server::{Audience, Due, StatementId, Verdict};
+use crate::protocol::backend;
 use crate::protocol::error::ErrorFields;
 use crate::protocol::frame::Header;
 use crate::protocol::frontend::{self, Kind};
 use crate::protocol::reply;
-use crate::session::statements::{FinalRead, ManyWrite};
+use crate::session::statements::{FinalRead, KeptRows, ManyPortal, ManyRead, ManyWrite, Portal};
 
 use super::arguments::Arguments;
 use super::ask::Notices;
@@ -44,22 +46,67 @@ pub(super) enum Returned<'a> {
 impl Conversation {
     /// Writes on several shards, in the client's transaction or in one of the router's own.
     pub(super) async fn write_many(&mut self, write: &ManyWrite, request: ManyRequest<'_>) -> Result<(), Failure> {
-        let tag = self
-            .in_own_block(async |this: &mut Self| match write {
-                ManyWrite::Each { read, target, copies } => this.write_each(read, target, *copies, request).await,
-                ManyWrite::Rows { insert, places } => this.insert_rows(insert, places, request).await,
-                ManyWrite::Selected { write, source } => match &**write {
-                    Write::Selected(insert) => this.insert_selected(insert, source, request).await,
-                    _ => Err(ErrorFields::error("XX000", "only a query is selected from").into()),
-                },
-                ManyWrite::Moved { write, target } => match &**write {
-                    Write::Moved(moved) => this.move_rows(moved, target, request).await,
-                    _ => Err(ErrorFields::error("XX000", "only an UPDATE moves rows").into()),
-                },
-            })
-            .await?;
+        let tag = self.write_all(write, request).await?;
         self.complete(&tag);
         Ok(())
+    }
+
+    /// Execute with a row limit: as in PostgreSQL everything is written at once, and what it gives back waits.
+    pub(super) async fn write_in_portions(
+        &mut self,
+        name: &str,
+        portal: &Rc<ManyPortal>,
+        max_rows: i32,
+    ) -> Result<(), Failure> {
+        let ManyRead::Written(write) = &portal.read else {
+            return Err(ErrorFields::error("XX000", "only a write gives its rows in portions").into());
+        };
+        self.cannot_run_again();
+        let arguments = Arguments::of_portal(portal);
+        let access = portal.statement.script.statements.first().map_or(Access::Write, |first| first.access);
+        self.kept = Some(Box::default());
+        let result = self.write_all(write, ManyRequest { arguments: &arguments, access, describe: false }).await;
+        let rows = self.kept.take().map_or_else(Bytes::new, |rows| Bytes::from(*rows));
+        let kept = Rc::new(KeptRows { portal: portal.clone(), rows: RefCell::new(rows), tag: result? });
+        self.session.statements.bind(name, Portal::Kept(kept.clone()));
+        self.give_portion(&kept, max_rows);
+        Ok(())
+    }
+
+    /// Hands out so many of the rows that wait; 0 are all.
+    pub(super) fn give_portion(&mut self, kept: &KeptRows, max_rows: i32) {
+        let mut rows = kept.rows.borrow_mut();
+        let (mut end, mut count) = (0, 0);
+        while max_rows <= 0 || count < max_rows {
+            let Ok(Some(header)) = Header::parse(&rows[end..]) else { break };
+            end += header.total;
+            count += 1;
+        }
+        let end = end.min(rows.len());
+        self.client.out.extend_from_slice(&rows.split_to(end));
+        if max_rows > 0 && count == max_rows {
+            backend::portal_suspended(&mut self.client.out);
+        } else {
+            // As in PostgreSQL it counts the rows of the last portion.
+            let verb = kept.tag.rsplit_once(' ').map_or("", |(verb, _)| verb);
+            self.complete(&format!("{verb} {count}"));
+        }
+    }
+
+    async fn write_all(&mut self, write: &ManyWrite, request: ManyRequest<'_>) -> Result<String, Failure> {
+        let work = async |this: &mut Self| match write {
+            ManyWrite::Each { read, target, copies } => this.write_each(read, target, *copies, request).await,
+            ManyWrite::Rows { insert, places } => this.insert_rows(insert, places, request).await,
+            ManyWrite::Selected { write, source } => match &**write {
+                Write::Selected(insert) => this.insert_selected(insert, source, request).await,
+                _ => Err(ErrorFields::error("XX000", "only a query is selected from").into()),
+            },
+            ManyWrite::Moved { write, target } => match &**write {
+                Write::Moved(moved) => this.move_rows(moved, target, request).await,
+                _ => Err(ErrorFields::error("XX000", "only an UPDATE moves rows").into()),
+            },
+        };
+        self.in_own_block(work).await
     }
 
     /// Every shard of `target` runs the statement; the first one before the others, so that two clients which do the same wait for each
@@ -176,7 +223,10 @@ impl Conversation {
             let Some(n) = shards.iter().position(|shard| shard == place) else { continue };
             if let Ok(Some(header)) = Header::parse(rest[n]) {
                 let (row, behind) = rest[n].split_at(header.total);
-                self.client.out.extend_from_slice(row);
+                match &mut self.kept {
+                    Some(kept) => kept.extend_from_slice(row),
+                    None => self.client.out.extend_from_slice(row),
+                }
                 rest[n] = behind;
             }
             if self.client.out.len() >= OUT_BYTES {
@@ -259,6 +309,11 @@ impl Conversation {
                 continue;
             }
             self.take_part_message(i, header, &mut returned, notices, &mut tag)?;
+            let max = self.worker.limits().final_query_bytes_max;
+            if let Some(kept) = self.kept.as_mut().filter(|kept| kept.len() > max) {
+                kept.clear();
+                failure.get_or_insert_with(|| too_much().into());
+            }
         }
         match failure {
             Some(failure) => Err(failure),
@@ -275,15 +330,20 @@ impl Conversation {
         notices: Notices,
         tag: &mut String,
     ) -> Result<(), Failure> {
-        let Self { links, client, .. } = &mut *self;
+        let Self { links, client, kept, .. } = &mut *self;
         let link = &mut links[i];
         let message = &link.inbox.filled()[..header.total];
         let hidden = link.server.state.hidden_query_runs();
         let Ok(verdict) = link.server.state.reply(header.tag, &message[5..]) else { return Err(self.out_of_step(i)) };
         match (header.tag, &mut *returned) {
             _ if hidden => {}
-            (b'T', Returned::Passed { describe: true } | Returned::Kept { describe: true, .. })
-            | (b'D', Returned::Passed { .. }) => client.out.extend_from_slice(message),
+            (b'T', Returned::Passed { describe: true } | Returned::Kept { describe: true, .. }) => {
+                client.out.extend_from_slice(message);
+            }
+            (b'D', Returned::Passed { .. }) => match kept {
+                Some(kept) => kept.extend_from_slice(message),
+                None => client.out.extend_from_slice(message),
+            },
             (b'D', Returned::Kept { rows, .. }) => rows.extend_from_slice(message),
             (b'C', _) => *tag = String::from_utf8_lossy(&message[5..header.total - 1]).into_owned(),
             (b'N', _) if notices == Notices::Dropped => {}
@@ -311,7 +371,7 @@ impl Conversation {
         let id = self.links[i].server.id.0;
         let description = self.write_description(id, arguments).await?;
         if description.client_columns.is_empty() {
-            crate::protocol::backend::no_data(&mut self.client.out);
+            backend::no_data(&mut self.client.out);
             return Ok(());
         }
         self.send_row_description(&description, arguments)
@@ -347,6 +407,11 @@ impl Conversation {
         self.served.remember(key, description.clone());
         Ok(description)
     }
+}
+
+fn too_much() -> ErrorFields {
+    let message = "what the statement gives back is more than limits.final_query_bytes_max allows to be kept";
+    ErrorFields::error("54000", message).with_hint("Execute it without a row limit (fetch size 0).")
 }
 
 /// The command tag for the rows of both; `INSERT 0 3` and `INSERT 0 2` make `INSERT 0 5`.

@@ -1,6 +1,6 @@
 //! Prepared statements and portals by the client's names.
 
-use std::cell::{Cell, OnceCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -116,6 +116,18 @@ pub enum Portal {
     Many(Rc<ManyPortal>),
     /// The router answers it itself or runs it on every shard.
     Router(Rc<PreparedStatement>),
+    /// It has written on several shards; what it gave back is handed out in portions.
+    Kept(Rc<KeptRows>),
+}
+
+/// Rows that a write has given back and that wait for the client to ask for them.
+#[derive(Debug)]
+pub struct KeptRows {
+    pub portal: Rc<ManyPortal>,
+    /// Whole DataRow messages.
+    pub rows: RefCell<Bytes>,
+    /// The command tag, for the last of them.
+    pub tag: String,
 }
 
 /// What Bind said of a statement that runs on several shards.
@@ -125,6 +137,8 @@ pub struct ManyPortal {
     pub read: ManyRead,
     /// The body of the Bind message.
     pub bind: Bytes,
+    /// It has run to its end.
+    pub ran: Cell<bool>,
 }
 
 /// A statement over several shards, with the shards that it turned out to concern.
@@ -363,7 +377,7 @@ impl Statements {
     pub fn unnamed_portal_is_on(&self, id: u64) -> bool {
         match &self.unnamed_portal {
             Some(Portal::OnServer { server, .. } | Portal::Execute { server, .. }) => *server == id,
-            Some(Portal::Many(_) | Portal::Router(_)) | None => false,
+            Some(Portal::Many(_) | Portal::Router(_) | Portal::Kept(_)) | None => false,
         }
     }
 

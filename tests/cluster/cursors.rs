@@ -206,6 +206,36 @@ fn portals_over_several_shards_are_fetched_in_portions() {
     compare(PORTALS);
 }
 
+/// What a write gives back waits, and counts by portions.
+#[test]
+fn what_a_write_gives_back_is_fetched_in_portions() {
+    const INSERT: &str = "P i INSERT INTO notes (user_id, w) VALUES (101, 'a'), (102, 'b'), (103, 'c'), (104, 'd'), (105, 'e') \
+                          RETURNING user_id, w";
+    compare(&[
+        &[
+            &["Q BEGIN"],
+            &[INSERT, "B p i", "D p", "E p 2", "S"],
+            // All of it is done at the first portion.
+            &["Q SELECT count(*) FROM notes"],
+            &["E p 2", "S"],
+            &["D p", "E p 2", "S"],
+            &["E p 2", "S"],
+            &["Q ROLLBACK"],
+            &["Q SELECT count(*) FROM notes"],
+        ],
+        &[&["Q BEGIN"], &[INSERT, "B p i", "E p 5", "E p 5", "S"], &["B q i", "E q 2", "S"], &["Q ROLLBACK"]],
+        // Outside of a block a portal ends with Sync, and what it has done stays.
+        &[
+            &[INSERT, "B p i", "E p 3", "E p 0", "S"],
+            &["E p 3", "S"],
+            &["P d DELETE FROM notes WHERE user_id > 100", "B d d", "E d 2", "S"],
+            &["B r i", "E r 1", "S"],
+            &["Q SELECT count(*) FROM notes"],
+            &["Q DELETE FROM notes WHERE user_id > 100"],
+        ],
+    ]);
+}
+
 #[test]
 fn the_unnamed_portal_stays_the_clients() {
     compare(&[

@@ -511,3 +511,73 @@ fn what_stands_around_explain_does_not_matter() {
     assert_eq!(client.query("FETCH 1 FROM c").sqlstate(), "34000");
     client.query("ROLLBACK");
 }
+
+#[test]
+fn writes_over_shards_are_explained_and_not_done() {
+    let two = Two::new("writes");
+    let mut client = two.router.client();
+    assert_eq!(client.query("CREATE TABLE orders (user_id bigint, no int, PRIMARY KEY (user_id, no))").sqlstate(), "");
+    let before = two.counts("SELECT sum(user_id + v) FROM rt");
+    let cases = [
+        ("UPDATE rt SET v = 1000", "WriteEach: its own rows on all shards", 2, "Update on rt"),
+        ("DELETE FROM rt WHERE v > 3 RETURNING *", "WriteEach: its own rows on all shards", 2, "Delete on rt"),
+        (
+            "DELETE FROM rt WHERE v > (SELECT avg(v) FROM rt)",
+            "WriteEach: its own rows on all shards",
+            2,
+            "Seq Scan on rt",
+        ),
+        (
+            "INSERT INTO rt VALUES (101, 1), (102, 1), (103, 1), (104, 1), (105, 1)",
+            "InsertRows: each row on its shard, all shards",
+            2,
+            "Insert on rt",
+        ),
+        (
+            "INSERT INTO rt (user_id, v) SELECT user_id + 1000, v FROM rt",
+            "InsertSelected: each row on its shard",
+            2,
+            "Seq Scan on rt",
+        ),
+        (
+            "INSERT INTO rt (user_id, v) SELECT g, 1 FROM generate_series(200, 210) AS g",
+            "InsertSelected: each row on its shard",
+            1,
+            "Function Scan on",
+        ),
+        (
+            "INSERT INTO orders SELECT user_id, 1 FROM rt",
+            "WriteEach: its own rows on all shards",
+            2,
+            "Insert on orders",
+        ),
+        ("UPDATE rt SET user_id = user_id + 1000 WHERE v = 2", "MoveRows: from all shards", 2, "LockRows"),
+        (
+            "MERGE INTO rt USING orders AS o ON o.user_id = rt.user_id WHEN MATCHED THEN DELETE WHEN NOT MATCHED THEN INSERT (user_id) VALUES (o.user_id)",
+            "WriteEach: its own rows on all shards",
+            2,
+            "Merge on rt",
+        ),
+    ];
+    for (sql, first, plans, node) in cases {
+        let text = client.text(&format!("EXPLAIN (COSTS OFF) {sql}"));
+        assert!(text.starts_with(first), "{sql}\n{text}");
+        assert_eq!(text.matches(node).count(), plans, "{sql}\n{text}");
+        let document = explained(&mut client, "VERBOSE", sql);
+        assert!(document["Plan"].is_object(), "{document}");
+        let mut extended = client.execute(&format!("EXPLAIN (COSTS OFF) {sql}"), &[], false);
+        assert_eq!(extended.text(), text);
+        extended = client.query(&format!("EXPLAIN ANALYZE {sql}"));
+        assert_eq!(extended.sqlstate(), "0A000", "{sql}");
+    }
+    let text = client
+        .execute(
+            "EXPLAIN (COSTS OFF) UPDATE rt SET t = $1 WHERE v > $2 AND now() > '2000-01-01'",
+            &[Some("x"), Some("3")],
+            false,
+        )
+        .text();
+    assert!(text.starts_with("WriteEach") && text.contains("(v > 3)"), "{text}");
+    assert_eq!(two.counts("SELECT sum(user_id + v) FROM rt"), before);
+    assert_eq!(two.counts("SELECT count(*) FROM orders"), [0, 0]);
+}

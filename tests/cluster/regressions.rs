@@ -523,3 +523,31 @@ fn a_local_table_that_only_its_shard_has_is_not_said_to_be_missing() {
     superuser(shared(), &shards[0]).query("CREATE TABLE far (v int); GRANT ALL ON far TO app");
     assert_eq!(router.client().text(sql), "2");
 }
+
+#[test]
+fn a_portal_that_writes_over_shards_runs_once() {
+    let shards = databases("once", 2);
+    let router = Running::over(&shards);
+    let mut client = router.client();
+    assert_eq!(client.query("CREATE TABLE orders (user_id bigint PRIMARY KEY, n int DEFAULT 0)").sqlstate(), "");
+    assert_eq!(client.query("INSERT INTO orders VALUES (1), (2), (3), (4)").sqlstate(), "");
+    let mut twice = |sql: &str, first: &[u8]| {
+        let mut out = parse("", sql);
+        out.extend(bind("", "", &[], false));
+        out.extend(message(b'E', first));
+        out.extend(execute(""));
+        out.extend(sync());
+        client.send(&out);
+        let answer = client.answer(&[]);
+        let tags: Vec<String> = answer.results.iter().map(|result| result.tag.clone()).collect();
+        (answer.sqlstate().to_owned(), tags, client.text("SELECT sum(n) FROM orders"))
+    };
+    let (unlimited, one) = (b"\0\0\0\0\0", b"\0\0\0\0\x01");
+    let update = "UPDATE orders SET n = n + 1";
+    assert_eq!(twice(update, unlimited), ("55000".into(), vec!["UPDATE 4".into()], "0".into()));
+    assert_eq!(twice(update, one), ("55000".into(), vec!["UPDATE 4".into()], "0".into()));
+    let returning = "UPDATE orders SET n = n + 1 RETURNING n";
+    assert_eq!(twice(returning, unlimited), (String::new(), vec!["UPDATE 4".into(), "UPDATE 0".into()], "4".into()));
+    let read = "SELECT n FROM orders";
+    assert_eq!(twice(read, unlimited), (String::new(), vec!["SELECT 4".into(), "SELECT 0".into()], "4".into()));
+}

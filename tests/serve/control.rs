@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio_postgres::Client;
 
-use crate::operate::{admin, cluster, config, connect, eventually, psql, show};
+use crate::operate::{admin, cluster, config, connect, connect_directly, eventually, psql, show};
 use crate::support::Sluice;
 
 /// The number of the only client that has this in a column of SHOW CLIENTS.
@@ -78,13 +78,14 @@ async fn a_commit_over_several_shards_is_finished_before_its_client_is_killed() 
     let sluice = Sluice::start(&config(&cluster));
     let port = sluice.port();
     sluice.psql("app", "CREATE TABLE users (id bigint PRIMARY KEY)").unwrap();
-    for shard in 0..2 {
-        let slow = "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS \
-                    'BEGIN PERFORM pg_sleep(0.1); RETURN NULL; END'; \
-                    CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON users DEFERRABLE INITIALLY DEFERRED \
-                    FOR EACH ROW EXECUTE FUNCTION slow()";
-        cluster.primary(shard).psql(slow).unwrap();
-    }
+    // The first shard decides, and cannot before its lock is given back.
+    let held = "CREATE FUNCTION held() RETURNS trigger LANGUAGE plpgsql AS \
+                'BEGIN PERFORM pg_advisory_xact_lock(7); RETURN NULL; END'; \
+                CREATE CONSTRAINT TRIGGER held AFTER INSERT ON users DEFERRABLE INITIALLY DEFERRED \
+                FOR EACH ROW EXECUTE FUNCTION held()";
+    cluster.primary(0).psql(held).unwrap();
+    let lock = connect_directly(&cluster.primary(0).url("app")).await;
+    lock.batch_execute("SELECT pg_advisory_lock(7)").await.unwrap();
     let count = |sql: &str| -> u32 {
         (0..2).map(|shard| cluster.primary(shard).psql(sql).unwrap().trim().parse::<u32>().unwrap()).sum()
     };
@@ -93,6 +94,7 @@ async fn a_commit_over_several_shards_is_finished_before_its_client_is_killed() 
     eventually("a prepared transaction", || (count("SELECT count(*) FROM pg_prepared_xacts") == 1).then_some(())).await;
     let id = client_with(port, "user", "app").unwrap();
     admin(port, &format!("KILL_CLIENT {id}"));
+    lock.batch_execute("SELECT pg_advisory_unlock(7)").await.unwrap();
     eventually("the end of the client", || client_with(port, "user", "app").is_none().then_some(())).await;
     // It may have heard of the commit or not.
     drop(work.await.unwrap());

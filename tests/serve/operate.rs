@@ -57,8 +57,12 @@ pub(crate) async fn connect(port: u16) -> Client {
 }
 
 async fn connect_with(port: u16, parameters: &'static str) -> Client {
+    connect_directly(&format!("postgres://app:app@127.0.0.1:{port}/app?{parameters}")).await
+}
+
+pub(crate) async fn connect_directly(url: &str) -> Client {
+    let url = url.to_owned();
     let work = async move {
-        let url = format!("postgres://app:app@127.0.0.1:{port}/app?{parameters}");
         let (client, connection) = tokio_postgres::connect(&url, NoTls).await.unwrap();
         tokio::spawn(async move { drop(connection.await) });
         client

@@ -100,6 +100,7 @@ fn view_columns(catalog: &Catalog, query: &Query) -> Vec<Column> {
             typmod: -1,
             not_null: false,
             primary: false,
+            generated: false,
             collation: catalog.default_collation,
             crossing: Crossing::default(),
             default: ColumnDefault::None,

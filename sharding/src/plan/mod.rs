@@ -132,12 +132,20 @@ pub enum Shards {
 }
 
 /// What a NULL among the keys means.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NullKey {
     /// A comparison with NULL is never true: no shard holds such rows.
     Nothing,
     /// A row to be stored has no shard: refused with `23502`.
-    Refused,
+    Refused(KeyColumn),
+}
+
+/// The column of a key that is stored, as the client knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyColumn {
+    /// Without its schema.
+    pub table: Arc<str>,
+    pub column: Arc<str>,
 }
 
 /// Where a key value is found once parameters and literals are at hand.
@@ -313,6 +321,7 @@ pub struct SelectedRows {
     /// What the query's columns are for, in their order.
     pub columns: RowColumns,
     pub key_type: KeyType,
+    pub key_column: KeyColumn,
     /// How many characters of the key its column keeps.
     pub stored_in: Option<u32>,
     /// ON CONFLICT DO UPDATE: all rows of a shard have to be in one statement, for no row may be hit twice.

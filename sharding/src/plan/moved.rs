@@ -4,8 +4,8 @@ use super::bind::Binder;
 use super::decide::Context;
 use super::final_query::quoted;
 use super::scope::Columns;
-use super::{MovedRows, Plan, RowColumns, SelectedRows, Shards, TargetColumn, Write, reasons};
-use crate::catalog::{Table, TableKind};
+use super::{KeyColumn, MovedRows, Plan, RowColumns, SelectedRows, Shards, TargetColumn, Write, reasons};
+use crate::catalog::{Column, TableKind};
 use crate::refusal::Refusal;
 use crate::sql::parse::Parsed;
 use crate::sql::rows::UpdateSpans;
@@ -75,8 +75,10 @@ pub(super) fn moved(
     let returning = found.returning.as_ref().map(|returning| format!(" {}", piece(returning))).unwrap_or_default();
     let type_name = &table.columns[key].crossing.type_name;
     let (mark, name) = (chosen.mark(), &chosen.name);
-    let values: Vec<String> = table
-        .columns
+    // A generated column is computed anew where the row is stored.
+    let given: Vec<&Column> = table.columns.iter().filter(|column| !column.generated).collect();
+    let key_given = given.iter().position(|column| column.name == *key_name).ok_or_else(unclear)?;
+    let values: Vec<String> = given
         .iter()
         .map(|column| value_of(&column.name).unwrap_or_else(|| format!("{name}.{}", quoted(&column.name))))
         .collect();
@@ -96,9 +98,13 @@ pub(super) fn moved(
             shards: Shards::All,
             text: String::new(),
             source: Plan::Session,
-            around: stored(table, &where_named, name, &returning),
-            columns: RowColumns::Filled { columns: table.columns.iter().map(TargetColumn::of).collect(), key },
+            around: stored(&given, &where_named, name, &returning),
+            columns: RowColumns::Filled {
+                columns: given.iter().map(|column| TargetColumn::of(column)).collect(),
+                key: key_given,
+            },
             key_type,
+            key_column: KeyColumn { table: occurrence.table.as_str().into(), column: key_name.as_str().into() },
             stored_in: table.columns[key].characters_max(),
             at_once: true,
             params: parsed.params,
@@ -109,8 +115,8 @@ pub(super) fn moved(
 }
 
 /// What stands around the rows that are stored.
-fn stored(table: &Table, named: &str, name: &str, returning: &str) -> [String; 2] {
-    let columns: Vec<String> = table.columns.iter().map(|column| quoted(&column.name)).collect();
+fn stored(columns: &[&Column], named: &str, name: &str, returning: &str) -> [String; 2] {
+    let columns: Vec<String> = columns.iter().map(|column| quoted(&column.name)).collect();
     let columns = columns.join(", ");
     [format!("INSERT INTO {named} AS {name} ({columns}) OVERRIDING SYSTEM VALUE "), returning.to_owned()]
 }

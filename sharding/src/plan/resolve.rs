@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::{InsertRows, KeyValue, NullKey, ShardSet, Shards, Values};
+use super::{InsertRows, KeyColumn, KeyValue, NullKey, ShardSet, Shards, Values};
 use crate::key::{Format, Input, Key, KeyType};
 use crate::map::{ShardId, ShardMap};
 use crate::refusal::Refusal;
@@ -35,7 +35,7 @@ impl Shards {
             Self::One(shard) => Ok(ShardSet::One(*shard)),
             Self::All => Ok(several((0..map.shards()).map(ShardId).collect())),
             Self::Keys { key_type, keys, null, stored_in } => {
-                let (key_type, null, stored_in) = (*key_type, *null, *stored_in);
+                let (key_type, null, stored_in) = (*key_type, null.clone(), *stored_in);
                 let mut found = Found { map, values, key_type, null, stored_in, shards: Vec::new() };
                 for key in keys {
                     found.add(key)?;
@@ -63,7 +63,7 @@ impl InsertRows {
         let Shards::Keys { key_type, keys, null, stored_in } = &self.keys else {
             return Err(Refusal::error("XX000", "the rows of an INSERT have no keys"));
         };
-        let (key_type, null, stored_in) = (*key_type, *null, *stored_in);
+        let (key_type, null, stored_in) = (*key_type, null.clone(), *stored_in);
         let mut found = Found { map, values, key_type, null, stored_in, shards: Vec::with_capacity(keys.len()) };
         for key in keys {
             found.add(key)?;
@@ -118,9 +118,9 @@ impl<'a> Found<'a> {
     }
 
     fn add_null(&mut self) -> Result<(), Refusal> {
-        match self.null {
+        match &self.null {
             NullKey::Nothing => Ok(()),
-            NullKey::Refused => Err(null_key()),
+            NullKey::Refused(column) => Err(column.is_null()),
         }
     }
 
@@ -132,7 +132,7 @@ impl<'a> Found<'a> {
             Some(key) => self.add_key(key),
             None => match self.null {
                 NullKey::Nothing => {}
-                NullKey::Refused => return Err(rounded()),
+                NullKey::Refused(_) => return Err(rounded()),
             },
         }
         Ok(())
@@ -164,7 +164,7 @@ impl<'a> Found<'a> {
             LiteralKind::Integer | LiteralKind::Number | LiteralKind::Other => {
                 let number = if negative { Cow::Owned(format!("-{written}")) } else { Cow::Borrowed(written) };
                 // What is stored takes the column's type, with its error when it does not fit.
-                let type_oid = if self.null == NullKey::Refused { 0 } else { number_type(literal.kind, &number) };
+                let type_oid = if self.null != NullKey::Nothing { 0 } else { number_type(literal.kind, &number) };
                 self.add_text(&number, type_oid)
             }
         }
@@ -290,9 +290,14 @@ fn bad_array() -> Refusal {
     Refusal::error("22P02", "malformed array literal")
 }
 
-fn null_key() -> Refusal {
-    Refusal::error("23502", "null value in the sharding key violates not-null constraint")
-        .with_hint("Give every row a sharding key: it decides which shard holds the row.")
+impl KeyColumn {
+    /// What PostgreSQL says of a row to be stored that has no key.
+    pub fn is_null(&self) -> Refusal {
+        let Self { table, column } = self;
+        let message = format!("null value in column \"{column}\" of relation \"{table}\" violates not-null constraint");
+        Refusal::error("23502", message)
+            .with_hint("Give every row a sharding key: it decides which shard holds the row.")
+    }
 }
 
 fn rounded() -> Refusal {

@@ -2,8 +2,9 @@
 
 use super::bind::{Binder, Occurrence, Root};
 use super::reasons;
-use super::terms::{Family, ValueSet};
-use super::{NullKey, Shards};
+use super::scope::Columns;
+use super::terms::{Family, Term, ValueSet};
+use super::{KeyColumn, NullKey, Shards};
 use crate::key::KeyType;
 use crate::map::ShardId;
 use crate::refusal::Refusal;
@@ -95,13 +96,29 @@ impl Binder<'_> {
                 return None;
             }
             if values.stored {
-                null = NullKey::Refused;
+                null = NullKey::Refused(self.key_column(values.term));
             }
             keys.extend(values.keys.iter().cloned());
             open.retain(|occurrence| !reached[best].contains(occurrence));
         }
         let stored_in = stored_in.flatten();
         Some(Shards::Keys { key_type: key_type?, keys, null, stored_in })
+    }
+
+    /// The column that this term is, by the names of its table.
+    fn key_column(&self, term: Term) -> KeyColumn {
+        let owner = self.terms.owner(term);
+        let rel = &self.rels[owner];
+        let position = rel.terms.iter().find(|(_, found)| **found == term).map(|(position, _)| *position);
+        let column = match rel.columns {
+            Columns::Table(table) => position.and_then(|position| table.columns.get(position)),
+            Columns::Derived(_) | Columns::Unknown => None,
+        };
+        let table = self.occurrences.iter().find(|occurrence| occurrence.rel == owner);
+        KeyColumn {
+            table: table.map_or("", |table| &table.table).into(),
+            column: column.map_or("", |column| &column.name).into(),
+        }
     }
 
     /// Where the rows of one place in the statement are that matter, if its keys are named.

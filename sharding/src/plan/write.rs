@@ -11,8 +11,8 @@ use super::bind_query::Seen;
 use super::decide::{Context, rows_of};
 use super::scope::{Columns, Names};
 use super::{
-    EachShard, InsertRows, Node, Plan, RowColumns, SelectedRows, Shards, TargetColumn, Write, build, final_query,
-    reasons,
+    EachShard, InsertRows, KeyColumn, Node, Plan, RowColumns, SelectedRows, Shards, TargetColumn, Write, build,
+    final_query, reasons,
 };
 use crate::catalog::{Column, Table, TableKind};
 use crate::refusal::Refusal;
@@ -183,7 +183,19 @@ fn by_the_router(
     let stored_in = table.columns[key_column].characters_max();
     let (source, params) = (source.0, parsed.params);
     let columns = RowColumns::Filled { columns, key };
-    Ok(Write::Selected(SelectedRows { shards, text, source, around, columns, key_type, stored_in, at_once, params }))
+    let key_column = KeyColumn { table: target.table.as_str().into(), column: key_name.as_str().into() };
+    Ok(Write::Selected(SelectedRows {
+        shards,
+        text,
+        source,
+        around,
+        columns,
+        key_type,
+        key_column,
+        stored_in,
+        at_once,
+        params,
+    }))
 }
 
 /// MERGE: the rows of its source that have a key come to the shard of that key, by way of the router.
@@ -220,6 +232,10 @@ fn merged_by_the_router(
         around,
         columns: RowColumns::Used { table: final_query::quoted(&used.table), key: used.column.clone() },
         key_type,
+        key_column: KeyColumn {
+            table: target.table.as_str().into(),
+            column: table.columns[column].name.as_str().into(),
+        },
         stored_in: table.columns[column].characters_max(),
         at_once: true,
         params: parsed.params,

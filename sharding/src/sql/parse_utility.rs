@@ -372,11 +372,13 @@ fn column_def(column: &nodes::ColumnDef) -> ColumnDef {
         matches!(constraint, Node::Constraint(constraint)
             if matches!(constraint.contype, ConstrType::CONSTR_NOTNULL | ConstrType::CONSTR_PRIMARY))
     };
+    let is_generated = |constraint: Node<'_>| matches!(constraint, Node::Constraint(constraint) if constraint.contype == ConstrType::CONSTR_GENERATED);
     let collation = column.coll_clause().and_then(|clause| strings(clause.collname().iter()).pop());
     ColumnDef {
         name: column.colname().unwrap_or_default().into(),
         target: column.type_name().map(type_name).unwrap_or_default(),
         not_null: column.is_not_null || column.constraints().iter().any(not_null),
+        generated: column.constraints().iter().any(is_generated),
         collation,
     }
 }

@@ -545,6 +545,7 @@ pub(crate) struct ColumnDef {
     pub name: Box<str>,
     pub target: TypeName,
     pub not_null: bool,
+    pub generated: bool,
     pub collation: Option<Box<str>>,
 }
 

@@ -37,74 +37,9 @@ impl<'a> Grammar<'a> {
 
     /// A whole statement.
     pub(super) fn statement(mut self) -> Select {
-        let mut select = match self.random.below(8) {
-            0 => Select { write: Some(self.write()), ..Select::default() },
-            _ => self.select(0),
-        };
+        let mut select = self.select(0);
         select.literals = self.literals;
         select
-    }
-
-    /// INSERT, UPDATE or DELETE of a sharded table.
-    fn write(&mut self) -> (String, &'static str) {
-        let table = &self.tables.list[self.random.below(3)];
-        let source = Source {
-            name: table.name,
-            alias: table.name.into(),
-            columns: table.columns.clone(),
-            unique: table.unique.clone(),
-        };
-        let sources = std::slice::from_ref(&source);
-        let key = format!("{}.{}", table.name, table.columns[0].name);
-        let returning = match self.random.below(3) {
-            0 => format!(" RETURNING {key}, {}", self.value(sources, DEPTH_MAX)),
-            _ => String::new(),
-        };
-        let key_is = format!("{key} = {}", self.literal(Kind::Key, true));
-        let key_is = if self.random.chance(70) { key_is } else { self.key_condition(sources) };
-        let more = if self.random.chance(50) { format!(" AND {}", self.condition(sources, 1)) } else { String::new() };
-        let sql = match self.random.below(8) {
-            0..2 => format!("DELETE FROM {} WHERE {key_is}{more}{returning}", table.name),
-            2 => {
-                let other = self.table();
-                let tie = match other.columns[0].kind {
-                    Kind::Key => format!("o.{} = {key}", other.columns[0].name),
-                    _ => "true".to_owned(),
-                };
-                format!("DELETE FROM {} USING {} AS o WHERE {tie} AND {key_is}{more}", table.name, other.name)
-            }
-            3..6 => {
-                let column = *self.random.pick(&table.columns);
-                let value = self.literal(column.kind, true);
-                let set = format!("{} = {value}", column.name);
-                format!("UPDATE {} SET {set} WHERE {key_is}{more}{returning}", table.name)
-            }
-            6 => {
-                let names: Vec<&str> = table.columns.iter().map(|column| column.name).collect();
-                let rows = 1 + self.random.below(2);
-                let mut row = || {
-                    let values: Vec<String> = table.columns.iter().map(|c| self.literal(c.kind, true)).collect();
-                    format!("({})", values.join(", "))
-                };
-                let rows: Vec<String> = (0..rows).map(|_| row()).collect();
-                let conflict = *self.random.pick(&["", " ON CONFLICT DO NOTHING"]);
-                format!(
-                    "INSERT INTO {} ({}) VALUES {}{conflict}{returning}",
-                    table.name,
-                    names.join(", "),
-                    rows.join(", ")
-                )
-            }
-            _ => {
-                let from = self.random.below(3);
-                let from = &self.tables.list[from];
-                let key = from.columns[0].name;
-                let number = self.literal(Kind::Int, false);
-                let into = format!("INSERT INTO orders (user_id, no) SELECT s.{key}, {number} FROM {} AS s", from.name);
-                format!("{into} WHERE s.{key} = {} LIMIT 1", self.literal(Kind::Key, true))
-            }
-        };
-        (sql, table.name)
     }
 
     fn select(&mut self, depth: usize) -> Select {

@@ -41,8 +41,8 @@ pub(super) struct Select {
     pub(super) operand: String,
     /// The order leaves no choice but between equal rows.
     pub(super) total: bool,
-    /// Instead of all that: a statement that writes, and the table it writes.
-    pub(super) write: Option<(String, &'static str)>,
+    /// Instead of all that: a statement that writes.
+    pub(super) write: Option<String>,
 }
 
 #[derive(Clone)]
@@ -53,6 +53,7 @@ pub(super) struct Order {
 }
 
 /// A statement written out.
+#[derive(Clone)]
 pub(super) struct Written {
     pub(super) sql: String,
     pub(super) parameters: Vec<Option<String>>,
@@ -95,7 +96,7 @@ impl Select {
     }
 
     pub(super) fn text(&self) -> String {
-        if let Some((write, _)) = &self.write {
+        if let Some(write) = &self.write {
             return write.clone();
         }
         let mut sql = String::new();
@@ -127,9 +128,6 @@ impl Select {
     /// The statement with one part less, in every way.
     pub(super) fn smaller(&self) -> Vec<Self> {
         let mut found = Vec::new();
-        if self.write.is_some() {
-            return found;
-        }
         let mut without = |change: &dyn Fn(&mut Self)| {
             let mut smaller = self.clone();
             change(&mut smaller);

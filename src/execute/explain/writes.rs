@@ -1,0 +1,154 @@
+//! EXPLAIN of what writes on several shards: which of them store what, and how they find it. Nothing is written.
+
+use std::collections::BTreeMap;
+
+use pgsluice_sharding::ShardId;
+use pgsluice_sharding::plan::{InsertRows, SelectedRows, Step, Write};
+use pgsluice_sharding::sql::Access;
+use pgsluice_sharding::sql::rows::RowSpans;
+
+use super::report::Report;
+use super::{Asked, Explained, Inputs, Part, not_explained};
+use crate::execute::gather::ManyRequest;
+use crate::execute::steps::Steps;
+use crate::execute::types::ParameterTypes;
+use crate::execute::{Conversation, Failure};
+use crate::session::statements::{FinalRead, ManyWrite, RowSource};
+
+impl Conversation {
+    pub(super) async fn explain_write(&mut self, asked: Asked<'_>, write: &ManyWrite) -> Result<Explained, Failure> {
+        let report = match write {
+            ManyWrite::Each { read, target, copies } => self.explain_each(asked, read, target, *copies).await?,
+            ManyWrite::Rows { insert, places } => self.explain_rows(asked, insert, places).await?,
+            ManyWrite::Selected { write, source } => self.explain_selected(asked, write, source).await?,
+            ManyWrite::Moved { write, target } => self.explain_moved(asked, write, target).await?,
+        };
+        Ok(Explained { report, ran: None })
+    }
+
+    /// Every shard's plan, unless it depends on what is read elsewhere: then the plans for that.
+    async fn explain_each(
+        &mut self,
+        asked: Asked<'_>,
+        read: &FinalRead,
+        target: &[ShardId],
+        copies: bool,
+    ) -> Result<Report, Failure> {
+        let query = &read.query;
+        let whose = if copies { "the same on" } else { "its own rows on" };
+        let steps = query.steps(asked.explain.is_on("verbose", false));
+        let mut report = Report::of(Step { name: "WriteEach", detail: self.named(whose, target), ..steps });
+        let ids = self.link_all(target, Access::Lock).await?;
+        self.measure.touches(ids.len());
+        let arguments = asked.request.arguments;
+        if query.inputs.is_empty() {
+            let types = self.write_description(ids[0], arguments).await?.parameter_types.clone();
+            let told = match query.timed {
+                true => self.timed(arguments, query.params, ids[0]).await?,
+                false => arguments.clone(),
+            };
+            let part = Part { sql: &query.sql, types: &types, arguments: &told };
+            self.add_servers(asked, &mut report, &ids, part, None).await?;
+            return Ok(report);
+        }
+        let held = self.hold_for_final(read, Access::Lock).await?;
+        let (read, description) = self.accepted(read, held.home, arguments).await?;
+        let types = description.parameter_types.clone();
+        let told = match read.query.timed {
+            true => self.timed(arguments, read.query.params, held.home).await?,
+            false => arguments.clone(),
+        };
+        let is_timed = read.query.timed;
+        let inputs = Inputs { last: read, held: &held, types: &types, arguments: &told, is_timed };
+        self.explain_inputs(asked, report, inputs, &Steps::default()).await
+    }
+
+    /// Each shard's plan for the rows that it gets.
+    async fn explain_rows(
+        &mut self,
+        asked: Asked<'_>,
+        insert: &InsertRows,
+        places: &[ShardId],
+    ) -> Result<Report, Failure> {
+        let arguments = asked.request.arguments;
+        let text = arguments.text.clone();
+        let spans = RowSpans::of(&text).filter(|spans| spans.rows.len() == places.len()).ok_or_else(not_explained)?;
+        let mut rows: BTreeMap<ShardId, Vec<usize>> = BTreeMap::new();
+        for (row, shard) in places.iter().enumerate() {
+            rows.entry(*shard).or_default().push(row);
+        }
+        let shards: Vec<ShardId> = rows.keys().copied().collect();
+        let ids = self.link_all(&shards, Access::Lock).await?;
+        self.measure.touches(ids.len());
+        let types = self.write_description(ids[0], arguments).await?.parameter_types.clone();
+        let told = match insert.timed {
+            true => self.timed(arguments, insert.params, ids[0]).await?,
+            false => arguments.clone(),
+        };
+        let detail = self.named("each row on its shard,", &shards);
+        let mut report = Report::of(Step { name: "InsertRows", detail, ..Step::default() });
+        for (id, own) in ids.iter().zip(rows.values()) {
+            let sql = insert.part(&spans.text_with(&text, own));
+            let part = Part { sql: &sql, types: &types, arguments: &told };
+            self.add_servers(asked, &mut report, &[*id], part, None).await?;
+        }
+        Ok(report)
+    }
+
+    /// How the rows are found that are stored.
+    async fn explain_selected(
+        &mut self,
+        asked: Asked<'_>,
+        write: &Write,
+        source: &RowSource,
+    ) -> Result<Report, Failure> {
+        let Write::Selected(SelectedRows { text, .. }) = write else { return Err(not_explained()) };
+        let full = asked.explain.is_on("verbose", false);
+        let i = self.link(None, Access::Lock).await?;
+        let id = self.links[i].server.id.0;
+        let types = self.write_description(id, asked.request.arguments).await?.parameter_types.clone();
+        let query = asked.request.arguments.of_part(&types.settle(text)).with_types(types.numbers());
+        let mut report = Report::of(write.steps(full));
+        let below = match source {
+            RowSource::Many(read) => {
+                let request = ManyRequest { arguments: &query, ..asked.request };
+                Box::pin(self.explain_once(Asked { request, ..asked }, read)).await?.report
+            }
+            RowSource::Shard(shard) => {
+                let ids = self.link_all(&[*shard], Access::Lock).await?;
+                let mut below = std::mem::take(&mut report.inputs).pop().ok_or_else(not_explained)?;
+                let part = Part { sql: text, types: &types, arguments: &query };
+                self.add_servers(asked, &mut below, &ids, part, None).await?;
+                below
+            }
+        };
+        report.inputs = vec![below];
+        Ok(report)
+    }
+
+    /// How each shard finds the rows whose keys change.
+    async fn explain_moved(&mut self, asked: Asked<'_>, write: &Write, target: &[ShardId]) -> Result<Report, Failure> {
+        let Write::Moved(moved) = write else { return Err(not_explained()) };
+        let mut report = Report::of(write.steps(asked.explain.is_on("verbose", false)));
+        let ids = self.link_all(target, Access::Lock).await?;
+        self.measure.touches(ids.len());
+        let arguments = asked.request.arguments;
+        let types: ParameterTypes = self.write_description(ids[0], arguments).await?.parameter_types.clone();
+        let told = match moved.timed {
+            true => self.timed(arguments, moved.insert.params, ids[0]).await?,
+            false => arguments.clone(),
+        };
+        let part = Part { sql: &moved.find, types: &types, arguments: &told };
+        self.add_servers(asked, &mut report, &ids, part, None).await?;
+        Ok(report)
+    }
+
+    /// `its own rows on all shards`, or on how many.
+    fn named(&self, what: &str, shards: &[ShardId]) -> String {
+        match (shards, self.served.all_shards().count()) {
+            (shards, all) if shards.len() == all => format!("{what} all shards"),
+            ([one], _) => format!("{what} shard {}", one.0),
+            (shards, _) => format!("{what} {} shards", shards.len()),
+        }
+    }
+}
