@@ -35,5 +35,6 @@ mod sequences;
 mod slt;
 mod snapshots;
 mod tagged;
+mod tpcc;
 mod tpch;
 mod transactions;

@@ -10,6 +10,7 @@
 
 pub mod proxy;
 pub mod running;
+pub mod tpcc;
 pub mod tpch;
 pub mod wire;
 
