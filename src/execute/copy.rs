@@ -197,6 +197,9 @@ impl Conversation {
         if let Some(partial) = &copy.partial {
             self.refuse_differing_defaults(&ids, copy, partial).await?;
         }
+        if copy.target == CopyTarget::Reference {
+            self.lock_copies(&ids, &copy.table).await?;
+        }
         let begun = self.begin_copies(&ids, text).await;
         let mut splitter = Splitter::new(copy, self.worker.limits().message_bytes_max);
         let mut parts = vec![Vec::new(); ids.len()];

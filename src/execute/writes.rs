@@ -8,6 +8,7 @@ use pgsluice_sharding::ShardId;
 use pgsluice_sharding::plan::{InsertRows, Write};
 use pgsluice_sharding::sql::Access;
 use pgsluice_sharding::sql::rows::RowSpans;
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::pool::server::{Audience, Due, StatementId, Verdict};
 use crate::protocol::backend;
@@ -25,6 +26,9 @@ use super::gather::{Described, ManyRequest, OUT_BYTES, bind_for_shard, columns};
 use super::types::ParameterTypes;
 use super::worker::Description;
 use super::{Conversation, Failure};
+
+/// The first number of the advisory locks of those who write reference tables; the second is made of the table's name.
+const COPIES_LOCK: i32 = 0x736c_7563;
 
 /// What one shard runs.
 pub(super) struct Part {
@@ -64,9 +68,9 @@ impl Conversation {
         self.cannot_run_again();
         let arguments = Arguments::of_portal(portal);
         let access = portal.statement.script.statements.first().map_or(Access::Write, |first| first.access);
-        self.kept = Some(Box::default());
+        self.kept = Some(Vec::new());
         let result = self.write_all(write, ManyRequest { arguments: &arguments, access, describe: false }).await;
-        let rows = self.kept.take().map_or_else(Bytes::new, |rows| Bytes::from(*rows));
+        let rows = self.kept.take().map_or_else(Bytes::new, Bytes::from);
         let kept = Rc::new(KeptRows { portal: portal.clone(), rows: RefCell::new(rows), tag: result? });
         self.session.statements.bind(name, Portal::Kept(kept.clone()));
         self.give_portion(&kept, max_rows);
@@ -95,7 +99,7 @@ impl Conversation {
 
     async fn write_all(&mut self, write: &ManyWrite, request: ManyRequest<'_>) -> Result<String, Failure> {
         let work = async |this: &mut Self| match write {
-            ManyWrite::Each { read, target, copies } => this.write_each(read, target, *copies, request).await,
+            ManyWrite::Each { read, target, copies } => this.write_each(read, target, copies.as_deref(), request).await,
             ManyWrite::Rows { insert, places } => this.insert_rows(insert, places, request).await,
             ManyWrite::Selected { write, source } => match &**write {
                 Write::Selected(insert) => this.insert_selected(insert, source, request).await,
@@ -115,11 +119,14 @@ impl Conversation {
         &mut self,
         read: &FinalRead,
         target: &[ShardId],
-        copies: bool,
+        copies: Option<&str>,
         request: ManyRequest<'_>,
     ) -> Result<String, Failure> {
         let ids = self.link_writers(target, request.access).await?;
         self.measure.touches(ids.len());
+        if let Some(table) = copies {
+            self.lock_copies(&ids, table).await?;
+        }
         let (sql, types, arguments) = self.prepare_each(read, ids[0], request.arguments).await?;
         let part = |id: &u64| Part { id: *id, sql: sql.clone() };
         let first = [part(&ids[0])];
@@ -129,16 +136,34 @@ impl Conversation {
         self.start_parts(&others, &types, &arguments)?;
         for (n, other) in others.iter().enumerate() {
             let (returned, notices) = match copies {
-                true => (Returned::Dropped, Notices::Dropped),
-                false => (Returned::Passed { describe: false }, Notices::Passed),
+                Some(_) => (Returned::Dropped, Notices::Dropped),
+                None => (Returned::Passed { describe: false }, Notices::Passed),
             };
             let heard = self.hear_part(other.id, returned, notices).await;
             let more = self.or_stop(&others[n + 1..], heard).await?;
-            if !copies {
-                tag = added(&tag, &more);
+            match copies {
+                None => tag = added(&tag, &more),
+                Some(_) if more == tag => {}
+                Some(table) => {
+                    self.or_stop(&others[n + 1..], Err(unlike_copies(table).into())).await?;
+                }
             }
         }
         Ok(tag)
+    }
+
+    /// Whoever writes a reference table writes all copies before the next one does: a transaction that is committed on one shard is not yet on
+    /// another, where the next one would miss its rows. The locks are no table's, for which a role may lack the right; what is prepared keeps
+    /// them.
+    pub(super) async fn lock_copies(&mut self, ids: &[u64], table: &str) -> Result<(), Failure> {
+        let number = xxh3_64(table.as_bytes()).to_be_bytes();
+        let number = i32::from_be_bytes([number[0], number[1], number[2], number[3]]);
+        let sql = format!("SELECT pg_catalog.pg_advisory_xact_lock({COPIES_LOCK}, {number})");
+        for id in ids {
+            let i = self.position(*id)?;
+            self.ask(i, &sql).await?.into_result(self)?;
+        }
+        Ok(())
     }
 
     /// What every shard runs, with the values of its parameters and with what is read elsewhere.
@@ -407,6 +432,14 @@ impl Conversation {
         self.served.remember(key, description.clone());
         Ok(description)
     }
+}
+
+/// In a REPEATABLE READ transaction the snapshots of two shards may be on either side of another's commit.
+fn unlike_copies(table: &str) -> ErrorFields {
+    let message = format!("the copies of reference table \"{table}\" are not the same on all shards");
+    ErrorFields::error("40001", message)
+        .with_detail("The statement concerns more rows on one of them than on another.")
+        .with_hint("Try the transaction again; if that does not help, compare the table on the shards.")
 }
 
 fn too_much() -> ErrorFields {

@@ -156,7 +156,7 @@ pub enum ManyRead {
 #[derive(Debug)]
 pub enum ManyWrite {
     /// Each of `target` runs the statement for its own rows, with what `read` brings of others. When `copies`, the rows are the same everywhere.
-    Each { read: FinalRead, target: Vec<ShardId>, copies: bool },
+    Each { read: FinalRead, target: Vec<ShardId>, copies: Option<Box<str>> },
     /// The rows of an INSERT, each with its shard, in their order.
     Rows { insert: InsertRows, places: Vec<ShardId> },
     /// The rows of a query: [`Write::Selected`].

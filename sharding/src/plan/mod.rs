@@ -292,8 +292,8 @@ pub struct EachShard {
     pub query: Arc<FinalQuery>,
     /// Where rows are written.
     pub target: Shards,
-    /// The rows are the same on every shard, so they count once.
-    pub copies: bool,
+    /// The reference table that is written: the rows are the same on every shard, so they count once.
+    pub copies: Option<Box<str>>,
 }
 
 /// Rows that stand in the text of an INSERT.

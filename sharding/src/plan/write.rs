@@ -51,6 +51,12 @@ pub(super) fn copies(
     dml: &Dml,
     parsed: &Parsed,
 ) -> Result<Write, Refusal> {
+    if let Some(problem) = &binder.problem {
+        return Err(problem.clone());
+    }
+    if let Some(reader) = &binder.facts.reader {
+        return Err(reasons::reader(reader));
+    }
     let table = binder.reference_writes.first().cloned().unwrap_or_default();
     if binder.targets > 1 {
         return Err(reasons::several_targets());
@@ -60,7 +66,7 @@ pub(super) fn copies(
     }
     check_all(context, binder, parsed)?;
     let query = final_query::beside(context, binder, dml, (&[], None), Shards::All, parsed)?;
-    Ok(Write::Each(EachShard { query: Arc::new(query), target: Shards::All, copies: true }))
+    Ok(Write::Each(EachShard { query: Arc::new(query), target: Shards::All, copies: Some(table.into()) }))
 }
 
 /// INSERT ... VALUES without anything around it.
@@ -113,7 +119,7 @@ fn each(
     if let Some(local) = binder.locals.iter().find(|local| local.target) {
         let home = local.home;
         let query = final_query::beside(context, binder, dml, (&[], Some(home)), shards, parsed)?;
-        return Ok(Write::Each(EachShard { query: Arc::new(query), target: Shards::One(home), copies: false }));
+        return Ok(Write::Each(EachShard { query: Arc::new(query), target: Shards::One(home), copies: None }));
     }
     let target = binder.occurrences.iter().position(|occurrence| occurrence.target);
     let target = target.ok_or_else(|| reasons::spread("this write"))?;
@@ -123,7 +129,7 @@ fn each(
     let is_own = |occurrence: &Occurrence| used.is_some() || reached[occurrence.key.0 as usize];
     let tied: Vec<usize> = (0..binder.occurrences.len()).filter(|at| is_own(&binder.occurrences[*at])).collect();
     let query = final_query::beside(context, binder, dml, (&tied, None), shards, parsed)?;
-    Ok(Write::Each(EachShard { query: Arc::new(query), target: own, copies: false }))
+    Ok(Write::Each(EachShard { query: Arc::new(query), target: own, copies: None }))
 }
 
 /// INSERT ... SELECT: each shard stores what it selects, or every row goes to its shard by way of the router.
@@ -141,7 +147,7 @@ fn selected(
     if checked && is_whole_on_each(context, binder, source, &seen, parsed) {
         let all: Vec<usize> = (0..binder.occurrences.len()).collect();
         let query = final_query::beside(context, binder, dml, (&all, None), shards.clone(), parsed)?;
-        return Ok(Write::Each(EachShard { query: Arc::new(query), target: shards, copies: false }));
+        return Ok(Write::Each(EachShard { query: Arc::new(query), target: shards, copies: None }));
     }
     by_the_router(context, binder, insert, shards, parsed)
 }
