@@ -6,6 +6,7 @@ use std::task::Poll;
 
 use bytes::BytesMut;
 use pgsluice_sharding::copy::{CopyFrom, CopyTarget, PartialRows, Splitter};
+use pgsluice_sharding::plan::turn_of_writers;
 use pgsluice_sharding::sql::Access;
 use pgsluice_sharding::{Refusal, ShardId};
 
@@ -196,6 +197,9 @@ impl Conversation {
         let ids = self.link_all(&shards, Access::Write).await?;
         if let Some(partial) = &copy.partial {
             self.refuse_differing_defaults(&ids, copy, partial).await?;
+        }
+        if copy.target == CopyTarget::Reference {
+            self.take_turn(&ids, Some(&turn_of_writers(&[copy.table.clone()], &[]))).await?;
         }
         let begun = self.begin_copies(&ids, text).await;
         let mut splitter = Splitter::new(copy, self.worker.limits().message_bytes_max);

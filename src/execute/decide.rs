@@ -128,7 +128,7 @@ fn many_write(
                 ShardSet::One(shard) => vec![shard],
                 ShardSet::Many(shards) => shards,
             };
-            Ok(ManyWrite::Each { read, target, copies: each.copies })
+            Ok(ManyWrite::Each { read, target, copies: each.copies.clone() })
         }
         Write::Rows(insert) => {
             let places = insert.places(map, values)?;

@@ -95,7 +95,7 @@ impl Conversation {
 
     async fn write_all(&mut self, write: &ManyWrite, request: ManyRequest<'_>) -> Result<String, Failure> {
         let work = async |this: &mut Self| match write {
-            ManyWrite::Each { read, target, copies } => this.write_each(read, target, *copies, request).await,
+            ManyWrite::Each { read, target, copies } => this.write_each(read, target, copies.as_deref(), request).await,
             ManyWrite::Rows { insert, places } => this.insert_rows(insert, places, request).await,
             ManyWrite::Selected { write, source } => match &**write {
                 Write::Selected(insert) => this.insert_selected(insert, source, request).await,
@@ -115,7 +115,7 @@ impl Conversation {
         &mut self,
         read: &FinalRead,
         target: &[ShardId],
-        copies: bool,
+        copies: Option<&str>,
         request: ManyRequest<'_>,
     ) -> Result<String, Failure> {
         let ids = self.link_writers(target, request.access).await?;
@@ -123,22 +123,34 @@ impl Conversation {
         let (sql, types, arguments) = self.prepare_each(read, ids[0], request.arguments).await?;
         let part = |id: &u64| Part { id: *id, sql: sql.clone() };
         let first = [part(&ids[0])];
+        self.take_turn(&ids[..1], copies).await?;
         self.start_parts(&first, &types, &arguments)?;
         let mut tag = self.hear_part(ids[0], Returned::Passed { describe: request.describe }, Notices::Passed).await?;
         let others: Vec<Part> = ids[1..].iter().map(part).collect();
+        self.take_turn(&ids[1..], copies).await?;
         self.start_parts(&others, &types, &arguments)?;
         for (n, other) in others.iter().enumerate() {
             let (returned, notices) = match copies {
-                true => (Returned::Dropped, Notices::Dropped),
-                false => (Returned::Passed { describe: false }, Notices::Passed),
+                Some(_) => (Returned::Dropped, Notices::Dropped),
+                None => (Returned::Passed { describe: false }, Notices::Passed),
             };
             let heard = self.hear_part(other.id, returned, notices).await;
             let more = self.or_stop(&others[n + 1..], heard).await?;
-            if !copies {
+            if copies.is_none() {
                 tag = added(&tag, &more);
             }
         }
         Ok(tag)
+    }
+
+    /// Waits on these servers until nobody else writes the same copies.
+    pub(super) async fn take_turn(&mut self, ids: &[u64], turn: Option<&str>) -> Result<(), Failure> {
+        let Some(turn) = turn else { return Ok(()) };
+        for id in ids {
+            let i = self.position(*id)?;
+            self.ask(i, turn).await?.into_result(self)?;
+        }
+        Ok(())
     }
 
     /// What every shard runs, with the values of its parameters and with what is read elsewhere.
@@ -206,6 +218,9 @@ impl Conversation {
         for (n, part) in parts.iter().enumerate() {
             let returned = Returned::Kept { rows: &mut kept[n], describe: request.describe && n == 0 };
             let heard = self.hear_part(part.id, returned, Notices::Passed).await;
+            let all: usize = kept.iter().map(Vec::len).sum();
+            let fits = all <= self.worker.limits().final_query_bytes_max;
+            let heard = heard.and_then(|tag| if fits { Ok(tag) } else { Err(too_much().into()) });
             let more = self.or_stop(&parts[n + 1..], heard).await?;
             tag = added(&tag, &more);
         }
@@ -304,21 +319,29 @@ impl Conversation {
                 continue;
             };
             if header.tag == b'E' {
-                let failed = self.shard_failed(i, header.total);
-                failure.get_or_insert(failed);
+                // The client hears it now, and nothing else of the same.
+                failure = Some(self.shard_failed(i, header.total));
                 continue;
             }
             self.take_part_message(i, header, &mut returned, notices, &mut tag)?;
-            let max = self.worker.limits().final_query_bytes_max;
-            if let Some(kept) = self.kept.as_mut().filter(|kept| kept.len() > max) {
-                kept.clear();
-                failure.get_or_insert_with(|| too_much().into());
+            if self.keeps_too_much(&returned) {
+                self.kept.iter_mut().for_each(|kept| kept.clear());
+                returned = Returned::Dropped;
+                failure = Some(too_much().into());
             }
         }
         match failure {
             Some(failure) => Err(failure),
             None => Ok(tag),
         }
+    }
+
+    fn keeps_too_much(&self, returned: &Returned<'_>) -> bool {
+        let bytes = match returned {
+            Returned::Kept { rows, .. } => rows.len(),
+            Returned::Passed { .. } | Returned::Dropped => self.kept.as_ref().map_or(0, |kept| kept.len()),
+        };
+        bytes > self.worker.limits().final_query_bytes_max
     }
 
     /// One message of a server that runs its part, no error.
@@ -411,7 +434,8 @@ impl Conversation {
 
 fn too_much() -> ErrorFields {
     let message = "what the statement gives back is more than limits.final_query_bytes_max allows to be kept";
-    ErrorFields::error("54000", message).with_hint("Execute it without a row limit (fetch size 0).")
+    ErrorFields::error("54000", message)
+        .with_hint("Give back less, execute it without a row limit (fetch size 0), or raise the limit.")
 }
 
 /// The command tag for the rows of both; `INSERT 0 3` and `INSERT 0 2` make `INSERT 0 5`.

@@ -79,7 +79,7 @@ impl Write {
     pub fn steps(&self, full: bool) -> Step {
         match self {
             Self::Each(each) => {
-                let whose = if each.copies { "the same on " } else { "its own rows on " };
+                let whose = if each.copies.is_some() { "the same on " } else { "its own rows on " };
                 let steps = each.query.steps(full);
                 Step { name: "WriteEach", detail: format!("{whose}{}", each.target), ..steps }
             }

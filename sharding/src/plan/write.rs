@@ -3,7 +3,10 @@
 //! A shard changes its own rows only. What a statement reads of rows that lie elsewhere comes to it as the inputs of a final query
 //! do.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::bind::{Binder, Occurrence};
 use super::bind_dml::UsedKey;
@@ -60,7 +63,19 @@ pub(super) fn copies(
     }
     check_all(context, binder, parsed)?;
     let query = final_query::beside(context, binder, dml, (&[], None), Shards::All, parsed)?;
-    Ok(Write::Each(EachShard { query: Arc::new(query), target: Shards::All, copies: true }))
+    let turn = turn_of_writers(&binder.reference_writes, &binder.reference_reads);
+    Ok(Write::Each(EachShard { query: Arc::new(query), target: Shards::All, copies: Some(turn.into()) }))
+}
+
+/// What a shard runs before copies are written there: writers of the same copies, and of what they are computed from, wait for each other
+/// to end. Else one whose rows come between two shards would be seen on the second of them only.
+pub fn turn_of_writers(written: &[String], read: &[String]) -> String {
+    let key = |name: &String| xxh3_64(format!("sluice copies of {name}").as_bytes()).cast_signed();
+    let mut keys: BTreeMap<i64, &str> = read.iter().map(|name| (key(name), "_shared")).collect();
+    keys.extend(written.iter().map(|name| (key(name), "")));
+    let locks: Vec<String> =
+        keys.iter().map(|(key, mode)| format!("pg_catalog.pg_advisory_xact_lock{mode}({key})")).collect();
+    format!("SELECT {}", locks.join(", "))
 }
 
 /// INSERT ... VALUES without anything around it.
@@ -113,7 +128,7 @@ fn each(
     if let Some(local) = binder.locals.iter().find(|local| local.target) {
         let home = local.home;
         let query = final_query::beside(context, binder, dml, (&[], Some(home)), shards, parsed)?;
-        return Ok(Write::Each(EachShard { query: Arc::new(query), target: Shards::One(home), copies: false }));
+        return Ok(Write::Each(EachShard { query: Arc::new(query), target: Shards::One(home), copies: None }));
     }
     let target = binder.occurrences.iter().position(|occurrence| occurrence.target);
     let target = target.ok_or_else(|| reasons::spread("this write"))?;
@@ -123,7 +138,7 @@ fn each(
     let is_own = |occurrence: &Occurrence| used.is_some() || reached[occurrence.key.0 as usize];
     let tied: Vec<usize> = (0..binder.occurrences.len()).filter(|at| is_own(&binder.occurrences[*at])).collect();
     let query = final_query::beside(context, binder, dml, (&tied, None), shards, parsed)?;
-    Ok(Write::Each(EachShard { query: Arc::new(query), target: own, copies: false }))
+    Ok(Write::Each(EachShard { query: Arc::new(query), target: own, copies: None }))
 }
 
 /// INSERT ... SELECT: each shard stores what it selects, or every row goes to its shard by way of the router.
@@ -141,7 +156,7 @@ fn selected(
     if checked && is_whole_on_each(context, binder, source, &seen, parsed) {
         let all: Vec<usize> = (0..binder.occurrences.len()).collect();
         let query = final_query::beside(context, binder, dml, (&all, None), shards.clone(), parsed)?;
-        return Ok(Write::Each(EachShard { query: Arc::new(query), target: shards, copies: false }));
+        return Ok(Write::Each(EachShard { query: Arc::new(query), target: shards, copies: None }));
     }
     by_the_router(context, binder, insert, shards, parsed)
 }

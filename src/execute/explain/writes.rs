@@ -18,7 +18,9 @@ use crate::session::statements::{FinalRead, ManyWrite, RowSource};
 impl Conversation {
     pub(super) async fn explain_write(&mut self, asked: Asked<'_>, write: &ManyWrite) -> Result<Explained, Failure> {
         let report = match write {
-            ManyWrite::Each { read, target, copies } => self.explain_each(asked, read, target, *copies).await?,
+            ManyWrite::Each { read, target, copies } => {
+                self.explain_each(asked, read, target, copies.is_some()).await?
+            }
             ManyWrite::Rows { insert, places } => self.explain_rows(asked, insert, places).await?,
             ManyWrite::Selected { write, source } => self.explain_selected(asked, write, source).await?,
             ManyWrite::Moved { write, target } => self.explain_moved(asked, write, target).await?,
