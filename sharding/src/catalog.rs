@@ -106,11 +106,25 @@ pub struct Column {
     pub not_null: bool,
     /// Part of the primary key.
     pub primary: bool,
-    /// Computed from the other columns; no value can be given for it.
-    pub generated: bool,
+    pub origin: Origin,
     pub collation: Collation,
     pub crossing: Crossing,
     pub default: ColumnDefault,
+}
+
+/// Where the values of a column come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Origin {
+    #[default]
+    Given,
+    /// Computed from the other columns; none can be given.
+    Generated,
+}
+
+impl Origin {
+    pub fn of(generated: bool) -> Self {
+        if generated { Self::Generated } else { Self::Given }
+    }
 }
 
 /// What a column holds in a row for which an INSERT says nothing of it.
@@ -290,14 +304,15 @@ pub(crate) fn column_of(column: &ColumnDef, default_collation: Collation) -> Col
     };
     // The name of a collation in an open transaction is not looked up.
     let crossing = if column.collation.is_some() { Crossing::default() } else { crossing };
-    let (name, not_null, generated) = (column.name.to_string(), column.not_null, column.generated);
+    let (name, not_null) = (column.name.to_string(), column.not_null);
+    let origin = Origin::of(column.generated);
     Column {
         name,
         type_oid,
         typmod,
         not_null,
         primary: false,
-        generated,
+        origin,
         collation,
         crossing,
         default: ColumnDefault::None,

@@ -6,8 +6,8 @@ use std::fmt;
 
 use pgsluice_sharding::Refusal;
 use pgsluice_sharding::catalog::{
-    Catalog, Collation, Column, ColumnDefault, Crossing, CrossingForm, Function, FunctionKind, Identity, Relation,
-    SequenceName, Table, TableKind, TableRules, Volatility,
+    Catalog, Collation, Column, ColumnDefault, Crossing, CrossingForm, Function, FunctionKind, Identity, Origin,
+    Relation, SequenceName, Table, TableKind, TableRules, Volatility,
 };
 use pgsluice_sharding::map::ShardId;
 use pgsluice_sharding::plan::{can_stand_for_view, view_kind};
@@ -183,7 +183,7 @@ impl Builder {
             typmod,
             not_null: row.boolean(6)?,
             primary: row.boolean(8)?,
-            generated: row.boolean(9)?,
+            origin: Origin::of(row.boolean(9)?),
             collation: self.collation_of(row.number(7)?),
             crossing: Crossing { domain, ..self.crossing_of(type_oid, row.number(7)?) },
             default: ColumnDefault::None,

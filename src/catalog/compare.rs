@@ -112,7 +112,7 @@ const FIRST_USER_OID: u32 = 16384;
 mod tests {
     use std::collections::HashMap;
 
-    use pgsluice_sharding::catalog::{Collation, Column, ColumnDefault, Crossing};
+    use pgsluice_sharding::catalog::{Collation, Column, ColumnDefault, Crossing, Origin};
     use pgsluice_sharding::key::KeyType;
 
     use super::*;
@@ -124,7 +124,7 @@ mod tests {
             typmod: -1,
             not_null: true,
             primary: false,
-            generated: false,
+            origin: Origin::Given,
             collation: Collation::Bytes,
             crossing: Crossing::default(),
             default: ColumnDefault::None,

@@ -336,6 +336,7 @@ impl Conversation {
     /// Describe of a portal over several shards.
     pub(super) async fn describe_many(&mut self, portal: &ManyPortal) -> Result<(), Failure> {
         let arguments = Arguments::of_portal(portal);
+        self.question_in_pipeline().await?;
         self.begin_on_several().await?;
         let description = match &portal.read {
             ManyRead::Merged { gather, shards, .. } => {

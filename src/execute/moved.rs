@@ -4,6 +4,7 @@
 use pgsluice_sharding::key::{Format, Input};
 use pgsluice_sharding::merge::ColumnType;
 use pgsluice_sharding::plan::{MovedRows, SelectedRows};
+use pgsluice_sharding::sql::Access;
 use pgsluice_sharding::{Refusal, ShardId};
 
 use crate::protocol::error::ErrorFields;
@@ -16,6 +17,7 @@ use super::final_query::InputRows;
 use super::gather::{BINARY, ManyRequest};
 use super::selected::{Route, Sorted, rounded};
 use super::types::ParameterTypes;
+use super::worker::Served;
 use super::writes::{Part, Returned, added};
 use super::{Conversation, Failure};
 
@@ -77,15 +79,18 @@ impl Conversation {
         if !going.is_empty() {
             self.check_hindrances(going[0].id, moved).await?;
         }
+        // Types are known by the numbers that they have on the first shard.
+        let i = self.link(Some(Served::HOME), Access::Lock).await?;
+        let home = self.links[i].server.id.0;
         for found in going {
-            rows.extend(self.take_out(found, &asked).await?);
+            rows.extend(self.take_out(found, home, &asked).await?);
         }
         for found in all.iter().filter(|found| !found.stay.is_empty()) {
             let more = self.run_chosen(found.id, &found.stay, &moved.update, &asked, &[], &mut Vec::new()).await?;
             tag = added(&tag, &more);
         }
         if !rows.is_empty() {
-            let more = self.put_in(&moved.insert, &rows, &asked, ids[0]).await?;
+            let more = self.put_in(&moved.insert, &rows, &asked, home).await?;
             tag = added(&tag, &more);
         }
         Ok(tag)
@@ -105,9 +110,9 @@ impl Conversation {
             let (row, behind) = rest.split_at(header.total.min(rest.len()));
             let stays = self.new_place(&row[5..], asked)? == shard;
             if stays {
-                found.stay.take(row)
+                found.stay.take(row);
             } else {
-                found.go.take(row)
+                found.go.take(row);
             }
             rest = behind;
         }
@@ -155,11 +160,11 @@ impl Conversation {
         self.hear_part(id, returned, Notices::Passed).await
     }
 
-    /// Deletes the rows that go; gives them with their new values.
-    async fn take_out(&mut self, found: &Found, asked: &Asked<'_>) -> Result<Vec<u8>, Failure> {
+    /// Deletes the rows that go; gives them with their new values, of which server `home` tells the types.
+    async fn take_out(&mut self, found: &Found, home: u64, asked: &Asked<'_>) -> Result<Vec<u8>, Failure> {
         let text = asked.types.settle(&asked.moved.delete);
         let query = asked.arguments.of_part(&text).with_types(asked.types.numbers());
-        let given = self.write_description(found.id, &query).await?;
+        let given = self.write_description(home, &query).await?;
         let route = Route::new(&asked.moved.insert, &given, asked.types, asked.own)?;
         let formats = route.formats.clone();
         let mut rows = Vec::new();

@@ -43,6 +43,12 @@ impl Conversation {
         if joins { self.pipeline_becomes_block().await } else { Ok(()) }
     }
 
+    /// The router is about to ask a server for itself, which ends with a Sync: what the pipeline has written there must not be committed by
+    /// that.
+    pub(super) async fn question_in_pipeline(&mut self) -> Result<(), Failure> {
+        self.execute_in_pipeline().await
+    }
+
     /// An EXECUTE is about to be bound, of which it is not known yet where it writes.
     pub(super) async fn execute_in_pipeline(&mut self) -> Result<(), Failure> {
         let wrote = self.links.iter().any(|link| link.is_unsynced() && link.wrote);

@@ -26,7 +26,7 @@ use super::final_query::InputRows;
 use super::final_tables::Until;
 use super::gather::{BINARY, ManyRequest, bind_for_shard, sql_for_shards};
 use super::types::ParameterTypes;
-use super::worker::Description;
+use super::worker::{Description, Served};
 use super::writes::{Part, Returned, added};
 use super::{Conversation, Failure};
 
@@ -78,7 +78,8 @@ impl Conversation {
         source: &RowSource,
         request: ManyRequest<'_>,
     ) -> Result<String, Failure> {
-        let i = self.link(None, Access::Lock).await?;
+        // Types are known by the numbers that they have on the first shard.
+        let i = self.link(Some(Served::HOME), Access::Lock).await?;
         let id = self.links[i].server.id.0;
         let description = self.write_description(id, request.arguments).await?;
         if request.describe && !description.client_columns.is_empty() {

@@ -50,7 +50,7 @@ fn a_dump_is_loaded_sharded_and_dumped_again() {
         let schema = pg_dump(shared().port(), &plain, &["--schema-only"]).unwrap();
         let mut spread = 0;
         for shard in &over {
-            assert_eq!(pg_dump(shared().port(), shard, &["--schema-only"]).unwrap(), schema, "{shard}");
+            assert_eq!(pg_dump(shared().port(), shard, &["--schema-only", "-N", "sluice"]).unwrap(), schema, "{shard}");
             let rows =
                 superuser(shared(), shard).text("SELECT count(*) FROM billing.lines").trim().parse::<u32>().unwrap();
             assert!(rows > 0, "{shard} has no rows");
@@ -62,7 +62,7 @@ fn a_dump_is_loaded_sharded_and_dumped_again() {
         let refused = pg_dump(router.port, "app", &[]).unwrap_err();
         assert!(refused.contains("sluice.snapshots = 'all'"), "{refused}");
         let url = format!("postgres://app:app@127.0.0.1:{}/app?options=-csluice.snapshots%3Dall", router.port);
-        let output = Command::new("pg_dump").args(["--no-owner", "-d", &url]).output().unwrap();
+        let output = Command::new("pg_dump").args(["--no-owner", "-N", "sluice", "-d", &url]).output().unwrap();
         let again = String::from_utf8(output.stdout).unwrap();
         let lasting: Vec<&str> = again.lines().filter(|line| !line.contains("restrict ")).collect();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

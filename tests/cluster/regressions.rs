@@ -551,3 +551,29 @@ fn a_portal_that_writes_over_shards_runs_once() {
     let read = "SELECT n FROM orders";
     assert_eq!(twice(read, unlimited), (String::new(), vec!["SELECT 4".into(), "SELECT 0".into()], "4".into()));
 }
+
+#[test]
+fn a_description_within_a_pipeline_commits_nothing() {
+    let two = Two::new("described");
+    let keys = two.keys();
+    let mut client = two.router.client();
+    for key in keys {
+        assert_eq!(client.query(&format!("INSERT INTO rt VALUES ({key}, 1)")).sqlstate(), "");
+    }
+    let before = two.rows();
+    for key in keys {
+        let mut out = Vec::new();
+        let failing = format!("UPDATE rt SET v = 1 / (v - v) + {key} RETURNING v");
+        for sql in [&*format!("DELETE FROM rt WHERE user_id = {key}"), &*failing] {
+            out.extend(parse("", sql));
+            out.extend(bind("", "", &[], false));
+            out.extend(message(b'D', b"P\0"));
+            out.extend(execute(""));
+        }
+        out.extend(sync());
+        client.send(&out);
+        let answer = client.answer(&[]);
+        assert_eq!((answer.sqlstate(), answer.status), ("22012", b'I'));
+        assert_eq!(two.rows(), before);
+    }
+}

@@ -25,7 +25,7 @@ const ROWS_SHOWN: usize = 12;
 const FIRST_OWN_OID: u32 = 16384;
 
 /// Files with writes that read on other shards: what they read is kept in memory.
-const READ_ELSEWHERE: [&str; 1] = ["spread_writes"];
+const READ_ELSEWHERE: [&str; 2] = ["spread_writes", "write_traps"];
 
 macro_rules! files {
     ($($name:ident),* $(,)?) => {
@@ -72,6 +72,7 @@ files! {
     tables,
     transactions,
     views,
+    write_traps,
     writes,
 }
 

@@ -5,7 +5,9 @@ use super::ddl::{created_columns, created_kind};
 use super::decide::Context;
 use super::scope::{Columns, Names};
 use super::view::view_kind;
-use crate::catalog::{Catalog, Column, ColumnDefault, Crossing, Identity, Relation, SequenceName, Table, TableRules};
+use crate::catalog::{
+    Catalog, Column, ColumnDefault, Crossing, Identity, Origin, Relation, SequenceName, Table, TableRules,
+};
 use crate::refusal::Refusal;
 use crate::sql::parse::{Parsed, parse};
 use crate::sql::tree::{CreateTable, Query, Stmt};
@@ -100,7 +102,7 @@ fn view_columns(catalog: &Catalog, query: &Query) -> Vec<Column> {
             typmod: -1,
             not_null: false,
             primary: false,
-            generated: false,
+            origin: Origin::Given,
             collation: catalog.default_collation,
             crossing: Crossing::default(),
             default: ColumnDefault::None,

@@ -139,6 +139,8 @@ pub enum NullKey {
     Nothing,
     /// A row to be stored has no shard: refused with `23502`.
     Refused(KeyColumn),
+    /// A row to be stored, if there is one, has no shard: its column is NOT NULL, so any server refuses it.
+    Left,
 }
 
 /// The column of a key that is stored, as the client knows it.

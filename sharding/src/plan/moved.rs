@@ -5,7 +5,7 @@ use super::decide::Context;
 use super::final_query::quoted;
 use super::scope::Columns;
 use super::{KeyColumn, MovedRows, Plan, RowColumns, SelectedRows, Shards, TargetColumn, Write, reasons};
-use crate::catalog::{Column, TableKind};
+use crate::catalog::{Column, Origin, TableKind};
 use crate::refusal::Refusal;
 use crate::sql::parse::Parsed;
 use crate::sql::rows::UpdateSpans;
@@ -76,7 +76,7 @@ pub(super) fn moved(
     let type_name = &table.columns[key].crossing.type_name;
     let (mark, name) = (chosen.mark(), &chosen.name);
     // A generated column is computed anew where the row is stored.
-    let given: Vec<&Column> = table.columns.iter().filter(|column| !column.generated).collect();
+    let given: Vec<&Column> = table.columns.iter().filter(|column| column.origin == Origin::Given).collect();
     let key_given = given.iter().position(|column| column.name == *key_name).ok_or_else(unclear)?;
     let values: Vec<String> = given
         .iter()

@@ -119,7 +119,7 @@ impl<'a> Found<'a> {
 
     fn add_null(&mut self) -> Result<(), Refusal> {
         match &self.null {
-            NullKey::Nothing => Ok(()),
+            NullKey::Nothing | NullKey::Left => Ok(()),
             NullKey::Refused(column) => Err(column.is_null()),
         }
     }
@@ -132,7 +132,7 @@ impl<'a> Found<'a> {
             Some(key) => self.add_key(key),
             None => match self.null {
                 NullKey::Nothing => {}
-                NullKey::Refused(_) => return Err(rounded()),
+                NullKey::Refused(_) | NullKey::Left => return Err(rounded()),
             },
         }
         Ok(())

@@ -96,7 +96,7 @@ impl Binder<'_> {
                 return None;
             }
             if values.stored {
-                null = NullKey::Refused(self.key_column(values.term));
+                null = self.null_stored(values.term);
             }
             keys.extend(values.keys.iter().cloned());
             open.retain(|occurrence| !reached[best].contains(occurrence));
@@ -105,8 +105,8 @@ impl Binder<'_> {
         Some(Shards::Keys { key_type: key_type?, keys, null, stored_in })
     }
 
-    /// The column that this term is, by the names of its table.
-    fn key_column(&self, term: Term) -> KeyColumn {
+    /// What a NULL means that is to be stored in this column.
+    fn null_stored(&self, term: Term) -> NullKey {
         let owner = self.terms.owner(term);
         let rel = &self.rels[owner];
         let position = rel.terms.iter().find(|(_, found)| **found == term).map(|(position, _)| *position);
@@ -114,11 +114,15 @@ impl Binder<'_> {
             Columns::Table(table) => position.and_then(|position| table.columns.get(position)),
             Columns::Derived(_) | Columns::Unknown => None,
         };
+        // A query may give no row at all.
+        if self.selected.is_some() && column.is_some_and(|column| column.not_null) {
+            return NullKey::Left;
+        }
         let table = self.occurrences.iter().find(|occurrence| occurrence.rel == owner);
-        KeyColumn {
+        NullKey::Refused(KeyColumn {
             table: table.map_or("", |table| &table.table).into(),
             column: column.map_or("", |column| &column.name).into(),
-        }
+        })
     }
 
     /// Where the rows of one place in the statement are that matter, if its keys are named.

@@ -186,6 +186,7 @@ fn by_the_router(
     if spans::clocks(context.text, &(span.end..parsed.span.end)) > 0 {
         return Err(reasons::differs("CURRENT_TIMESTAMP"));
     }
+    check_behind(binder, span.end)?;
     let text = format!("{with}{}", &context.text[span.clone()]);
     let source = source_plan(context, &text)?;
     let filled = filled_columns(table, insert, &source.1);
@@ -211,6 +212,16 @@ fn by_the_router(
         at_once,
         params,
     }))
+}
+
+/// What stands behind the query of an INSERT, from `end` on, runs on each shard for the rows it gets: it must not look at others.
+fn check_behind(binder: &Binder<'_>, end: usize) -> Result<(), Refusal> {
+    let sharded = binder.occurrences.iter().map(|occurrence| Some(occurrence.written.at));
+    let local = binder.locals.iter().map(|local| binder.rels[local.rel].written.map(|written| written.at));
+    if sharded.chain(local).any(|at| at.is_none_or(|at| at >= end)) {
+        return Err(reasons::spread("INSERT ... SELECT whose ON CONFLICT or RETURNING reads other rows"));
+    }
+    Ok(())
 }
 
 /// MERGE: the rows of its source that have a key come to the shard of that key, by way of the router.

@@ -17,7 +17,7 @@ use crate::support::wire::{self, Answer, Row, Wire};
 
 /// Histories of the same tables.
 const HISTORIES_PER_SEED: usize = 60;
-const HISTORIES: usize = 240;
+const HISTORIES: usize = 120;
 const DIFFERENCES_SHOWN: usize = 6;
 /// As the configuration has it.
 const BUCKETS: u16 = 4096;

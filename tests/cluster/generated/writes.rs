@@ -144,7 +144,7 @@ impl Grammar<'_> {
     fn other_key(&mut self, key: &str) -> String {
         match self.tables.type_name(Kind::Key) {
             "text" => format!("{key} || 'q'"),
-            "varchar(5)" => format!("left({key}, 4) || 'q'"),
+            "varchar(5)" => format!("'#' || left(md5({key}), 4)"),
             "uuid" => format!("overlay({key}::text placing 'e' from 1)::uuid"),
             _ => format!("{key} + 20"),
         }
@@ -153,7 +153,8 @@ impl Grammar<'_> {
     /// Whether a key may be one that [`Self::other_key`] has made.
     fn is_other(&self, key: &str) -> String {
         match self.tables.type_name(Kind::Key) {
-            "text" | "varchar(5)" => format!("{key} LIKE '%q'"),
+            "text" => format!("{key} LIKE '%q'"),
+            "varchar(5)" => format!("{key} LIKE '#%'"),
             "uuid" => format!("{key}::text LIKE 'e%'"),
             _ => format!("{key} > 11"),
         }
