@@ -11,7 +11,7 @@ use std::{env, thread};
 
 use pgsluice::demo::{Cluster, ClusterOptions};
 
-#[allow(dead_code, reason = "other benchmarks take the rest")]
+#[allow(dead_code, unreachable_pub, reason = "other benchmarks take the rest")]
 #[path = "../support/mod.rs"]
 mod support;
 #[allow(dead_code, unreachable_pub, reason = "the tests take the rest")]

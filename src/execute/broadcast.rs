@@ -75,7 +75,11 @@ impl Conversation {
         }
         self.session.transaction.begin("BEGIN", TransactionOptions::default(), self.session.settings().clone());
         let result = match work(self).await {
-            Ok(value) => self.commit_links().await.map(|_| value),
+            Ok(value) => match self.commit_links().await {
+                Ok(true) => Ok(value),
+                Ok(false) => Err(ErrorFields::error("40000", "a shard has rolled the transaction back").into()),
+                Err(failure) => Err(failure),
+            },
             Err(Failure::End(end)) => return Err(Failure::End(end)),
             Err(failure) => {
                 self.roll_back_links().await?;

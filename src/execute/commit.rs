@@ -63,7 +63,12 @@ impl Conversation {
                 return Err(failure);
             }
         }
-        self.commit_one_phase().await
+        let committed = self.commit_one_phase().await;
+        if matches!(committed, Err(Failure::Error(_) | Failure::Told)) {
+            // Wherever the block is still open, what comes next would become a part of it.
+            self.roll_back_links().await?;
+        }
+        committed
     }
 
     /// COMMIT wherever the block is still open.
@@ -93,9 +98,7 @@ impl Conversation {
                 }
                 Ok(answer) => {
                     self.left_block(i, false);
-                    let result = answer.into_result(self);
-                    self.roll_back_links().await?;
-                    result?;
+                    answer.into_result(self)?;
                 }
                 Err(Failure::Error(fields)) if fields.sqlstate == "08006" => {
                     return Err(unknown_outcome(fields).into());

@@ -6,6 +6,7 @@ use std::task::Poll;
 
 use bytes::BytesMut;
 use pgsluice_sharding::copy::{CopyFrom, CopyTarget, PartialRows, Splitter};
+use pgsluice_sharding::plan::turn_of_writers;
 use pgsluice_sharding::sql::Access;
 use pgsluice_sharding::{Refusal, ShardId};
 
@@ -198,7 +199,7 @@ impl Conversation {
             self.refuse_differing_defaults(&ids, copy, partial).await?;
         }
         if copy.target == CopyTarget::Reference {
-            self.lock_copies(&ids, &copy.table).await?;
+            self.take_turn(&ids, Some(&turn_of_writers(&[copy.table.clone()], &[]))).await?;
         }
         let begun = self.begin_copies(&ids, text).await;
         let mut splitter = Splitter::new(copy, self.worker.limits().message_bytes_max);

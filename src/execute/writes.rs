@@ -8,7 +8,6 @@ use pgsluice_sharding::ShardId;
 use pgsluice_sharding::plan::{InsertRows, Write};
 use pgsluice_sharding::sql::Access;
 use pgsluice_sharding::sql::rows::RowSpans;
-use xxhash_rust::xxh3::xxh3_64;
 
 use crate::pool::server::{Audience, Due, StatementId, Verdict};
 use crate::protocol::backend;
@@ -26,9 +25,6 @@ use super::gather::{Described, ManyRequest, OUT_BYTES, bind_for_shard, columns};
 use super::types::ParameterTypes;
 use super::worker::Description;
 use super::{Conversation, Failure};
-
-/// The first number of the advisory locks of those who write reference tables; the second is made of the table's name.
-const COPIES_LOCK: i32 = 0x736c_7563;
 
 /// What one shard runs.
 pub(super) struct Part {
@@ -124,15 +120,14 @@ impl Conversation {
     ) -> Result<String, Failure> {
         let ids = self.link_writers(target, request.access).await?;
         self.measure.touches(ids.len());
-        if let Some(table) = copies {
-            self.lock_copies(&ids, table).await?;
-        }
         let (sql, types, arguments) = self.prepare_each(read, ids[0], request.arguments).await?;
         let part = |id: &u64| Part { id: *id, sql: sql.clone() };
         let first = [part(&ids[0])];
+        self.take_turn(&ids[..1], copies).await?;
         self.start_parts(&first, &types, &arguments)?;
         let mut tag = self.hear_part(ids[0], Returned::Passed { describe: request.describe }, Notices::Passed).await?;
         let others: Vec<Part> = ids[1..].iter().map(part).collect();
+        self.take_turn(&ids[1..], copies).await?;
         self.start_parts(&others, &types, &arguments)?;
         for (n, other) in others.iter().enumerate() {
             let (returned, notices) = match copies {
@@ -144,24 +139,20 @@ impl Conversation {
             match copies {
                 None => tag = added(&tag, &more),
                 Some(_) if more == tag => {}
-                Some(table) => {
-                    self.or_stop(&others[n + 1..], Err(unlike_copies(table).into())).await?;
+                Some(_) => {
+                    self.or_stop(&others[n + 1..], Err(unlike_copies().into())).await?;
                 }
             }
         }
         Ok(tag)
     }
 
-    /// Whoever writes a reference table writes all copies before the next one does: a transaction that is committed on one shard is not yet on
-    /// another, where the next one would miss its rows. The locks are no table's, for which a role may lack the right; what is prepared keeps
-    /// them.
-    pub(super) async fn lock_copies(&mut self, ids: &[u64], table: &str) -> Result<(), Failure> {
-        let number = xxh3_64(table.as_bytes()).to_be_bytes();
-        let number = i32::from_be_bytes([number[0], number[1], number[2], number[3]]);
-        let sql = format!("SELECT pg_catalog.pg_advisory_xact_lock({COPIES_LOCK}, {number})");
+    /// Waits on these servers until nobody else writes the same copies.
+    pub(super) async fn take_turn(&mut self, ids: &[u64], turn: Option<&str>) -> Result<(), Failure> {
+        let Some(turn) = turn else { return Ok(()) };
         for id in ids {
             let i = self.position(*id)?;
-            self.ask(i, &sql).await?.into_result(self)?;
+            self.ask(i, turn).await?.into_result(self)?;
         }
         Ok(())
     }
@@ -231,6 +222,9 @@ impl Conversation {
         for (n, part) in parts.iter().enumerate() {
             let returned = Returned::Kept { rows: &mut kept[n], describe: request.describe && n == 0 };
             let heard = self.hear_part(part.id, returned, Notices::Passed).await;
+            let all: usize = kept.iter().map(Vec::len).sum();
+            let fits = all <= self.worker.limits().final_query_bytes_max;
+            let heard = heard.and_then(|tag| if fits { Ok(tag) } else { Err(too_much().into()) });
             let more = self.or_stop(&parts[n + 1..], heard).await?;
             tag = added(&tag, &more);
         }
@@ -329,21 +323,29 @@ impl Conversation {
                 continue;
             };
             if header.tag == b'E' {
-                let failed = self.shard_failed(i, header.total);
-                failure.get_or_insert(failed);
+                // The client hears it now, and nothing else of the same.
+                failure = Some(self.shard_failed(i, header.total));
                 continue;
             }
             self.take_part_message(i, header, &mut returned, notices, &mut tag)?;
-            let max = self.worker.limits().final_query_bytes_max;
-            if let Some(kept) = self.kept.as_mut().filter(|kept| kept.len() > max) {
-                kept.clear();
-                failure.get_or_insert_with(|| too_much().into());
+            if self.keeps_too_much(&returned) {
+                self.kept.iter_mut().for_each(|kept| kept.clear());
+                returned = Returned::Dropped;
+                failure = Some(too_much().into());
             }
         }
         match failure {
             Some(failure) => Err(failure),
             None => Ok(tag),
         }
+    }
+
+    fn keeps_too_much(&self, returned: &Returned<'_>) -> bool {
+        let bytes = match returned {
+            Returned::Kept { rows, .. } => rows.len(),
+            Returned::Passed { .. } | Returned::Dropped => self.kept.as_ref().map_or(0, |kept| kept.len()),
+        };
+        bytes > self.worker.limits().final_query_bytes_max
     }
 
     /// One message of a server that runs its part, no error.
@@ -435,8 +437,8 @@ impl Conversation {
 }
 
 /// In a REPEATABLE READ transaction the snapshots of two shards may be on either side of another's commit.
-fn unlike_copies(table: &str) -> ErrorFields {
-    let message = format!("the copies of reference table \"{table}\" are not the same on all shards");
+fn unlike_copies() -> ErrorFields {
+    let message = "the copies of the reference table are not the same on all shards";
     ErrorFields::error("40001", message)
         .with_detail("The statement concerns more rows on one of them than on another.")
         .with_hint("Try the transaction again; if that does not help, compare the table on the shards.")
@@ -444,7 +446,8 @@ fn unlike_copies(table: &str) -> ErrorFields {
 
 fn too_much() -> ErrorFields {
     let message = "what the statement gives back is more than limits.final_query_bytes_max allows to be kept";
-    ErrorFields::error("54000", message).with_hint("Execute it without a row limit (fetch size 0).")
+    ErrorFields::error("54000", message)
+        .with_hint("Give back less, execute it without a row limit (fetch size 0), or raise the limit.")
 }
 
 /// The command tag for the rows of both; `INSERT 0 3` and `INSERT 0 2` make `INSERT 0 5`.

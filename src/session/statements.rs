@@ -155,8 +155,9 @@ pub enum ManyRead {
 /// A write on several shards.
 #[derive(Debug)]
 pub enum ManyWrite {
-    /// Each of `target` runs the statement for its own rows, with what `read` brings of others. When `copies`, the rows are the same everywhere.
-    Each { read: FinalRead, target: Vec<ShardId>, copies: Option<Box<str>> },
+    /// Each of `target` runs the statement for its own rows, with what `read` brings of others. With `copies` the rows are
+    /// the same everywhere, and each shard runs that text before.
+    Each { read: FinalRead, target: Vec<ShardId>, copies: Option<Arc<str>> },
     /// The rows of an INSERT, each with its shard, in their order.
     Rows { insert: InsertRows, places: Vec<ShardId> },
     /// The rows of a query: [`Write::Selected`].

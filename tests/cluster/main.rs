@@ -16,6 +16,7 @@ mod cursors;
 mod ddl;
 mod deadlocks;
 mod demo;
+mod enemies;
 mod explain;
 mod faults;
 mod generated;

@@ -235,6 +235,7 @@ pub(crate) struct Binder<'c> {
     pub views: Vec<ViewUse<'c>>,
     pub locals: Vec<LocalTable>,
     pub reference_writes: Vec<String>,
+    pub reference_reads: Vec<String>,
     /// How many tables are written.
     pub targets: usize,
     /// What is known of the query of an INSERT ... SELECT.
@@ -270,6 +271,7 @@ impl<'c> Binder<'c> {
             views: Vec::new(),
             locals: Vec::new(),
             reference_writes: Vec::new(),
+            reference_reads: Vec::new(),
             targets: 0,
             selected: None,
             used: None,
@@ -374,7 +376,7 @@ impl<'c> Binder<'c> {
                 }
             }
             TableKind::Reference if usage == Usage::Target => self.reference_writes.push(name.to_owned()),
-            TableKind::Reference => {}
+            TableKind::Reference => self.reference_reads.push(name.to_owned()),
             TableKind::Local(home) => {
                 let target = usage == Usage::Target;
                 self.locals.push(LocalTable { home, schema: schema.to_owned(), name: name.to_owned(), rel, target });

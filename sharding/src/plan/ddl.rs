@@ -332,8 +332,7 @@ fn check_foreign(
     if other.name == table.name && other.schema == table.schema {
         let own = key.is_none_or(|key| {
             let position = |list: &[Box<str>]| list.iter().position(|column| **column == *key.name);
-            position(columns)
-                .is_some_and(|own| position(referenced) == Some(own) || referenced.is_empty() && columns.len() == 1)
+            position(columns).is_some_and(|own| position(referenced) == Some(own) || referenced.is_empty())
         });
         return if own { Ok(()) } else { Err(reasons::foreign_key(&table.name, &other.name)) };
     }
@@ -344,9 +343,9 @@ fn check_foreign(
         (TableKind::Sharded { .. }, TableKind::Sharded { column, .. }) => {
             let own = key.and_then(|key| columns.iter().position(|column| **column == *key.name));
             let theirs = &found.columns[column].name;
-            // Without a list the primary key is meant: one column must be the key itself.
+            // Without a list the primary key is meant; where the key is in it shows when it has been done.
             let position = referenced.iter().position(|column| **column == **theirs);
-            own.is_some() && (own == position || referenced.is_empty() && columns.len() == 1)
+            own.is_some() && (own == position || referenced.is_empty())
         }
         _ => false,
     };

@@ -56,6 +56,7 @@ pub use final_query::quoted;
 pub use phases::{Phase, build_with};
 pub use steps::Step;
 pub use view::{can_stand_for_view, view_kind};
+pub use write::turn_of_writers;
 
 /// How one statement is answered. Immutable once made.
 #[derive(Clone, Debug, PartialEq)]
@@ -292,8 +293,8 @@ pub struct EachShard {
     pub query: Arc<FinalQuery>,
     /// Where rows are written.
     pub target: Shards,
-    /// The reference table that is written: the rows are the same on every shard, so they count once.
-    pub copies: Option<Box<str>>,
+    /// The rows are the same on every shard, so they count once; each runs this before: [`turn_of_writers`].
+    pub copies: Option<Arc<str>>,
 }
 
 /// Rows that stand in the text of an INSERT.

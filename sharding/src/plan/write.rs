@@ -3,7 +3,10 @@
 //! A shard changes its own rows only. What a statement reads of rows that lie elsewhere comes to it as the inputs of a final query
 //! do.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::bind::{Binder, Occurrence};
 use super::bind_dml::UsedKey;
@@ -66,7 +69,19 @@ pub(super) fn copies(
     }
     check_all(context, binder, parsed)?;
     let query = final_query::beside(context, binder, dml, (&[], None), Shards::All, parsed)?;
-    Ok(Write::Each(EachShard { query: Arc::new(query), target: Shards::All, copies: Some(table.into()) }))
+    let turn = turn_of_writers(&binder.reference_writes, &binder.reference_reads);
+    Ok(Write::Each(EachShard { query: Arc::new(query), target: Shards::All, copies: Some(turn.into()) }))
+}
+
+/// What a shard runs before copies are written there: writers of the same copies, and of what they are computed from, wait for each other
+/// to end. Else one whose rows come between two shards would be seen on the second of them only.
+pub fn turn_of_writers(written: &[String], read: &[String]) -> String {
+    let key = |name: &String| xxh3_64(format!("sluice copies of {name}").as_bytes()).cast_signed();
+    let mut keys: BTreeMap<i64, &str> = read.iter().map(|name| (key(name), "_shared")).collect();
+    keys.extend(written.iter().map(|name| (key(name), "")));
+    let locks: Vec<String> =
+        keys.iter().map(|(key, mode)| format!("pg_catalog.pg_advisory_xact_lock{mode}({key})")).collect();
+    format!("SELECT {}", locks.join(", "))
 }
 
 /// INSERT ... VALUES without anything around it.
