@@ -191,6 +191,7 @@ impl Grammar<'_> {
 
     /// A query for a key, maybe a second number, and a number; whether no two of its rows are for the same row. What stands before
     /// `\u{2}` is a WITH.
+    #[expect(clippy::too_many_lines, reason = "one arm for each form of a query")]
     fn selected(&mut self, columns: &[Column]) -> (String, bool) {
         let from = self.random.below(3);
         let table = &self.tables.list[from];
