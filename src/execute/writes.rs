@@ -315,8 +315,12 @@ impl Conversation {
                 if self.client.out.len() >= OUT_BYTES {
                     self.client.flush().await?;
                 }
-                self.exchange(i).await?;
-                continue;
+                match (self.exchange(i).await, &failure) {
+                    (Ok(()), _) => continue,
+                    // Its last words have been told.
+                    (Err(Failure::Error(_)), Some(Failure::Told)) => return Err(Failure::Told),
+                    (Err(lost), _) => return Err(lost),
+                }
             };
             if header.tag == b'E' {
                 // The client hears it now, and nothing else of the same.
