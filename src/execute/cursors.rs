@@ -1,6 +1,8 @@
 //! Portals that are fetched in portions and cursors, over several shards: what the shards hold is read once, and
 //! stays open as a portal of the server that finishes the read.
 
+use std::rc::Rc;
+
 use pgsluice_sharding::ShardId;
 use pgsluice_sharding::sql::{Access, Command, Statement};
 
@@ -35,6 +37,39 @@ impl Conversation {
             }
             _ => self.read_many(&portal.read, request).await,
         }
+    }
+
+    /// Execute of a portal over several shards.
+    pub(super) async fn execute_many_portal(
+        &mut self,
+        total: usize,
+        name: &str,
+        portal: &Rc<ManyPortal>,
+        max_rows: i32,
+    ) -> Result<(), Failure> {
+        self.settle_all().await?;
+        let reads = portal.statement.script.statements.first().is_none_or(|first| first.access == Access::Read);
+        Box::pin(self.many_in_pipeline(total, reads)).await?;
+        let explained = explains(portal).is_some();
+        let in_portions = max_rows > 0 && !declares(portal) && !explained && self.gives_rows(portal).await?;
+        self.served.stats.gathered.add(u64::from(!explained));
+        let query = self.begins(&portal.statement.script);
+        self.portal_begins(query);
+        if in_portions && matches!(portal.read, ManyRead::Written(_)) {
+            let result = Box::pin(self.write_in_portions(name, portal, max_rows)).await;
+            self.portal_ended(result.is_err());
+            return result;
+        }
+        if in_portions {
+            return Box::pin(self.execute_in_portions(total, name, portal, max_rows)).await;
+        }
+        let result = match portal.ran.get() {
+            true => Box::pin(self.execute_ended(name, portal)).await,
+            false => Box::pin(self.execute_many(portal)).await,
+        };
+        portal.ran.set(result.is_ok());
+        self.portal_ended(result.is_err());
+        result
     }
 
     /// Runs a portal that has come to its end already: nothing happens again.

@@ -589,31 +589,7 @@ impl Conversation {
                 self.execute_portal(i, total, effects, Due::Renamed(shift), max_rows);
                 Ok(())
             }
-            Some(Portal::Many(portal)) => {
-                self.settle_all().await?;
-                let reads = portal.statement.script.statements.first().is_none_or(|first| first.access == Access::Read);
-                Box::pin(self.many_in_pipeline(total, reads)).await?;
-                let explained = explains(&portal).is_some();
-                let in_portions = max_rows > 0 && !declares(&portal) && !explained && self.gives_rows(&portal).await?;
-                self.served.stats.gathered.add(u64::from(!explained));
-                let query = self.begins(&portal.statement.script);
-                self.portal_begins(query);
-                if in_portions && matches!(portal.read, ManyRead::Written(_)) {
-                    let result = Box::pin(self.write_in_portions(&name, &portal, max_rows)).await;
-                    self.portal_ended(result.is_err());
-                    return result;
-                }
-                if in_portions {
-                    return Box::pin(self.execute_in_portions(total, &name, &portal, max_rows)).await;
-                }
-                let result = match portal.ran.get() {
-                    true => Box::pin(self.execute_ended(&name, &portal)).await,
-                    false => Box::pin(self.execute_many(&portal)).await,
-                };
-                portal.ran.set(result.is_ok());
-                self.portal_ended(result.is_err());
-                result
-            }
+            Some(Portal::Many(portal)) => Box::pin(self.execute_many_portal(total, &name, &portal, max_rows)).await,
             Some(Portal::Kept(kept)) => {
                 self.settle_all().await?;
                 self.give_portion(&kept, max_rows);

@@ -195,7 +195,7 @@ pub struct Conversation {
     /// When the transaction that is running began.
     transaction_began: Option<Instant>,
     /// What a write on several shards gives back, if it is to wait.
-    kept: Option<Box<Vec<u8>>>,
+    kept: Option<Vec<u8>>,
 }
 
 impl Conversation {

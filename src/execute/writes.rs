@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use pgsluice_sharding::ShardId;
-use pgsluice_sharding::plan::{InsertRows, Write};
+use pgsluice_sharding::plan::{Copies, InsertRows, Write};
 use pgsluice_sharding::sql::Access;
 use pgsluice_sharding::sql::rows::RowSpans;
 
@@ -64,9 +64,9 @@ impl Conversation {
         self.cannot_run_again();
         let arguments = Arguments::of_portal(portal);
         let access = portal.statement.script.statements.first().map_or(Access::Write, |first| first.access);
-        self.kept = Some(Box::default());
+        self.kept = Some(Vec::new());
         let result = self.write_all(write, ManyRequest { arguments: &arguments, access, describe: false }).await;
-        let rows = self.kept.take().map_or_else(Bytes::new, |rows| Bytes::from(*rows));
+        let rows = self.kept.take().map_or_else(Bytes::new, Bytes::from);
         let kept = Rc::new(KeptRows { portal: portal.clone(), rows: RefCell::new(rows), tag: result? });
         self.session.statements.bind(name, Portal::Kept(kept.clone()));
         self.give_portion(&kept, max_rows);
@@ -95,7 +95,7 @@ impl Conversation {
 
     async fn write_all(&mut self, write: &ManyWrite, request: ManyRequest<'_>) -> Result<String, Failure> {
         let work = async |this: &mut Self| match write {
-            ManyWrite::Each { read, target, copies } => this.write_each(read, target, copies.as_deref(), request).await,
+            ManyWrite::Each { read, target, copies } => this.write_each(read, target, copies.as_ref(), request).await,
             ManyWrite::Rows { insert, places } => this.insert_rows(insert, places, request).await,
             ManyWrite::Selected { write, source } => match &**write {
                 Write::Selected(insert) => this.insert_selected(insert, source, request).await,
@@ -115,19 +115,20 @@ impl Conversation {
         &mut self,
         read: &FinalRead,
         target: &[ShardId],
-        copies: Option<&str>,
+        copies: Option<&Copies>,
         request: ManyRequest<'_>,
     ) -> Result<String, Failure> {
         let ids = self.link_writers(target, request.access).await?;
         self.measure.touches(ids.len());
+        if let Some(copies) = copies {
+            self.take_turn(&ids, &copies.turn).await?;
+        }
         let (sql, types, arguments) = self.prepare_each(read, ids[0], request.arguments).await?;
         let part = |id: &u64| Part { id: *id, sql: sql.clone() };
         let first = [part(&ids[0])];
-        self.take_turn(&ids[..1], copies).await?;
         self.start_parts(&first, &types, &arguments)?;
         let mut tag = self.hear_part(ids[0], Returned::Passed { describe: request.describe }, Notices::Passed).await?;
         let others: Vec<Part> = ids[1..].iter().map(part).collect();
-        self.take_turn(&ids[1..], copies).await?;
         self.start_parts(&others, &types, &arguments)?;
         for (n, other) in others.iter().enumerate() {
             let (returned, notices) = match copies {
@@ -136,16 +137,19 @@ impl Conversation {
             };
             let heard = self.hear_part(other.id, returned, notices).await;
             let more = self.or_stop(&others[n + 1..], heard).await?;
-            if copies.is_none() {
-                tag = added(&tag, &more);
+            match copies {
+                None => tag = added(&tag, &more),
+                Some(_) if more == tag => {}
+                Some(copies) => {
+                    self.or_stop(&others[n + 1..], Err(unlike_copies(&copies.table).into())).await?;
+                }
             }
         }
         Ok(tag)
     }
 
     /// Waits on these servers until nobody else writes the same copies.
-    pub(super) async fn take_turn(&mut self, ids: &[u64], turn: Option<&str>) -> Result<(), Failure> {
-        let Some(turn) = turn else { return Ok(()) };
+    pub(super) async fn take_turn(&mut self, ids: &[u64], turn: &str) -> Result<(), Failure> {
         for id in ids {
             let i = self.position(*id)?;
             self.ask(i, turn).await?.into_result(self)?;
@@ -434,6 +438,14 @@ impl Conversation {
         self.served.remember(key, description.clone());
         Ok(description)
     }
+}
+
+/// In a REPEATABLE READ transaction the snapshots of two shards may be on either side of another's commit.
+fn unlike_copies(table: &str) -> ErrorFields {
+    let message = format!("the copies of reference table \"{table}\" are not the same on all shards");
+    ErrorFields::error("40001", message)
+        .with_detail("The statement concerns more rows on one of them than on another.")
+        .with_hint("Try the transaction again; if that does not help, compare the table on the shards.")
 }
 
 fn too_much() -> ErrorFields {

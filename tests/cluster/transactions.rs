@@ -422,3 +422,31 @@ fn open_transactions_over_several_shards_are_shown() {
     assert_eq!(client.query("COMMIT").tag(), "COMMIT");
     wait_for("nothing to tell", || operator.text("SHOW TRANSACTIONS").is_empty().then_some(()));
 }
+
+/// A row that one client commits on one shard after another must not be seen on some of them only by the next client's UPDATE.
+#[test]
+fn the_copies_of_a_reference_table_stay_equal_under_many_writers() {
+    let three = Three::start("copies");
+    let mut client = three.router.client();
+    client.query("CREATE TABLE plans (id bigint PRIMARY KEY, price bigint NOT NULL)").tag();
+    std::thread::scope(|scope| {
+        for writer in 0..6 {
+            let three = &three;
+            scope.spawn(move || {
+                let mut client = three.router.client();
+                for round in 0..25 {
+                    let id = writer * 1000 + round;
+                    let answer = match writer % 3 {
+                        0 => client.query(&format!("INSERT INTO plans VALUES ({id}, 0)")),
+                        1 => client.query("UPDATE plans SET price = price + 1"),
+                        _ => client.query(&format!("DELETE FROM plans WHERE id % 7 = {} AND price > 9", round % 7)),
+                    };
+                    assert_eq!(answer.sqlstate(), "", "{:?}", answer.error);
+                }
+            });
+        }
+    });
+    let copies = three.on_shards("SELECT string_agg(id || ':' || price, ',' ORDER BY id) FROM plans");
+    assert!(copies.iter().all(|copy| copy == &copies[0]), "{copies:?}");
+    three.nothing_is_prepared();
+}

@@ -202,35 +202,18 @@ fn rows(context: Context<'_>, dml: &Dml, parsed: &Parsed) -> Decided {
         refused(reasons::select_into())
     } else if let Some(table) = &binder.facts.missing_table {
         refused(reasons::no_such_table(table))
-    } else if let (Dml::Update(update), Moves::Does) = (dml, binder.moves) {
-        match moved::moved(context, &mut binder, update, parsed) {
-            Ok(write) => Plan::Write(Arc::new(write)),
+    } else if binder.reference_writes.is_empty()
+        && let Dml::Query(query) = dml
+    {
+        match binder.place() {
             Err(refusal) => refused(refusal),
-        }
-    } else if !binder.reference_writes.is_empty() {
-        match write::copies(context, &mut binder, dml, parsed) {
-            Ok(write) => Plan::Write(Arc::new(write)),
-            Err(refusal) => refused(refusal),
-        }
-    } else {
-        match (binder.place(), dml) {
-            (Err(refusal), _) => refused(refusal),
-            (Ok(Place::Known(shards)), Dml::Query(query)) => {
-                read_known(context, &mut binder, query, &seen, shards, parsed)
-            }
-            (Ok(Place::Known(shards)), _) if !can_be_many(&shards) => Plan::Route { shards, many: None },
-            (Ok(Place::Known(shards)), _) => match write::known(context, &mut binder, dml, shards.clone(), parsed) {
-                Ok(write) => Plan::Write(Arc::new(write)),
-                Err(refusal) => Plan::Route { shards, many: Some(Box::new(reasons::write_many(verb, &refusal))) },
-            },
-            (Ok(Place::Spread(home)), Dml::Query(query)) => {
+            Ok(Place::Known(shards)) => read_known(context, &mut binder, query, &seen, shards, parsed),
+            Ok(Place::Spread(home)) => {
                 spread(context, &mut binder, query, &seen, Shards::All, home, parsed).unwrap_or_else(refused)
             }
-            (Ok(Place::Spread(_)), _) => match write::spread(context, &mut binder, dml, parsed) {
-                Ok(write) => Plan::Write(Arc::new(write)),
-                Err(refusal) => refused(refusal),
-            },
         }
+    } else {
+        plan_write(context, &mut binder, dml, verb, parsed)
     };
     // Whether several shards can answer may depend on values: a position in ORDER BY, 'today', LIMIT.
     let spread = matches!(dml, Dml::Query(_))
@@ -247,6 +230,29 @@ fn effects_of(context: Context<'_>, binder: &Binder<'_>, into: Option<bool>) -> 
     let is_temporary = into == Some(true) || (into.is_some() && ddl::may_be_temporary(context));
     let pin = if is_temporary { Some(Pin::TempTable) } else { facts.pin };
     Effects { pin, changes_catalog, unlocks: facts.unlocks, moves_sequences: facts.moves_sequences }
+}
+
+/// What becomes of a statement that writes rows.
+fn plan_write(context: Context<'_>, binder: &mut Binder<'_>, dml: &Dml, verb: &str, parsed: &Parsed) -> Plan {
+    let planned = |write: Result<Write, Refusal>| match write {
+        Ok(write) => Plan::Write(Arc::new(write)),
+        Err(refusal) => refused(refusal),
+    };
+    if let (Dml::Update(update), Moves::Does) = (dml, binder.moves) {
+        return planned(moved::moved(context, binder, update, parsed));
+    }
+    if !binder.reference_writes.is_empty() {
+        return planned(write::copies(context, binder, dml, parsed));
+    }
+    match binder.place() {
+        Err(refusal) => refused(refusal),
+        Ok(Place::Known(shards)) if !can_be_many(&shards) => Plan::Route { shards, many: None },
+        Ok(Place::Known(shards)) => match write::known(context, binder, dml, shards.clone(), parsed) {
+            Ok(write) => Plan::Write(Arc::new(write)),
+            Err(refusal) => Plan::Route { shards, many: Some(Box::new(reasons::write_many(verb, &refusal))) },
+        },
+        Ok(Place::Spread(_)) => planned(write::spread(context, binder, dml, parsed)),
+    }
 }
 
 /// `SELECT set_config('name', 'value', false)`, as drivers and frameworks greet a server with. Not for
