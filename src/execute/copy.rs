@@ -199,7 +199,7 @@ impl Conversation {
             self.refuse_differing_defaults(&ids, copy, partial).await?;
         }
         if copy.target == CopyTarget::Reference {
-            self.take_turn(&ids, Some(&turn_of_writers(std::slice::from_ref(&copy.table), &[]))).await?;
+            self.take_turn(&ids, &turn_of_writers(std::slice::from_ref(&copy.table), &[])).await?;
         }
         let begun = self.begin_copies(&ids, text).await;
         let mut splitter = Splitter::new(copy, self.worker.limits().message_bytes_max);

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use pgsluice_sharding::ShardId;
-use pgsluice_sharding::plan::{InsertRows, Write};
+use pgsluice_sharding::plan::{Copies, InsertRows, Write};
 use pgsluice_sharding::sql::Access;
 use pgsluice_sharding::sql::rows::RowSpans;
 
@@ -95,7 +95,7 @@ impl Conversation {
 
     async fn write_all(&mut self, write: &ManyWrite, request: ManyRequest<'_>) -> Result<String, Failure> {
         let work = async |this: &mut Self| match write {
-            ManyWrite::Each { read, target, copies } => this.write_each(read, target, copies.as_deref(), request).await,
+            ManyWrite::Each { read, target, copies } => this.write_each(read, target, copies.as_ref(), request).await,
             ManyWrite::Rows { insert, places } => this.insert_rows(insert, places, request).await,
             ManyWrite::Selected { write, source } => match &**write {
                 Write::Selected(insert) => this.insert_selected(insert, source, request).await,
@@ -115,19 +115,20 @@ impl Conversation {
         &mut self,
         read: &FinalRead,
         target: &[ShardId],
-        copies: Option<&str>,
+        copies: Option<&Copies>,
         request: ManyRequest<'_>,
     ) -> Result<String, Failure> {
         let ids = self.link_writers(target, request.access).await?;
         self.measure.touches(ids.len());
+        if let Some(copies) = copies {
+            self.take_turn(&ids, &copies.turn).await?;
+        }
         let (sql, types, arguments) = self.prepare_each(read, ids[0], request.arguments).await?;
         let part = |id: &u64| Part { id: *id, sql: sql.clone() };
         let first = [part(&ids[0])];
-        self.take_turn(&ids[..1], copies).await?;
         self.start_parts(&first, &types, &arguments)?;
         let mut tag = self.hear_part(ids[0], Returned::Passed { describe: request.describe }, Notices::Passed).await?;
         let others: Vec<Part> = ids[1..].iter().map(part).collect();
-        self.take_turn(&ids[1..], copies).await?;
         self.start_parts(&others, &types, &arguments)?;
         for (n, other) in others.iter().enumerate() {
             let (returned, notices) = match copies {
@@ -139,8 +140,8 @@ impl Conversation {
             match copies {
                 None => tag = added(&tag, &more),
                 Some(_) if more == tag => {}
-                Some(_) => {
-                    self.or_stop(&others[n + 1..], Err(unlike_copies().into())).await?;
+                Some(copies) => {
+                    self.or_stop(&others[n + 1..], Err(unlike_copies(&copies.table).into())).await?;
                 }
             }
         }
@@ -148,8 +149,7 @@ impl Conversation {
     }
 
     /// Waits on these servers until nobody else writes the same copies.
-    pub(super) async fn take_turn(&mut self, ids: &[u64], turn: Option<&str>) -> Result<(), Failure> {
-        let Some(turn) = turn else { return Ok(()) };
+    pub(super) async fn take_turn(&mut self, ids: &[u64], turn: &str) -> Result<(), Failure> {
         for id in ids {
             let i = self.position(*id)?;
             self.ask(i, turn).await?.into_result(self)?;
@@ -319,8 +319,12 @@ impl Conversation {
                 if self.client.out.len() >= OUT_BYTES {
                     self.client.flush().await?;
                 }
-                self.exchange(i).await?;
-                continue;
+                match (self.exchange(i).await, &failure) {
+                    (Ok(()), _) => continue,
+                    // Its last words have been told.
+                    (Err(Failure::Error(_)), Some(Failure::Told)) => return Err(Failure::Told),
+                    (Err(lost), _) => return Err(lost),
+                }
             };
             if header.tag == b'E' {
                 // The client hears it now, and nothing else of the same.
@@ -437,8 +441,8 @@ impl Conversation {
 }
 
 /// In a REPEATABLE READ transaction the snapshots of two shards may be on either side of another's commit.
-fn unlike_copies() -> ErrorFields {
-    let message = "the copies of the reference table are not the same on all shards";
+fn unlike_copies(table: &str) -> ErrorFields {
+    let message = format!("the copies of reference table \"{table}\" are not the same on all shards");
     ErrorFields::error("40001", message)
         .with_detail("The statement concerns more rows on one of them than on another.")
         .with_hint("Try the transaction again; if that does not help, compare the table on the shards.")

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use pgsluice_sharding::ShardId;
-use pgsluice_sharding::plan::{Draft, FinalQuery, Gather, InsertRows, Write};
+use pgsluice_sharding::plan::{Copies, Draft, FinalQuery, Gather, InsertRows, Write};
 use pgsluice_sharding::sql::SharedScript;
 
 use crate::pool::server::StatementId;
@@ -155,9 +155,8 @@ pub enum ManyRead {
 /// A write on several shards.
 #[derive(Debug)]
 pub enum ManyWrite {
-    /// Each of `target` runs the statement for its own rows, with what `read` brings of others. With `copies` the rows are
-    /// the same everywhere, and each shard runs that text before.
-    Each { read: FinalRead, target: Vec<ShardId>, copies: Option<Arc<str>> },
+    /// Each of `target` runs the statement for its own rows, with what `read` brings of others. With `copies` the rows are the same everywhere.
+    Each { read: FinalRead, target: Vec<ShardId>, copies: Option<Copies> },
     /// The rows of an INSERT, each with its shard, in their order.
     Rows { insert: InsertRows, places: Vec<ShardId> },
     /// The rows of a query: [`Write::Selected`].

@@ -8,25 +8,26 @@ use pgsluice_sharding::{Key, ShardMap};
 use crate::support::proxy::Proxy;
 use crate::support::running::{RULES, Running, database_config, databases, shared, superuser, wait_for};
 use crate::support::wire::{self, Wire};
+use crate::support::{Cluster, ClusterOptions};
 
 const BUCKETS: u16 = 4096;
 
 /// A router over two shards with a table of users, and an id of each shard.
-struct Two {
+pub struct Two {
     shards: Vec<String>,
-    router: Running,
-    ids: [i64; 2],
+    pub router: Running,
+    pub ids: [i64; 2],
 }
 
 impl Two {
-    fn new(name: &str, settings: &str) -> Self {
+    pub fn new(name: &str, settings: &str) -> Self {
         let shards = databases(name, 2);
         let config = database_config(shared(), &shards, RULES);
         let router = Running::start(&format!("[[user]]\nname = \"operator\"\nrole = \"admin\"\n{settings}\n{config}"));
         Self::over(shards, router)
     }
 
-    fn over(shards: Vec<String>, router: Running) -> Self {
+    pub fn over(shards: Vec<String>, router: Running) -> Self {
         router.wait_until_ready();
         let map = ShardMap::even(BUCKETS, 2);
         let ids = [0, 1].map(|shard| (1..).find(|id| map.shard_of(&Key::Int(*id)).0 == shard).unwrap());
@@ -41,20 +42,20 @@ impl Two {
     }
 
     /// A row on each shard.
-    fn insert(&self, name: &str) -> String {
+    pub fn insert(&self, name: &str) -> String {
         format!("INSERT INTO users VALUES ({}, '{name}'), ({}, '{name}')", self.ids[0], self.ids[1])
     }
 
-    fn on_shard(&self, shard: usize) -> Wire {
+    pub fn on_shard(&self, shard: usize) -> Wire {
         superuser(shared(), &self.shards[shard])
     }
 
     /// What the shards have, past the router.
-    fn on_shards(&self, sql: &str) -> [String; 2] {
+    pub fn on_shards(&self, sql: &str) -> [String; 2] {
         [0, 1].map(|shard| self.on_shard(shard).text(sql))
     }
 
-    fn names(&self) -> [String; 2] {
+    pub fn names(&self) -> [String; 2] {
         self.on_shards("SELECT string_agg(name, ',' ORDER BY id) FROM users")
     }
 
@@ -63,7 +64,7 @@ impl Two {
     }
 
     /// Waits until a server of a shard waits for a lock in such a statement.
-    fn wait_for_lock(&self, shard: usize, statement: &str) {
+    pub fn wait_for_lock(&self, shard: usize, statement: &str) {
         let sql = format!(
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock' \
              AND query LIKE '{statement}%'"
@@ -591,4 +592,63 @@ fn repeatable_read_over_shards_loses_no_update() {
     assert_eq!(client.query("NOTIFY done, 'all'").tag(), "NOTIFY");
     assert_eq!(client.query("COMMIT").tag(), "COMMIT");
     assert_eq!(two.names(), ["1", "6"]);
+}
+
+/// Replicas that lag are not asked about what the client has written, whichever way it was.
+#[test]
+fn replicas_that_lag_do_not_hide_writes_over_shards() {
+    let cluster = Cluster::start(ClusterOptions { shards: 2, replicas: 1, ..Default::default() }).unwrap();
+    let router =
+        Running::start(&format!("[replicas]\ncheck_interval = \"100ms\"\n{}", cluster.database_config("app", RULES)));
+    let two = Two::over(vec![String::new(); 2], router);
+    let mut client = two.router.client();
+    wait_for("the tables on the replicas", || {
+        let sql = "SELECT count(*) FROM pg_tables WHERE tablename IN ('users', 'plans')";
+        (0..2).all(|shard| cluster.replica(shard, 0).psql(sql).is_ok_and(|count| count == "2")).then_some(())
+    });
+    for shard in 0..2 {
+        cluster.replica(shard, 0).psql("SELECT pg_wal_replay_pause()").unwrap();
+    }
+    let sees = |client: &mut Wire, sql: &str, expected: &str| {
+        for _ in 0..5 {
+            assert_eq!(client.text(sql), expected, "{sql}");
+            assert_eq!(client.execute(sql, &[], false).text(), expected, "{sql}");
+        }
+    };
+    assert_eq!(client.query(&two.insert("a")).tag(), "INSERT 0 2");
+    sees(&mut client, "SELECT count(*) FROM users", "2");
+    assert_eq!(client.execute("UPDATE users SET name = 'b'", &[], false).tag(), "UPDATE 2");
+    sees(&mut client, "SELECT min(name), max(name) FROM users", "b|b");
+    assert_eq!(client.query("UPDATE users SET id = id + 1000").tag(), "UPDATE 2");
+    sees(&mut client, "SELECT count(*) FROM users WHERE id > 1000", "2");
+    assert_eq!(client.copy("COPY plans FROM STDIN", b"1\tx\n").tag(), "COPY 1");
+    sees(&mut client, "SELECT name FROM plans", "x");
+    assert_eq!(client.query("BEGIN; DELETE FROM users; COMMIT").tag(), "COMMIT");
+    sees(&mut client, "SELECT count(*) FROM users", "0");
+}
+
+/// The portals of an INSERT ... SELECT that has failed are in nobody's way.
+#[test]
+fn an_insert_from_a_query_may_fail_and_be_tried_again_in_one_block() {
+    let two = Two::new("again", "");
+    let mut client = two.router.client();
+    assert_eq!(
+        client.query("CREATE TABLE devices (id bigint PRIMARY KEY, name text CHECK (name <> 'bad'))").error,
+        None
+    );
+    assert_eq!(client.query(&two.insert("a")).tag(), "INSERT 0 2");
+    assert_eq!(client.query("BEGIN").tag(), "BEGIN");
+    for _ in 0..3 {
+        assert_eq!(client.query("SAVEPOINT s").tag(), "SAVEPOINT");
+        let bad = "INSERT INTO devices SELECT id + 7, CASE WHEN id = (SELECT max(id) FROM users) THEN 'bad' ELSE 'x' END FROM users";
+        assert_eq!(client.query(bad).sqlstate(), "23514");
+        assert_eq!(client.query("ROLLBACK TO s").tag(), "ROLLBACK");
+        assert_eq!(client.query("INSERT INTO devices SELECT NULL::bigint + id, name FROM users").sqlstate(), "23502");
+        assert_eq!(client.query("ROLLBACK TO s").tag(), "ROLLBACK");
+        assert_eq!(client.query("INSERT INTO devices SELECT id + 8, 'good' FROM users").tag(), "INSERT 0 2");
+        assert_eq!(client.query("DELETE FROM devices").tag(), "DELETE 2");
+    }
+    assert_eq!(client.query("INSERT INTO devices SELECT id + 9, 'good' FROM users").tag(), "INSERT 0 2");
+    assert_eq!(client.query("COMMIT").tag(), "COMMIT");
+    assert_eq!(client.text("SELECT count(*), min(name), max(name) FROM devices"), "2|good|good");
 }

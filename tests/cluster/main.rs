@@ -22,6 +22,7 @@ mod faults;
 mod generated;
 mod hostile;
 mod ids;
+mod interrupted;
 mod large;
 mod listening;
 mod loading;

@@ -307,7 +307,8 @@ impl Wire {
                 }
                 b'I' => answer.results.push(std::mem::take(&mut current)),
                 b'E' => {
-                    assert!(answer.error.is_none(), "a second error after {:?}", answer.error);
+                    let second = Fields::read(&message.body);
+                    assert!(answer.error.is_none(), "a second error after {:?}: {second:?}", answer.error);
                     answer.error = Some(Fields::read(&message.body));
                     if !current.rows.is_empty() {
                         answer.results.push(std::mem::take(&mut current));

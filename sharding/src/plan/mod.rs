@@ -293,8 +293,16 @@ pub struct EachShard {
     pub query: Arc<FinalQuery>,
     /// Where rows are written.
     pub target: Shards,
-    /// The rows are the same on every shard, so they count once; each runs this before: [`turn_of_writers`].
-    pub copies: Option<Arc<str>>,
+    /// For a reference table, of which every shard has a copy.
+    pub copies: Option<Copies>,
+}
+
+/// A write of a reference table: the rows are the same on every shard, so they count once.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Copies {
+    pub table: Box<str>,
+    /// What each shard runs before: [`turn_of_writers`].
+    pub turn: Box<str>,
 }
 
 /// Rows that stand in the text of an INSERT.

@@ -14,7 +14,7 @@ use super::bind_query::Seen;
 use super::decide::{Context, rows_of};
 use super::scope::{Columns, Names};
 use super::{
-    EachShard, InsertRows, KeyColumn, Node, Plan, RowColumns, SelectedRows, Shards, TargetColumn, Write, build,
+    Copies, EachShard, InsertRows, KeyColumn, Node, Plan, RowColumns, SelectedRows, Shards, TargetColumn, Write, build,
     final_query, reasons,
 };
 use crate::catalog::{Column, Table, TableKind};
@@ -70,11 +70,13 @@ pub(super) fn copies(
     check_all(context, binder, parsed)?;
     let query = final_query::beside(context, binder, dml, (&[], None), Shards::All, parsed)?;
     let turn = turn_of_writers(&binder.reference_writes, &binder.reference_reads);
-    Ok(Write::Each(EachShard { query: Arc::new(query), target: Shards::All, copies: Some(turn.into()) }))
+    let copies = Some(Copies { table: table.into(), turn: turn.into() });
+    Ok(Write::Each(EachShard { query: Arc::new(query), target: Shards::All, copies }))
 }
 
-/// What a shard runs before copies are written there: writers of the same copies, and of what they are computed from, wait for each other
-/// to end. Else one whose rows come between two shards would be seen on the second of them only.
+/// What a shard runs before copies are written there: who writes the same, or what it is computed from, waits for the others to end. Else
+/// rows that come between two shards would be seen on the second of them only. The locks are no table's, for which a role may lack the
+/// right; what is prepared keeps them.
 pub fn turn_of_writers(written: &[String], read: &[String]) -> String {
     let key = |name: &String| xxh3_64(format!("sluice copies of {name}").as_bytes()).cast_signed();
     let mut keys: BTreeMap<i64, &str> = read.iter().map(|name| (key(name), "_shared")).collect();
