@@ -247,18 +247,18 @@ impl Client {
     }
 
     fn place(&mut self) -> (u64, u64) {
-        (self.random.from_one_to(WAREHOUSES), self.random.from_one_to(DISTRICTS))
+        (self.random.one_to(WAREHOUSES), self.random.one_to(DISTRICTS))
     }
 
     fn new_order(&mut self) -> Attempt<()> {
         let (w, d) = self.place();
-        let c = self.random.from_one_to(CUSTOMERS);
+        let c = self.random.one_to(CUSTOMERS);
         let fails = self.random.below(100) == 0;
         let mut lines: Vec<Line> = (0..5 + self.random.below(11))
             .map(|_| Line {
                 supplier: self.random.warehouse_near(w),
-                item: self.random.from_one_to(ITEMS),
-                quantity: self.random.from_one_to(10),
+                item: self.random.one_to(ITEMS),
+                quantity: self.random.one_to(10),
             })
             .collect();
         // In one order, so that few wait for each other; the item that is missing comes last.
@@ -310,7 +310,7 @@ impl Client {
     fn payment(&mut self) -> Attempt<()> {
         let (w, d) = self.place();
         let customer_w = self.random.warehouse_near(w);
-        let customer_d = if customer_w == w { d } else { self.random.from_one_to(DISTRICTS) };
+        let customer_d = if customer_w == w { d } else { self.random.one_to(DISTRICTS) };
         let cents = 100 + self.random.below(499_900);
         let amount = format!("{}.{:02}", cents / 100, cents % 100);
         self.run("BEGIN", &[])?;
@@ -340,7 +340,7 @@ impl Client {
     /// By name in six of ten cases: the one in the middle.
     fn customer(&mut self, w: u64, d: u64) -> Attempt<u64> {
         if self.random.below(10) >= 6 {
-            return Ok(self.random.from_one_to(CUSTOMERS));
+            return Ok(self.random.one_to(CUSTOMERS));
         }
         let (last, numbers) = (tpcc::last_name(self.random.below(10)), [w, d].map(|n| n.to_string()));
         let sql = "SELECT c_id FROM customer WHERE c_w_id = $1 AND c_d_id = $2 AND c_last = $3 ORDER BY c_first";
@@ -363,7 +363,7 @@ impl Client {
     }
 
     fn delivery(&mut self) -> Attempt<()> {
-        let w = self.random.from_one_to(WAREHOUSES);
+        let w = self.random.one_to(WAREHOUSES);
         let mut delivered = Vec::new();
         self.run("BEGIN", &[])?;
         for d in 1..=DISTRICTS {

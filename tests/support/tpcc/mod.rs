@@ -116,7 +116,7 @@ impl Random {
         (mixed ^ mixed >> 31) % end
     }
 
-    pub fn from_one_to(&mut self, last: u64) -> u64 {
+    pub fn one_to(&mut self, last: u64) -> u64 {
         1 + self.below(last)
     }
 
@@ -125,6 +125,6 @@ impl Random {
         if self.below(10) > 0 {
             return home;
         }
-        (home - 1 + self.from_one_to(WAREHOUSES - 1)) % WAREHOUSES + 1
+        (home - 1 + self.one_to(WAREHOUSES - 1)) % WAREHOUSES + 1
     }
 }
