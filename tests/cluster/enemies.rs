@@ -13,21 +13,21 @@ use crate::support::{Cluster, ClusterOptions};
 const BUCKETS: u16 = 4096;
 
 /// A router over two shards with a table of users, and an id of each shard.
-pub struct Two {
+pub(crate) struct Two {
     shards: Vec<String>,
-    pub router: Running,
-    pub ids: [i64; 2],
+    pub(crate) router: Running,
+    pub(crate) ids: [i64; 2],
 }
 
 impl Two {
-    pub fn new(name: &str, settings: &str) -> Self {
+    pub(crate) fn new(name: &str, settings: &str) -> Self {
         let shards = databases(name, 2);
         let config = database_config(shared(), &shards, RULES);
         let router = Running::start(&format!("[[user]]\nname = \"operator\"\nrole = \"admin\"\n{settings}\n{config}"));
         Self::over(shards, router)
     }
 
-    pub fn over(shards: Vec<String>, router: Running) -> Self {
+    pub(crate) fn over(shards: Vec<String>, router: Running) -> Self {
         router.wait_until_ready();
         let map = ShardMap::even(BUCKETS, 2);
         let ids = [0, 1].map(|shard| (1..).find(|id| map.shard_of(&Key::Int(*id)).0 == shard).unwrap());
@@ -42,20 +42,20 @@ impl Two {
     }
 
     /// A row on each shard.
-    pub fn insert(&self, name: &str) -> String {
+    pub(crate) fn insert(&self, name: &str) -> String {
         format!("INSERT INTO users VALUES ({}, '{name}'), ({}, '{name}')", self.ids[0], self.ids[1])
     }
 
-    pub fn on_shard(&self, shard: usize) -> Wire {
+    pub(crate) fn on_shard(&self, shard: usize) -> Wire {
         superuser(shared(), &self.shards[shard])
     }
 
     /// What the shards have, past the router.
-    pub fn on_shards(&self, sql: &str) -> [String; 2] {
+    pub(crate) fn on_shards(&self, sql: &str) -> [String; 2] {
         [0, 1].map(|shard| self.on_shard(shard).text(sql))
     }
 
-    pub fn names(&self) -> [String; 2] {
+    pub(crate) fn names(&self) -> [String; 2] {
         self.on_shards("SELECT string_agg(name, ',' ORDER BY id) FROM users")
     }
 
@@ -64,7 +64,7 @@ impl Two {
     }
 
     /// Waits until a server of a shard waits for a lock in such a statement.
-    pub fn wait_for_lock(&self, shard: usize, statement: &str) {
+    pub(crate) fn wait_for_lock(&self, shard: usize, statement: &str) {
         let sql = format!(
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock' \
              AND query LIKE '{statement}%'"
