@@ -156,6 +156,8 @@ fn copy(cluster: &Cluster, router: &Router) {
         let put = format!("COPY loaded FROM STDIN (FORMAT {format})");
         let get = format!("COPY loaded TO STDOUT (FORMAT {format})");
         let data = copied_out(&mut sides[0], &get);
+        // The shards hold what the format before has left.
+        sides[1].query("TRUNCATE loaded").tag();
         assert_eq!(sides[1].copy(&put, &data).tag(), format!("COPY {MANY}"));
         let own: Vec<Vec<u8>> = shards.iter_mut().map(|wire| copied_out(wire, &get)).collect();
         let mut times: [Times; 3] = Default::default();
@@ -392,7 +394,10 @@ fn carried_by(clients: usize, router: &Router) {
                             account + 1
                         );
                         assert_eq!(wire.query(&sql).tag(), "UPDATE 1");
-                        done.fetch_add(1, Ordering::Relaxed);
+                        // What waits in a queue at the end is not carried in this time.
+                        if Instant::now() < until {
+                            done.fetch_add(1, Ordering::Relaxed);
+                        }
                     }
                 });
             }
