@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use pgsluice_sharding::ShardId;
-use pgsluice_sharding::plan::{Copies, InsertRows, Write};
+use pgsluice_sharding::plan::{Copies, InsertRows, Turns, Write};
 use pgsluice_sharding::sql::Access;
 use pgsluice_sharding::sql::rows::RowSpans;
 
@@ -217,6 +217,9 @@ impl Conversation {
             parts.push(Part { id: *id, sql: types.settle(&sql).into_owned() });
         }
         self.start_parts(&parts, &types, &arguments)?;
+        if insert.turns == Turns::Together {
+            self.send_all_parts(&parts).await?;
+        }
         let mut tag = String::new();
         let mut kept = vec![Vec::new(); parts.len()];
         for (n, part) in parts.iter().enumerate() {
@@ -265,7 +268,7 @@ impl Conversation {
         Ok(ids)
     }
 
-    /// Sends every part to its server.
+    /// Lays every part ready for its server, which gets it when it is sent or heard.
     pub(super) fn start_parts(
         &mut self,
         parts: &[Part],
@@ -289,6 +292,20 @@ impl Conversation {
             close_portal_of_router(link, portal);
             frontend::sync(&mut link.out);
             link.server.state.expect(Due::Sync(Audience::Router));
+        }
+        Ok(())
+    }
+
+    /// Sends the parts that lie ready, so that all servers work at the same time.
+    async fn send_all_parts(&mut self, parts: &[Part]) -> Result<(), Failure> {
+        for part in parts {
+            let i = self.position(part.id)?;
+            self.links[i].borrow_buffer(&self.worker);
+            if let Err(failure) = self.send_out(i).await {
+                let ids: Vec<u64> = parts.iter().map(|part| part.id).collect();
+                self.finish_all(&ids, true).await?;
+                return Err(failure);
+            }
         }
         Ok(())
     }

@@ -30,6 +30,8 @@ struct Quoting {
     escape: u8,
     /// The search stands inside quotes.
     open: bool,
+    /// The unfinished line has quotes: only within them can it have line ends.
+    seen: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +55,8 @@ struct Line {
     content: usize,
     /// Its length with it.
     whole: usize,
+    /// It has quotes that mean something.
+    quoted: bool,
 }
 
 impl Splitter {
@@ -99,7 +103,7 @@ impl Splitter {
             let before = self.lines;
             self.lines += 1;
             let quoting = lines.quoting.is_some();
-            if quoting {
+            if line.quoted {
                 // Line ends inside quotes count as PostgreSQL counts them: by the style known so far.
                 self.lines += ends_within(content, style);
             }
@@ -115,7 +119,7 @@ impl Splitter {
             let is_first = quoting && style.is_some() && self.maps.get(shard).is_none_or(|map| map.lines() == 0);
             if is_first {
                 // A shard learns the style with its first line.
-                let span = 1 + ends_within(content, None);
+                let span = 1 + if line.quoted { ends_within(content, None) } else { 0 };
                 let spanned = self.lines - before;
                 self.map_of(shard).add_first(before, span, spanned);
             } else {
@@ -167,7 +171,12 @@ impl Lines {
     }
 
     pub(super) fn csv(header: bool, quote: u8, escape: u8) -> Self {
-        Self { quoting: Some(Quoting { quote, escape, open: false }), ..Self::text(header) }
+        Self { quoting: Some(Quoting { quote, escape, open: false, seen: false }), ..Self::text(header) }
+    }
+
+    fn line(&mut self, content: usize, whole: usize) -> Line {
+        let quoted = self.quoting.as_mut().is_some_and(|quoting| std::mem::take(&mut quoting.seen));
+        Line { content, whole, quoted }
     }
 
     /// The line at the beginning of `bytes`; `None` when its end is not there yet.
@@ -187,7 +196,7 @@ impl Lines {
             };
             let Some(at) = found else {
                 if last && !bytes.is_empty() {
-                    return Ok(Some(Line { content: bytes.len(), whole: bytes.len() }));
+                    return Ok(Some(self.line(bytes.len(), bytes.len())));
                 }
                 self.searched = if self.quoting.is_some() { from } else { bytes.len() };
                 return Ok(None);
@@ -205,7 +214,7 @@ impl Lines {
                     }
                     Some(b'\n') => {
                         self.line_end = Some(LineEnd::CrLf);
-                        return Ok(Some(Line { content: at, whole: at + 2 }));
+                        return Ok(Some(self.line(at, at + 2)));
                     }
                     _ => {}
                 }
@@ -214,7 +223,7 @@ impl Lines {
             if *self.line_end.get_or_insert(style) != style {
                 return Err(Mixed { at, found: style });
             }
-            return Ok(Some(Line { content: at, whole: at + 1 }));
+            return Ok(Some(self.line(at, at + 1)));
         }
     }
 
@@ -252,7 +261,7 @@ impl Quoting {
                 if bytes[at] != self.quote {
                     return Ok(at);
                 }
-                self.open = true;
+                (self.open, self.seen) = (true, true);
                 from = at + 1;
                 continue;
             }

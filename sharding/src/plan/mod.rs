@@ -316,6 +316,15 @@ pub struct InsertRows {
     pub params: u16,
     /// Rows come back.
     pub returns: bool,
+    pub turns: Turns,
+}
+
+/// When the shards of an INSERT store their rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turns {
+    Together,
+    /// One after the other: ON CONFLICT may lock rows that others lock too, and clients that all lock in one order never wait in a circle.
+    InOrder,
 }
 
 /// An INSERT or MERGE whose rows come from a query.

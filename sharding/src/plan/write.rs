@@ -14,8 +14,8 @@ use super::bind_query::Seen;
 use super::decide::{Context, rows_of};
 use super::scope::{Columns, Names};
 use super::{
-    Copies, EachShard, InsertRows, KeyColumn, Node, Plan, RowColumns, SelectedRows, Shards, TargetColumn, Write, build,
-    final_query, reasons,
+    Copies, EachShard, InsertRows, KeyColumn, Node, Plan, RowColumns, SelectedRows, Shards, TargetColumn, Turns, Write,
+    build, final_query, reasons,
 };
 use crate::catalog::{Column, Table, TableKind};
 use crate::refusal::Refusal;
@@ -111,6 +111,7 @@ fn given_rows(
         timed: binder.facts.clocks > 0,
         params: parsed.params,
         returns: !insert.returning.is_empty(),
+        turns: if insert.conflict.is_some() { Turns::InOrder } else { Turns::Together },
     }))
 }
 
