@@ -272,10 +272,8 @@ impl Conversation {
     async fn next_values(&mut self, draft: &Draft) -> Result<NextValues, Failure> {
         let mut counts: Vec<(&Sequence, usize)> = Vec::new();
         count(draft, &mut counts);
-        let read_only = self.session.transaction.block().is_some_and(|block| block.is_read_only());
-        if read_only && !counts.is_empty() {
-            let message = "cannot execute nextval() in a read-only transaction";
-            return Err(ErrorFields::error("25006", message).into());
+        if !counts.is_empty() {
+            self.check_may_take()?;
         }
         let mut next = NextValues::default();
         for (sequence, count) in counts {
@@ -284,6 +282,35 @@ impl Conversation {
             next.left.insert(sequence.written.clone(), values);
         }
         Ok(next)
+    }
+
+    /// The next values of a sequence, of which the last is the session's current one.
+    pub(super) async fn take_next(&mut self, sequence: &Sequence, count: usize) -> Result<Vec<i64>, Failure> {
+        self.check_may_take()?;
+        let values = self.take(sequence, count).await?;
+        if let (Some(known), Some(last)) = (&sequence.known, values.last()) {
+            self.session.sequences.got(known, *last);
+        }
+        Ok(values)
+    }
+
+    /// PostgreSQL gives no values in a transaction that only reads.
+    fn check_may_take(&self) -> Result<(), Failure> {
+        match self.session.transaction.block().is_some_and(|block| block.is_read_only()) {
+            true => Err(ErrorFields::error("25006", "cannot execute nextval() in a read-only transaction").into()),
+            false => Ok(()),
+        }
+    }
+
+    /// What a server makes of an expression: as text, and in SQL.
+    pub(super) async fn evaluate_once(&mut self, sql: &str) -> Result<(Option<String>, String), Failure> {
+        let values = self.evaluate_all(&[sql], &Arguments::none(sql), Form::Text).await?;
+        let value = values.first().ok_or_else(not_computed)?;
+        let literal = match value.text() {
+            Some(text) => format!("{}::{}", quote(&text), value.type_name),
+            None => format!("NULL::{}", value.type_name),
+        };
+        Ok((value.text(), literal))
     }
 
     async fn take(&mut self, sequence: &Sequence, count: usize) -> Result<Vec<i64>, Failure> {
@@ -470,7 +497,7 @@ fn told(value: LastValue, what: &str) -> Result<Value, Failure> {
 }
 
 /// A version 4 UUID.
-fn random_uuid() -> Result<[u8; 16], Failure> {
+pub(super) fn random_uuid() -> Result<[u8; 16], Failure> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).map_err(|error| ErrorFields::error("XX000", format!("no random numbers: {error}")))?;
     bytes[6] = (bytes[6] & 0x0f) | 0x40;

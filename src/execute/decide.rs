@@ -253,7 +253,7 @@ pub(super) fn uses_literals(plan: &Plan) -> bool {
             Write::Each(each) => literals_in(&each.query) || each.target.uses_literals(),
             Write::Rows(insert) => insert.keys.uses_literals(),
             // The literals of its query are known by their values.
-            Write::Selected(_) => false,
+            Write::Selected(insert) => insert.shards.uses_literals(),
             Write::Moved(moved) => moved.target.uses_literals(),
         },
         _ => false,

@@ -98,6 +98,7 @@ pub(super) fn moved(
             source: Plan::Session,
             around: stored(table, &where_named, name, &returning),
             columns: RowColumns::Filled { columns: table.columns.iter().map(TargetColumn::of).collect(), key },
+            added: None,
             key_type,
             stored_in: table.columns[key].characters_max(),
             at_once: true,
