@@ -2,12 +2,29 @@
 
 use std::collections::HashMap;
 
-use pgsluice_sharding::plan::{AddedValue, SelectedRows, Sequences};
+use pgsluice_sharding::copy::{CopyFormat, CopyFrom, FieldCell, FieldValue, Splitter};
+use pgsluice_sharding::plan::{AddedValue, SelectedRows, Sequence, Sequences};
 
+use crate::protocol::error::ErrorFields;
 use crate::protocol::frame::Header;
 
+use super::computed::random_uuid;
 use super::selected::{Fixed, Route, RowValue, Sorted};
 use super::{Conversation, Failure};
+
+/// The fields that COPY puts in front of each row.
+pub(super) struct AddedFields {
+    fields: Vec<Source>,
+    /// The sequences of those that have one.
+    sequences: Vec<String>,
+}
+
+/// Where one field comes from.
+enum Source {
+    Next,
+    Uuid,
+    Fixed(FieldCell),
+}
 
 impl Conversation {
     /// The defaults that all rows of an INSERT get alike, when its query has so many columns.
@@ -57,10 +74,7 @@ impl Conversation {
             if taken.contains_key(name) {
                 continue;
             }
-            let sequence = {
-                let catalog = self.catalog()?;
-                Sequences { catalog: &catalog, search_path: self.session.search_path() }.named(name)
-            };
+            let sequence = self.sequence(name)?;
             let uses = names.iter().filter(|other| *other == name).count();
             let values = self.take_next(&sequence, rows * uses).await?;
             taken.insert(*name, values.into_iter());
@@ -68,4 +82,72 @@ impl Conversation {
         let next = (0..rows).flat_map(|_| names).filter_map(|name| taken.get_mut(name)?.next());
         Ok(next.collect())
     }
+
+    fn sequence(&self, name: &str) -> Result<Sequence, Failure> {
+        let catalog = self.catalog()?;
+        Ok(Sequences { catalog: &catalog, search_path: self.session.search_path() }.named(name))
+    }
+
+    /// What a COPY adds to its rows: found out before it begins, because then no server answers questions.
+    pub(super) async fn added_fields(&mut self, copy: &CopyFrom) -> Result<AddedFields, Failure> {
+        let mut added = AddedFields { fields: Vec::new(), sequences: Vec::new() };
+        for field in &copy.added {
+            added.fields.push(match &field.value {
+                FieldValue::Next { sequence, .. } => {
+                    if !self.has_blocks(&self.sequence(sequence)?) {
+                        return Err(not_at_hand(&field.name));
+                    }
+                    added.sequences.push(sequence.clone());
+                    Source::Next
+                }
+                FieldValue::Uuid => Source::Uuid,
+                FieldValue::Once(sql) => {
+                    let binary = copy.format == CopyFormat::Binary;
+                    Source::Fixed(if binary {
+                        self.evaluate_cell(sql).await?
+                    } else {
+                        FieldCell::Text(self.evaluate_once(sql).await?.0)
+                    })
+                }
+            });
+        }
+        Ok(added)
+    }
+
+    /// Gives a splitter the fields of so many rows.
+    pub(super) async fn give_fields(
+        &mut self,
+        added: &AddedFields,
+        rows: usize,
+        splitter: &mut Splitter,
+    ) -> Result<(), Failure> {
+        if rows == 0 || added.fields.is_empty() {
+            return Ok(());
+        }
+        let names: Vec<&str> = added.sequences.iter().map(String::as_str).collect();
+        let mut ids = self.next_for_rows(&names, rows).await?.into_iter();
+        let mut cells = Vec::with_capacity(rows * added.fields.len());
+        for _ in 0..rows {
+            for field in &added.fields {
+                cells.push(match field {
+                    Source::Next => match ids.next() {
+                        Some(id) => FieldCell::Id(id),
+                        None => return Err(ErrorFields::error("XX000", "a sequence gave too few values").into()),
+                    },
+                    Source::Uuid => FieldCell::Uuid(random_uuid()?),
+                    Source::Fixed(cell) => cell.clone(),
+                });
+            }
+        }
+        splitter.give(cells);
+        Ok(())
+    }
+}
+
+fn not_at_hand(column: &str) -> Failure {
+    let message =
+        format!("COPY cannot fill column \"{column}\" in a transaction that has changed its sequence or tables");
+    ErrorFields::error("0A000", message)
+        .with_hint("Commit before, or write the values of the column into the data.")
+        .into()
 }

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 use pgsluice_sharding::ShardId;
 use pgsluice_sharding::catalog::{SequenceName, built_in_type};
+use pgsluice_sharding::copy::FieldCell;
 use pgsluice_sharding::key::{Format, Input};
 use pgsluice_sharding::plan::{Computed, Draft, Given, Sequence, Sequences, Values, Wanted, without_unique_ids};
 use pgsluice_sharding::sql::Access;
@@ -311,6 +312,19 @@ impl Conversation {
             None => format!("NULL::{}", value.type_name),
         };
         Ok((value.text(), literal))
+    }
+
+    /// What a server makes of an expression, for a field of binary COPY.
+    pub(super) async fn evaluate_cell(&mut self, sql: &str) -> Result<FieldCell, Failure> {
+        let values = self.evaluate_all(&[sql], &Arguments::none(sql), Form::Binary).await?;
+        let value = values.first().ok_or_else(not_computed)?;
+        Ok(value.binary().map_or(FieldCell::Text(None), |bytes| FieldCell::Binary(bytes.to_vec())))
+    }
+
+    /// Whether values come from blocks, and no server of the transaction is asked for them.
+    pub(super) fn has_blocks(&self, sequence: &Sequence) -> bool {
+        let moved = self.session.sequences.moved && !self.session.transaction.is_idle();
+        sequence.known.is_some() && self.own_catalog.is_none() && !moved
     }
 
     async fn take(&mut self, sequence: &Sequence, count: usize) -> Result<Vec<i64>, Failure> {

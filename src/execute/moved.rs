@@ -105,9 +105,9 @@ impl Conversation {
             let (row, behind) = rest.split_at(header.total.min(rest.len()));
             let stays = self.new_place(&row[5..], asked)? == shard;
             if stays {
-                found.stay.take(row)
+                found.stay.take(row);
             } else {
-                found.go.take(row)
+                found.go.take(row);
             }
             rest = behind;
         }

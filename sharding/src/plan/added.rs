@@ -55,10 +55,25 @@ pub enum AddedValue {
     Once(String),
 }
 
+impl AddedColumn {
+    /// Whether shards that made it by themselves would make the same values twice, or store the row elsewhere.
+    fn takes(&self) -> bool {
+        match &self.value {
+            AddedValue::Next(_) => true,
+            AddedValue::Around { sequences, .. } => self.is_key || !sequences.is_empty(),
+            AddedValue::Uuid | AddedValue::Once(_) => self.is_key,
+        }
+    }
+}
+
 impl AddedColumns {
     /// Those that are missing when the query has `given` columns.
     pub fn of(&self, given: usize) -> impl Iterator<Item = &AddedColumn> {
         self.columns.iter().filter(move |column| self.list.is_empty() || column.position >= given)
+    }
+
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.columns.iter().map(|column| &*column.name)
     }
 
     pub(crate) fn has_key(&self) -> bool {
@@ -112,10 +127,6 @@ pub(super) fn added(
 ) -> Result<Option<Write>, Refusal> {
     let unclear = || reasons::spread("this form of INSERT ... SELECT");
     let table = filled.table;
-    let identity = |default: &ColumnDefault| match default {
-        ColumnDefault::Sequence { identity, .. } => *identity,
-        _ => Identity::No,
-    };
     let span = query_of_insert(context.text, parsed.span.start, parsed.span.end).ok_or_else(unclear);
     let width = write::width_of(context, insert);
     let head = span.as_ref().ok().and_then(|span| write::head_of(context, insert, parsed, span)).map(|(_, head)| head);
@@ -126,29 +137,8 @@ pub(super) fn added(
     {
         return Err(reasons::spread("OVERRIDING USER VALUE"));
     }
-    let is_given = |position: usize, name: &str| match insert.columns.is_empty() {
-        true => width.is_some_and(|width| position < width),
-        false => insert.columns.iter().any(|named| **named == *name),
-    };
-    let mut columns = Vec::new();
-    let (mut takes, mut timed) = (false, false);
-    for (position, column) in table.columns.iter().enumerate() {
-        if is_given(position, &column.name) {
-            continue;
-        }
-        let is_key = filled.key == Some(position);
-        let Some((value, has_clock)) = value(context, &column.default, is_key)
-            .ok_or_else(|| reasons::default_of_rows(&insert.table.name, &column.name))?
-        else {
-            continue;
-        };
-        takes |= is_key
-            || matches!(&value, AddedValue::Next(_))
-            || matches!(&value, AddedValue::Around { sequences, .. } if !sequences.is_empty());
-        timed |= has_clock;
-        let always = identity(&column.default) == Identity::Always;
-        columns.push(AddedColumn { name: column.name.clone(), position, always, is_key, value });
-    }
+    let (columns, timed) = missing(context, filled, insert, width)?;
+    let takes = columns.iter().any(AddedColumn::takes);
     // One server tells one time.
     if columns.is_empty() || !takes && matches!(plain, Plan::Route { .. }) {
         return Ok(None);
@@ -186,6 +176,40 @@ pub(super) fn added(
         _ => Shards::All,
     };
     write::by_the_router(context, table, insert, shards, parsed, Some(added)).map(Some)
+}
+
+/// The columns that a query of this width leaves out and the router gives, and whether the time is in one.
+fn missing(
+    context: Context<'_>,
+    filled: &Filled<'_>,
+    insert: &Insert,
+    width: Option<usize>,
+) -> Result<(Vec<AddedColumn>, bool), Refusal> {
+    let is_given = |position: usize, name: &str| match insert.columns.is_empty() {
+        true => width.is_some_and(|width| position < width),
+        false => insert.columns.iter().any(|named| **named == *name),
+    };
+    let (mut columns, mut timed) = (Vec::new(), false);
+    for (position, column) in filled.table.columns.iter().enumerate() {
+        if is_given(position, &column.name) {
+            continue;
+        }
+        let is_key = filled.key == Some(position);
+        let made = value(context, &column.default, is_key);
+        let made = made.ok_or_else(|| reasons::default_of_rows(&insert.table.name, &column.name))?;
+        let Some((value, has_clock)) = made else { continue };
+        timed |= has_clock;
+        let always = identity(&column.default) == Identity::Always;
+        columns.push(AddedColumn { name: column.name.clone(), position, always, is_key, value });
+    }
+    Ok((columns, timed))
+}
+
+fn identity(default: &ColumnDefault) -> Identity {
+    match default {
+        ColumnDefault::Sequence { identity, .. } => *identity,
+        _ => Identity::No,
+    }
 }
 
 /// What the router makes for a missing column, and whether the time is in it. The outer `None` says that it cannot, the inner that the shards do

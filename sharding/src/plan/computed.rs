@@ -10,15 +10,17 @@ use super::draft::Sequences;
 use super::reasons;
 use super::scope::{Found, Names};
 use crate::catalog::{Catalog, Column, ColumnDefault, FunctionKind, Identity, Relation, Table, TableKind, Volatility};
+use crate::copy::{AddedField, FieldValue};
 use crate::refusal::Refusal;
 use crate::sql::Limits;
 use crate::sql::calls::{self, Call, CallKind};
 use crate::sql::insert::InsertSpans;
 use crate::sql::parse::{Parsed, parse};
 use crate::sql::tree::{Assignment, Body, Dml, Expr, Func, Insert, Query, Stmt, TableRef, With};
+use crate::value::oid;
 
 use super::targets::parts;
-use super::{Plan, Write, write};
+use super::{Plan, TargetColumn, Write, write};
 
 /// What is put into a statement before it is planned.
 #[derive(Clone, Debug, PartialEq)]
@@ -213,6 +215,62 @@ pub(super) fn check_none(
         Some(_) => Err(reasons::spread(what)),
         None => Ok(()),
     }
+}
+
+/// The columns that COPY leaves out and the router can fill, in their order.
+///
+/// # Errors
+/// The key is left out, and the router cannot make it.
+pub(super) fn missing_fields(table: &Table, name: &str, given: &[Box<str>]) -> Result<Vec<AddedField>, Refusal> {
+    let key = match table.kind {
+        TableKind::Sharded { column, .. } => Some(column),
+        TableKind::Reference => None,
+        TableKind::Local(_) => return Ok(Vec::new()),
+    };
+    let mut fields = Vec::new();
+    for (position, column) in table.columns.iter().enumerate() {
+        if given.iter().any(|given| **given == *column.name) {
+            continue;
+        }
+        let is_key = key == Some(position);
+        let value = match &column.default {
+            ColumnDefault::None => None,
+            ColumnDefault::Sequence { sequence, .. } => {
+                let sequence = format!("{}.{}", quoted(&sequence.schema), quoted(&sequence.name));
+                let bytes = match column.type_oid {
+                    oid::INT2 => 2,
+                    oid::INT4 => 4,
+                    oid::INT8 => 8,
+                    _ => 0,
+                };
+                Some(FieldValue::Next { sequence, bytes })
+            }
+            ColumnDefault::Expression(sql) => {
+                let calls = calls::find(sql, 0..sql.len());
+                let is_uuid =
+                    matches!(calls.as_slice(), [call] if call.kind == CallKind::Uuid && call.place == (0..sql.len()));
+                let nothing = Catalog::default();
+                let context = Context { catalog: &nothing, search_path: None, text: sql, phases: &[] };
+                let is_clock = calls.is_empty()
+                    && nature_of(context, sql).is_some_and(|nature| nature.clock && !nature.volatile && !nature.bound);
+                match (is_uuid, is_clock) {
+                    (true, _) if is_key || key.is_none() => Some(FieldValue::Uuid),
+                    (_, true) if !is_key => {
+                        Some(FieldValue::Once(format!("CAST({sql} AS {})", TargetColumn::of(column).type_name)))
+                    }
+                    _ => None,
+                }
+            }
+        };
+        match value {
+            Some(value) => fields.push(AddedField { name: column.name.clone(), value, is_key }),
+            None if is_key => return Err(reasons::insert_without_key(name, &column.name)),
+            None => {}
+        }
+    }
+    // Those that may have delimiters in them come last.
+    fields.sort_by_key(|field| matches!(field.value, FieldValue::Once(_)));
+    Ok(fields)
 }
 
 /// Refuses rows for a table that leave columns to defaults which every shard would evaluate for itself.

@@ -194,10 +194,7 @@ fn rows(context: Context<'_>, dml: &Dml, parsed: &Parsed) -> Decided {
         return Decided { any_values: false, ..rows(Context { text: &text, ..context }, dml, &through) };
     }
     let into = into_of(dml);
-    let mut access = access_of(&binder);
-    if into.is_some() {
-        access = Access::Write;
-    }
+    let access = if into.is_some() { Access::Write } else { access_of(&binder) };
     let plan = if context.catalog.shards <= 1 {
         first_shard()
     } else if into.is_some() {
