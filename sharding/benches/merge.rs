@@ -148,6 +148,7 @@ fn copying(criterion: &mut Criterion) {
             key_column: "id".to_owned(),
             key: KeyOptions::default(),
             partial: None,
+            added: Vec::new(),
         };
         group.throughput(Throughput::Bytes(data.len() as u64));
         group.bench_function(name, |bencher| {

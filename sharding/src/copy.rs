@@ -1,5 +1,6 @@
 //! COPY data -> the shard of every row; rows -> COPY data.
 
+mod added;
 mod binary;
 mod csv;
 mod line_map;
@@ -13,6 +14,8 @@ use crate::key::{Format, Input, KeyType};
 use crate::map::{ShardId, ShardMap};
 use crate::refusal::Refusal;
 
+use added::Added;
+pub use added::{AddedField, FieldCell, FieldValue};
 use binary::Binary;
 pub use print::{CopyQuery, ForceQuote, PrintForm, Printer};
 
@@ -31,6 +34,8 @@ pub struct CopyFrom {
     pub key: KeyOptions,
     /// The table in SQL and the columns in the data, if some are left out, to be filled by their defaults.
     pub partial: Option<PartialRows>,
+    /// What the router puts in front of each row; only where the data have not all columns.
+    pub added: Vec<AddedField>,
 }
 
 /// What the table and the options say of the field with the key.
@@ -103,6 +108,7 @@ pub struct Splitter {
     /// By shard.
     maps: Vec<LineMap>,
     judge: Option<ShardId>,
+    added: Added,
     /// The beginning of a row whose end has not come yet.
     pending: Vec<u8>,
     /// A decoded key, kept for its memory.
@@ -114,6 +120,16 @@ pub struct Splitter {
 enum Form {
     Lines(Box<Lines>),
     Binary(Binary),
+}
+
+impl Form {
+    /// How many rows end in these bytes.
+    fn rows_in(&self, bytes: &[u8], last: bool) -> usize {
+        match self {
+            Self::Lines(lines) => lines.rows_in(bytes, last),
+            Self::Binary(binary) => binary.rows_in(bytes),
+        }
+    }
 }
 
 /// The key field of a row, as the row has it.
@@ -145,6 +161,7 @@ impl Splitter {
             form,
             maps: Vec::new(),
             judge: None,
+            added: Added::default(),
             pending: Vec::new(),
             scratch: Vec::new(),
         }
@@ -159,7 +176,7 @@ impl Splitter {
     /// (`22P02`), a NULL key (`23502`), a missing field (`22P04`).
     pub fn push(&mut self, data: &[u8], map: &ShardMap, out: &mut [Vec<u8>]) -> Result<(), Refusal> {
         assert!(out.len() >= usize::from(map.shards()), "COPY has a buffer for every shard");
-        if self.copy.target == CopyTarget::Reference {
+        if self.passes_whole() {
             out.iter_mut().for_each(|shard| shard.extend_from_slice(data));
             self.lines += memchr::memchr_iter(b'\n', data).count() as u64;
             return Ok(());
@@ -186,12 +203,17 @@ impl Splitter {
     /// # Errors
     /// As [`Splitter::push`]; also a quote that is still open.
     pub fn finish(&mut self, map: &ShardMap, out: &mut [Vec<u8>]) -> Result<(), Refusal> {
-        if self.copy.target == CopyTarget::Reference {
+        if self.passes_whole() {
             return Ok(());
         }
         let pending = std::mem::take(&mut self.pending);
         self.take_rows(&pending, true, map, out)?;
         Ok(())
+    }
+
+    /// Every shard gets the data as they are.
+    fn passes_whole(&self) -> bool {
+        self.copy.target == CopyTarget::Reference && self.copy.added.is_empty()
     }
 
     /// The shard that was given the row in which the splitter has found an error, behind all others: PostgreSQL's own error for it
@@ -216,7 +238,12 @@ impl Splitter {
             (_, Some(map)) if local > map.lines() => self.lines + local - map.lines(),
             (_, Some(map)) => map.global(local)?,
         };
-        Some((global, format!("{}{global}{}", &context[..at], &context[at + digits..])))
+        let behind = &context[at + digits..];
+        let behind = match behind.strip_prefix(": \"").filter(|_| !self.copy.added.is_empty()) {
+            Some(line) => Cow::Owned(format!(": \"{}", self.own_line(line))),
+            None => Cow::Borrowed(behind),
+        };
+        Some((global, format!("{}{global}{behind}", &context[..at])))
     }
 
     /// Where an error is that ends the data before the next row.
@@ -260,6 +287,9 @@ impl Splitter {
     fn shard(&self, field: Field<'_>, format: Format, line: Option<&[u8]>, map: &ShardMap) -> Result<ShardId, Refusal> {
         let CopyTarget::Sharded { key_type, stored_in, .. } = self.copy.target else { return Ok(ShardId(0)) };
         let column = &self.copy.key_column;
+        if self.copy.key_is_added() {
+            return self.shard_of_added(map);
+        }
         let decoded;
         let value = match field {
             Field::Value(value) if format == Format::Text && key_type == KeyType::Text && !value.is_ascii() => {
@@ -304,6 +334,20 @@ impl Splitter {
                 Err(refusal.with_context(format!("{}, column {column}{shown}", self.place(None))))
             }
         }
+    }
+
+    /// The shard of a row whose key is not in the data.
+    fn shard_of_added(&self, map: &ShardMap) -> Result<ShardId, Refusal> {
+        let CopyTarget::Sharded { key_type, stored_in, .. } = self.copy.target else { return Ok(ShardId(0)) };
+        let value = self.added.key.as_deref().map(str::as_bytes);
+        let key = key_type.coerce(Input { bytes: value, format: Format::Text, type_oid: 0 });
+        let key = key.map_err(|refusal| refusal.with_context(self.place(None)))?;
+        Ok(key.map_or(ShardId(0), |key| {
+            map.shard_of(&match stored_in {
+                Some(characters) => key.stored_in(characters),
+                None => key,
+            })
+        }))
     }
 
     /// Where in the data an error is, as PostgreSQL tells it.

@@ -3,7 +3,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may")]
 
-use pgsluice_sharding::copy::{CopyFormat, CopyFrom, CopyTarget, KeyOptions, Splitter};
+use pgsluice_sharding::copy::{
+    AddedField, CopyFormat, CopyFrom, CopyTarget, FieldCell, FieldValue, KeyOptions, PartialRows, Splitter,
+};
+use pgsluice_sharding::key::{Format, Input};
 use pgsluice_sharding::{Key, KeyType, Refusal, ShardMap};
 use proptest::prelude::*;
 
@@ -25,6 +28,7 @@ fn copy(format: CopyFormat, field: u16, key_type: KeyType) -> CopyFrom {
         key_column: "user_id".to_owned(),
         key: KeyOptions::default(),
         partial: None,
+        added: Vec::new(),
     }
 }
 
@@ -338,4 +342,87 @@ fn a_key_is_cut_as_its_column_stores_it() {
     check(&copy, b"ab    \t1\nabc   \t2\n", &[(b"ab    \t1\n", key(b"ab ")), (b"abc   \t2\n", key(b"abc"))]);
     let copy = CopyFrom { format: csv(), ..copy };
     check(&copy, b"\"ab    \",1\n", &[(b"\"ab    \",1\n", key(b"ab "))]);
+}
+
+/// A copy of rows without their id.
+fn filled(format: CopyFormat, is_key: bool) -> CopyFrom {
+    let value = FieldValue::Next { sequence: "s".to_owned(), bytes: 4 };
+    let partial = PartialRows { relation: "users".to_owned(), columns: vec!["user_id".into(), "name".into()] };
+    CopyFrom {
+        added: vec![AddedField { name: "id".to_owned(), value, is_key }],
+        partial: Some(partial),
+        ..copy(format, 0, KeyType::Int8)
+    }
+}
+
+/// Splits data given in pieces of so many bytes; the ids count from 1.
+fn split_filled(copy: &CopyFrom, data: &[u8], size: usize) -> Vec<Vec<u8>> {
+    let mut splitter = Splitter::new(copy, ROW_BYTES_MAX);
+    let mut out = vec![Vec::new(); 4];
+    let mut ids = 1..;
+    for piece in data.chunks(size) {
+        let rows = splitter.rows_ahead(piece, false);
+        splitter.give(ids.by_ref().take(rows).map(FieldCell::Id));
+        splitter.push(piece, &map(), &mut out).expect("is well formed");
+    }
+    let rows = splitter.rows_ahead(&[], true);
+    splitter.give(ids.by_ref().take(rows).map(FieldCell::Id));
+    splitter.finish(&map(), &mut out).expect("is well formed");
+    out
+}
+
+#[test]
+fn each_row_gets_the_next_value_however_the_data_are_cut() {
+    let data: Vec<u8> = (1..=50).flat_map(|n| format!("{n},\"a\n,{n}\"\r\n").into_bytes()).chain(*b"51,last").collect();
+    for size in [1, 2, 3, 7, 64, 1 << 16] {
+        for is_key in [false, true] {
+            let out = split_filled(&filled(csv(), is_key), &data, size);
+            let all = out.concat();
+            for n in 1..=51 {
+                let row = if n == 51 { "51,51,last".to_owned() } else { format!("{n},{n},\"a\n,{n}\"\r\n") };
+                let key = KeyType::Int8.coerce(Input {
+                    bytes: Some(n.to_string().as_bytes()),
+                    format: Format::Text,
+                    type_oid: 0,
+                });
+                let shard = map().shard_of(&key.unwrap().unwrap());
+                let on = String::from_utf8_lossy(&out[usize::from(shard.0)]);
+                assert!(on.contains(&row), "{row:?} by {size}: {on}");
+            }
+            assert_eq!(all.len(), data.len() + (1..=51).map(|n: u32| n.to_string().len() + 1).sum::<usize>());
+        }
+    }
+}
+
+#[test]
+fn a_reference_table_gets_the_same_values_on_every_shard() {
+    let copy = CopyFrom { target: CopyTarget::Reference, ..filled(text(), false) };
+    for size in [1, 5, 100] {
+        let out = split_filled(&copy, b"a\tb\nc\td\n\\.\nrest\n", size);
+        assert!(out.iter().all(|shard| shard == b"1\ta\tb\n2\tc\td\n"), "{out:?}");
+    }
+}
+
+#[test]
+fn binary_rows_get_a_field_of_the_columns_width() {
+    let head = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
+    let row = b"\0\x02\0\0\0\x08\0\0\0\0\0\0\0\x05\0\0\0\x01x";
+    let data = [&head[..], row, row, b"\xff\xff"].concat();
+    for size in [1, 4, 1000] {
+        let out = split_filled(&filled(CopyFormat::Binary, false), &data, size);
+        let full = out.iter().find(|shard| shard.len() > head.len() + 2).expect("a shard has the rows");
+        let wide = |id: u8| [b"\0\x03\0\0\0\x04\0\0\0", &[id][..], &row[2..]].concat();
+        assert_eq!(*full, [&head[..], &wide(1), &wide(2), b"\xff\xff"].concat());
+    }
+    let mut splitter = Splitter::new(&filled(CopyFormat::Binary, false), ROW_BYTES_MAX);
+    let short = [&head[..], b"\0\x01\0\0\0\x01x"].concat();
+    let refusal = splitter.push(&short, &map(), &mut vec![Vec::new(); 4]).expect_err("one field is missing");
+    assert_eq!(refusal.message, "row field count is 1, expected 2");
+}
+
+#[test]
+fn the_command_names_the_added_columns_first() {
+    let copy = filled(text(), false);
+    let sql = "COPY /* ( */ s.\"t(\" (user_id, name) FROM STDIN (FORMAT csv)";
+    assert_eq!(copy.with_added(sql), "COPY /* ( */ s.\"t(\" (\"id\", user_id, name) FROM STDIN (FORMAT csv)");
 }

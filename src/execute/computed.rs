@@ -6,6 +6,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 use pgsluice_sharding::ShardId;
 use pgsluice_sharding::catalog::{SequenceName, built_in_type};
+use pgsluice_sharding::copy::FieldCell;
 use pgsluice_sharding::key::{Format, Input};
 use pgsluice_sharding::plan::{Computed, Draft, Given, Sequence, Sequences, Values, Wanted, without_unique_ids};
 use pgsluice_sharding::sql::Access;
@@ -272,10 +273,8 @@ impl Conversation {
     async fn next_values(&mut self, draft: &Draft) -> Result<NextValues, Failure> {
         let mut counts: Vec<(&Sequence, usize)> = Vec::new();
         count(draft, &mut counts);
-        let read_only = self.session.transaction.block().is_some_and(|block| block.is_read_only());
-        if read_only && !counts.is_empty() {
-            let message = "cannot execute nextval() in a read-only transaction";
-            return Err(ErrorFields::error("25006", message).into());
+        if !counts.is_empty() {
+            self.check_may_take()?;
         }
         let mut next = NextValues::default();
         for (sequence, count) in counts {
@@ -284,6 +283,48 @@ impl Conversation {
             next.left.insert(sequence.written.clone(), values);
         }
         Ok(next)
+    }
+
+    /// The next values of a sequence, of which the last is the session's current one.
+    pub(super) async fn take_next(&mut self, sequence: &Sequence, count: usize) -> Result<Vec<i64>, Failure> {
+        self.check_may_take()?;
+        let values = self.take(sequence, count).await?;
+        if let (Some(known), Some(last)) = (&sequence.known, values.last()) {
+            self.session.sequences.got(known, *last);
+        }
+        Ok(values)
+    }
+
+    /// PostgreSQL gives no values in a transaction that only reads.
+    fn check_may_take(&self) -> Result<(), Failure> {
+        match self.session.transaction.block().is_some_and(|block| block.is_read_only()) {
+            true => Err(ErrorFields::error("25006", "cannot execute nextval() in a read-only transaction").into()),
+            false => Ok(()),
+        }
+    }
+
+    /// What a server makes of an expression: as text, and in SQL.
+    pub(super) async fn evaluate_once(&mut self, sql: &str) -> Result<(Option<String>, String), Failure> {
+        let values = self.evaluate_all(&[sql], &Arguments::none(sql), Form::Text).await?;
+        let value = values.first().ok_or_else(not_computed)?;
+        let literal = match value.text() {
+            Some(text) => format!("{}::{}", quote(&text), value.type_name),
+            None => format!("NULL::{}", value.type_name),
+        };
+        Ok((value.text(), literal))
+    }
+
+    /// What a server makes of an expression, for a field of binary COPY.
+    pub(super) async fn evaluate_cell(&mut self, sql: &str) -> Result<FieldCell, Failure> {
+        let values = self.evaluate_all(&[sql], &Arguments::none(sql), Form::Binary).await?;
+        let value = values.first().ok_or_else(not_computed)?;
+        Ok(value.binary().map_or(FieldCell::Text(None), |bytes| FieldCell::Binary(bytes.to_vec())))
+    }
+
+    /// Whether values come from blocks, and no server of the transaction is asked for them.
+    pub(super) fn has_blocks(&self, sequence: &Sequence) -> bool {
+        let moved = self.session.sequences.moved && !self.session.transaction.is_idle();
+        sequence.known.is_some() && self.own_catalog.is_none() && !moved
     }
 
     async fn take(&mut self, sequence: &Sequence, count: usize) -> Result<Vec<i64>, Failure> {
@@ -470,7 +511,7 @@ fn told(value: LastValue, what: &str) -> Result<Value, Failure> {
 }
 
 /// A version 4 UUID.
-fn random_uuid() -> Result<[u8; 16], Failure> {
+pub(super) fn random_uuid() -> Result<[u8; 16], Failure> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).map_err(|error| ErrorFields::error("XX000", format!("no random numbers: {error}")))?;
     bytes[6] = (bytes[6] & 0x0f) | 0x40;

@@ -18,6 +18,7 @@ use crate::protocol::frontend;
 use crate::protocol::reply;
 use crate::session::settings::quote_literal;
 
+use super::added::AddedFields;
 use super::client::Client;
 use super::links::{Copying, Link};
 use super::{Conversation, End, Failure};
@@ -201,11 +202,12 @@ impl Conversation {
         if copy.target == CopyTarget::Reference {
             self.take_turn(&ids, &turn_of_writers(std::slice::from_ref(&copy.table), &[])).await?;
         }
-        let begun = self.begin_copies(&ids, text).await;
+        let fields = self.added_fields(copy).await?;
+        let begun = self.begin_copies(&ids, &copy.with_added(text)).await;
         let mut splitter = Splitter::new(copy, self.worker.limits().message_bytes_max);
         let mut parts = vec![Vec::new(); ids.len()];
         let ending = match begun {
-            Ok(()) => self.feed_shards(&ids, &mut splitter, &mut parts).await,
+            Ok(()) => self.feed_shards(&ids, &mut splitter, &fields, &mut parts).await,
             Err(failure) => Err(failure),
         };
         let ending = match ending {
@@ -241,12 +243,15 @@ impl Conversation {
         &mut self,
         ids: &[u64],
         splitter: &mut Splitter,
+        fields: &AddedFields,
         parts: &mut [Vec<u8>],
     ) -> Result<Ending, Failure> {
         let map = self.served.map.clone();
         loop {
             match self.next_copy_message(ids).await? {
                 ClientCopy::Data(n) => {
+                    let rows = splitter.rows_ahead(&self.client.inbox.filled()[..n], false);
+                    self.give_fields(fields, rows, splitter).await?;
                     let pushed = splitter.push(&self.client.inbox.filled()[..n], &map, parts);
                     self.client.inbox.consume(n);
                     self.client.copy_bytes -= n;
@@ -264,6 +269,7 @@ impl Conversation {
                         let context = Some(splitter.place_behind().into());
                         return Ok(Ending::ClientFailed(ErrorFields { context, ..fields }));
                     }
+                    self.give_fields(fields, splitter.rows_ahead(&[], true), splitter).await?;
                     return Ok(match splitter.finish(&map, parts) {
                         Ok(()) => Ending::Done,
                         Err(refusal) => Ending::Refused(refusal),
@@ -352,7 +358,8 @@ impl Conversation {
             let fields: Vec<Option<&[u8]>> = fields.filter_map(Result::ok).collect();
             let text = |n: usize| fields.get(n).copied().flatten().map(String::from_utf8_lossy).unwrap_or_default();
             let (column, is_identity, default) = (text(0), text(1) == "t", text(2));
-            if partial.columns.iter().any(|named| **named == *column) {
+            let is_added = copy.added.iter().any(|field| field.name == column);
+            if is_added || partial.columns.iter().any(|named| **named == *column) {
                 continue;
             }
             let counts = is_identity || default.contains("nextval(");

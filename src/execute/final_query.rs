@@ -129,6 +129,15 @@ impl InputRows {
         }
     }
 
+    /// Takes a whole DataRow message and `more` cells behind its own.
+    pub(super) fn take_with(&mut self, row: &[u8], more: &[u8]) {
+        if more.is_empty() {
+            return self.take(row);
+        }
+        self.bytes += row.len() + more.len();
+        self.take_row(&[row.get(7..).unwrap_or_default(), more].concat());
+    }
+
     fn take_row(&mut self, mut cells: &[u8]) {
         self.rows += 1;
         for column in &mut self.columns {

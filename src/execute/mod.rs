@@ -27,6 +27,7 @@
 //! - [`encoding`]: texts that are not UTF-8
 //! - [`explain`]: the router's steps and the servers' plans as one document; [`steps`] measures a read for it
 
+mod added;
 mod again;
 mod arguments;
 mod ask;

@@ -165,7 +165,7 @@ impl Conversation {
         let text = asked.types.settle(&asked.moved.delete);
         let query = asked.arguments.of_part(&text).with_types(asked.types.numbers());
         let given = self.write_description(home, &query).await?;
-        let route = Route::new(&asked.moved.insert, &given, asked.types, asked.own)?;
+        let route = Route::new(&asked.moved.insert, &given, asked.types, asked.own, &[])?;
         let formats = route.formats.clone();
         let mut rows = Vec::new();
         self.run_chosen(found.id, &found.go, &asked.moved.delete, asked, &formats, &mut rows).await?;
@@ -184,7 +184,7 @@ impl Conversation {
         let text = asked.types.settle(&asked.moved.delete);
         let query = asked.arguments.of_part(&text).with_types(asked.types.numbers());
         let given = self.write_description(id, &query).await?;
-        let route = Route::new(insert, &given, asked.types, asked.own)?;
+        let route = Route::new(insert, &given, asked.types, asked.own, &[])?;
         let mut sorted = Sorted { tag: "UPDATE 0".to_owned(), ..Sorted::default() };
         self.sort_rows(rows, &route, &mut sorted)?;
         self.store(&route, &mut sorted, 0).await?;

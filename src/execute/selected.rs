@@ -3,12 +3,12 @@
 //! The servers that give rows are also those that take them, so the query runs as portals that rest between their portions. All of them are
 //! open before the first row is stored: none sees what this statement stores.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use pgsluice_sharding::catalog::element_type;
 use pgsluice_sharding::key::{Format, Input};
 use pgsluice_sharding::merge::ColumnType;
-use pgsluice_sharding::plan::{Node, RowColumns, SelectedRows, TargetColumn, quoted};
+use pgsluice_sharding::plan::{AddedColumns, AddedValue, Node, RowColumns, SelectedRows, TargetColumn, quoted};
 use pgsluice_sharding::sql::Access;
 use pgsluice_sharding::{Refusal, ShardId};
 
@@ -22,6 +22,7 @@ use crate::session::statements::{FinalRead, ManyRead, RowSource};
 
 use super::arguments::Arguments;
 use super::ask::Notices;
+use super::computed::random_uuid;
 use super::final_query::InputRows;
 use super::final_tables::Until;
 use super::gather::{BINARY, ManyRequest, bind_for_shard, sql_for_shards};
@@ -51,9 +52,11 @@ pub(super) struct Route<'a> {
     pub(super) columns: &'a [ColumnType],
     /// Their names.
     names: Vec<String>,
-    /// Which of them is the key, and how its column is called in errors.
-    pub(super) key: usize,
+    /// How its column is called in errors.
     key_name: String,
+    key: KeyPlace,
+    /// What the router adds to each row.
+    pub(super) added: Vec<RowValue>,
     pub(super) formats: Vec<i16>,
     /// What each shard runs for its rows.
     sql: String,
@@ -63,9 +66,37 @@ pub(super) struct Route<'a> {
     arguments: &'a Arguments,
 }
 
+/// Where the key of a row is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum KeyPlace {
+    /// In the column of the query with this number.
+    Given(usize),
+    /// In the value with this number that the router adds.
+    Added(usize),
+    /// In no row: all have this key, as text.
+    Once(Option<String>),
+}
+
+/// A value that the router adds to a row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum RowValue {
+    /// The next of this sequence.
+    Next(String),
+    /// A random one.
+    Uuid,
+}
+
+/// A default that is the same for all rows: as text, and in SQL.
+pub(super) struct Fixed {
+    pub(super) value: Option<String>,
+    pub(super) sql: String,
+}
+
 /// Rows on their way to their shards.
 #[derive(Default)]
 pub(super) struct Sorted {
+    /// Values of sequences for the rows that come next, row by row.
+    pub(super) given: VecDeque<i64>,
     pub(super) batches: BTreeMap<ShardId, InputRows>,
     pub(super) tag: String,
 }
@@ -88,9 +119,16 @@ impl Conversation {
         let types = &description.parameter_types;
         let query = request.arguments.of_part(&types.settle(&insert.text)).with_types(types.numbers());
         let given = self.write_description(id, &query).await?;
-        let route = Route::new(insert, &given, types, request.arguments)?;
+        let columns = given.client_columns.len();
+        let fixed = self.fixed_values(insert, columns).await?;
+        let timed = match &insert.added {
+            Some(added) if added.timed => Some(self.timed(request.arguments, insert.params, id).await?),
+            _ => None,
+        };
+        let route = Route::new(insert, &given, types, timed.as_ref().unwrap_or(request.arguments), &fixed)?;
         let query = query.with_formats(&route.formats)?;
-        let portals = self.open_sources(insert, source, &query, types).await?;
+        let order = if route.added.iter().any(RowValue::is_next) { RowOrder::Kept } else { RowOrder::Any };
+        let portals = self.open_sources(insert, source, &query, types, order).await?;
         let tag = if matches!(insert.columns, RowColumns::Used { .. }) { "MERGE 0" } else { "INSERT 0 0" };
         let mut sorted = Sorted { tag: tag.to_owned(), ..Sorted::default() };
         for id in &portals {
@@ -112,6 +150,7 @@ impl Conversation {
         source: &RowSource,
         query: &Arguments,
         types: &ParameterTypes,
+        order: RowOrder,
     ) -> Result<Vec<u64>, Failure> {
         match source {
             RowSource::Shard(shard) => {
@@ -120,7 +159,7 @@ impl Conversation {
                 Ok(ids)
             }
             RowSource::Many(read) => match &**read {
-                ManyRead::Merged { gather, shards, .. } if is_append(&gather.tree) => {
+                ManyRead::Merged { gather, shards, .. } if is_append(&gather.tree, order) => {
                     let ids = self.link_all(shards, Access::Lock).await?;
                     let query = match gather.timed_sql {
                         Some(_) => self.timed(query, gather.params, ids[0]).await?,
@@ -197,6 +236,7 @@ impl Conversation {
         let returned = Returned::Kept { rows: &mut rows, describe: false };
         // A portal that rests has no command tag yet.
         let tag = self.hear_part(id, returned, Notices::Passed).await?;
+        self.give_ids(&rows, route, sorted).await?;
         self.sort_rows(&rows, route, sorted)?;
         Ok(tag.is_empty())
     }
@@ -204,9 +244,10 @@ impl Conversation {
     pub(super) fn sort_rows(&mut self, mut rows: &[u8], route: &Route<'_>, sorted: &mut Sorted) -> Result<(), Failure> {
         while let Ok(Some(header)) = Header::parse(rows) {
             let (row, behind) = rows.split_at(header.total.min(rows.len()));
-            let shard = self.shard_of_row(&row[5..], route)?;
-            let batch = sorted.batches.entry(shard).or_insert_with(|| InputRows::batch(route.columns.len()));
-            batch.take(row);
+            let more = route.more_cells(&mut sorted.given)?;
+            let shard = self.shard_of_row(&row[5..], &more, route)?;
+            let batch = sorted.batches.entry(shard).or_insert_with(|| InputRows::batch(route.elements.len()));
+            batch.take_with(row, &more);
             rows = behind;
         }
         let bytes: usize = sorted.batches.values().map(InputRows::bytes).sum();
@@ -217,16 +258,26 @@ impl Conversation {
     }
 
     /// Where a row is stored.
-    fn shard_of_row(&self, row: &[u8], route: &Route<'_>) -> Result<ShardId, Failure> {
+    fn shard_of_row(&self, row: &[u8], more: &[u8], route: &Route<'_>) -> Result<ShardId, Failure> {
         let insert = route.insert;
-        let mut cells = reply::data_row(row).map_err(ErrorFields::from)?;
-        let cell = cells.nth(route.key).transpose().map_err(ErrorFields::from)?.flatten();
         let name = &route.key_name;
+        let (cell, format, type_oid) = match &route.key {
+            KeyPlace::Given(at) => {
+                let mut cells = reply::data_row(row).map_err(ErrorFields::from)?;
+                let cell = cells.nth(*at).transpose().map_err(ErrorFields::from)?.flatten();
+                let format = if route.formats[*at] == BINARY { Format::Binary } else { Format::Text };
+                // What is a literal in the query takes the type of the column.
+                let type_oid = route.columns[*at].type_oid;
+                (cell, format, if type_oid == TEXT_OID { 0 } else { type_oid })
+            }
+            KeyPlace::Added(at) => {
+                let before: usize = route.added[..*at].iter().map(RowValue::cell_bytes).sum();
+                let cell = more.get(before + 4..before + route.added[*at].cell_bytes());
+                (cell, Format::Binary, route.added[*at].type_oid())
+            }
+            KeyPlace::Once(value) => (value.as_ref().map(String::as_bytes), Format::Text, 0),
+        };
         let Some(bytes) = cell else { return Err(insert.key_column.is_null().into()) };
-        let type_oid = route.columns[route.key].type_oid;
-        let format = if route.formats[route.key] == BINARY { Format::Binary } else { Format::Text };
-        // What is a literal in the query takes the type of the column.
-        let type_oid = if type_oid == TEXT_OID { 0 } else { type_oid };
         let key = insert.key_type.coerce(Input { bytes: Some(bytes), format, type_oid })?;
         let key = key.ok_or_else(|| rounded(name))?;
         let key = match insert.stored_in {
@@ -238,7 +289,7 @@ impl Conversation {
 
     /// Has the shards store what waits for them, if it is more than `bytes`.
     pub(super) async fn store(&mut self, route: &Route<'_>, sorted: &mut Sorted, bytes: usize) -> Result<(), Failure> {
-        let Sorted { batches, tag } = sorted;
+        let Sorted { batches, tag, .. } = sorted;
         let mut parts = Vec::new();
         for (shard, batch) in batches.iter_mut().filter(|(_, batch)| !batch.is_empty() && batch.bytes() > bytes) {
             let i = self.link(Some(*shard), Access::Write).await?;
@@ -268,27 +319,30 @@ impl<'a> Route<'a> {
         given: &'a Description,
         types: &'a ParameterTypes,
         arguments: &'a Arguments,
+        fixed: &[Fixed],
     ) -> Result<Self, Failure> {
         let mut route = Self {
             insert,
             columns: &given.client_columns,
             names: names(&given.client_row)?,
-            key: 0,
             key_name: String::new(),
+            key: KeyPlace::Given(0),
+            added: Vec::new(),
             formats: Vec::new(),
             sql: String::new(),
             elements: Vec::new(),
             types,
             arguments,
         };
-        route.set_out()?;
+        route.set_out(fixed)?;
         Ok(route)
     }
 
     /// Finds out how every column crosses, and with which text rows are stored.
-    fn set_out(&mut self) -> Result<(), Failure> {
+    fn set_out(&mut self, fixed: &[Fixed]) -> Result<(), Failure> {
         let insert = self.insert;
-        let first = usize::from(insert.params) + 1;
+        let timed = insert.added.as_ref().is_some_and(|added| added.timed);
+        let first = usize::from(insert.params) + 1 + usize::from(timed);
         self.find_key()?;
         let (mut arrays, mut names, mut shown) = (Vec::new(), Vec::new(), Vec::new());
         for (n, column) in self.columns.iter().enumerate() {
@@ -306,6 +360,14 @@ impl<'a> Route<'a> {
             shown.push(format!("{ROWS}.c{}{cast}", n + 1));
         }
         let [head, tail] = &insert.around;
+        let given = self.columns.len();
+        let head = insert.added.as_ref().map_or_else(|| head.clone(), |added| added.head(head, given));
+        for value in self.add_columns(fixed, &mut shown) {
+            let n = arrays.len();
+            arrays.push(format!("pg_catalog.unnest(${}::{}[])", first + n, value.type_name()));
+            names.push(format!("c{}", n + 1));
+            self.elements.push(ColumnType { type_oid: value.type_oid(), typmod: -1 });
+        }
         let (arrays, columns, shown) = (arrays.join(", "), names.join(", "), shown.join(", "));
         let query = format!("SELECT {shown} FROM ROWS FROM ({arrays}) AS {ROWS}({columns})");
         let sql = match &insert.columns {
@@ -323,12 +385,101 @@ impl<'a> Route<'a> {
     /// Finds the key among the columns.
     fn find_key(&mut self) -> Result<(), Failure> {
         let (at, name) = match &self.insert.columns {
-            RowColumns::Filled { columns, key } => (Some(*key), &columns[*key].name),
-            RowColumns::Used { key, .. } => (self.names.iter().position(|name| name == key), key),
+            RowColumns::Filled { columns, key } => (Some(*key), columns.get(*key).map(|column| &column.name)),
+            RowColumns::Used { key, .. } => (self.names.iter().position(|name| name == key), Some(key)),
         };
-        self.key_name.clone_from(name);
-        self.key = at.filter(|at| *at < self.columns.len()).ok_or_else(|| without_key(name))?;
+        let added = self.insert.added.as_ref();
+        if let Some(column) = added.and_then(|added| added.of(self.columns.len()).find(|column| column.is_key)) {
+            // Which of the values it is says the column when it is added.
+            self.key_name.clone_from(&column.name);
+            return Ok(());
+        }
+        let name = name.map_or("", String::as_str);
+        self.key_name = name.to_owned();
+        self.key = KeyPlace::Given(at.filter(|at| *at < self.columns.len()).ok_or_else(|| without_key(name))?);
         Ok(())
+    }
+
+    /// Adds columns to those that are `shown`; the values that each row gets.
+    fn add_columns(&mut self, fixed: &[Fixed], shown: &mut Vec<String>) -> Vec<RowValue> {
+        let Some(added) = &self.insert.added else { return Vec::new() };
+        let (given, time) = (self.columns.len(), usize::from(self.insert.params) + 1);
+        let mut fixed = fixed.iter();
+        for column in added.of(given) {
+            let next = given + self.added.len();
+            let name = |n: usize| format!("{ROWS}.c{}", n + 1);
+            let own = match &column.value {
+                AddedValue::Next(sequence) => {
+                    self.added.push(RowValue::Next(sequence.clone()));
+                    name(next)
+                }
+                AddedValue::Uuid => {
+                    self.added.push(RowValue::Uuid);
+                    name(next)
+                }
+                AddedValue::Around { pieces, sequences } => {
+                    let names: Vec<String> = (next..next + sequences.len()).map(name).collect();
+                    self.added.extend(sequences.iter().cloned().map(RowValue::Next));
+                    AddedColumns::shown(pieces, &names, time)
+                }
+                AddedValue::Once(_) => {
+                    let Some(Fixed { value, sql }) = fixed.next() else { continue };
+                    self.key = KeyPlace::Once(value.clone());
+                    sql.clone()
+                }
+            };
+            if column.is_key && self.added.len() > next - given {
+                self.key = KeyPlace::Added(next - given);
+            }
+            shown.push(own);
+        }
+        self.added.clone()
+    }
+
+    /// The cells that a row gets behind its own.
+    fn more_cells(&self, ids: &mut VecDeque<i64>) -> Result<Vec<u8>, Failure> {
+        let mut cells = Vec::new();
+        for value in &self.added {
+            match value {
+                RowValue::Next(_) => {
+                    let id = ids.pop_front().ok_or_else(not_streamed)?;
+                    cells.extend_from_slice(&8_i32.to_be_bytes());
+                    cells.extend_from_slice(&id.to_be_bytes());
+                }
+                RowValue::Uuid => {
+                    cells.extend_from_slice(&16_i32.to_be_bytes());
+                    cells.extend_from_slice(&random_uuid()?);
+                }
+            }
+        }
+        Ok(cells)
+    }
+}
+
+/// Whether the rows of a query are wanted in its order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum RowOrder {
+    Any,
+    /// They get ids in it.
+    Kept,
+}
+
+impl RowValue {
+    fn is_next(&self) -> bool {
+        matches!(self, Self::Next(_))
+    }
+
+    fn type_oid(&self) -> u32 {
+        if self.is_next() { 20 } else { 2950 }
+    }
+
+    fn type_name(&self) -> &'static str {
+        if self.is_next() { "pg_catalog.int8" } else { "pg_catalog.uuid" }
+    }
+
+    /// Of a cell with its length.
+    fn cell_bytes(&self) -> usize {
+        if self.is_next() { 12 } else { 20 }
     }
 }
 
@@ -353,14 +504,13 @@ fn names(row: &[u8]) -> Result<Vec<String>, Failure> {
     Ok(fields.into_iter().map(|field| field.name).collect())
 }
 
-/// Whether the rows of the shards are those of the answer, in any order.
-fn is_append(node: &Node) -> bool {
+/// Whether the rows of the shards, one after another, are those of the answer.
+fn is_append(node: &Node, order: RowOrder) -> bool {
     match node {
         Node::Route => true,
-        // An order says nothing of what is stored.
-        Node::Append { input } | Node::Project { input } | Node::Sort { input, .. } | Node::MergeSort { input, .. } => {
-            is_append(input)
-        }
+        Node::Append { input } | Node::Project { input } => is_append(input, order),
+        // An order says nothing of what is stored, unless ids follow it.
+        Node::Sort { input, .. } | Node::MergeSort { input, .. } if order == RowOrder::Any => is_append(input, order),
         _ => false,
     }
 }

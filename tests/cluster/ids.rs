@@ -119,6 +119,29 @@ fn sequences_that_are_moved_are_asked_anew() {
 }
 
 #[test]
+fn rows_of_a_query_get_ids_and_one_time() {
+    let over = databases("selected", 3);
+    let router = router(&over, 1);
+    let mut wire = router.client();
+    done(
+        &mut wire,
+        "CREATE TABLE orders (id serial, user_id bigint NOT NULL, made timestamptz DEFAULT now(), PRIMARY KEY (user_id, id)); \
+         CREATE TABLE drafts (user_id bigint NOT NULL, made timestamptz DEFAULT now())",
+    );
+    // More than one portion and more than one block.
+    done(&mut wire, "INSERT INTO orders (user_id) SELECT g FROM generate_series(1, 5000) g");
+    assert_eq!(wire.text("SELECT count(*), min(id), max(id), count(DISTINCT made) FROM orders"), "5000|1|5000|1");
+    assert_eq!(wire.text("SELECT count(*) FROM orders WHERE id <> user_id"), "0", "ids follow the rows");
+    assert_eq!(wire.text("SELECT currval('orders_id_seq')"), "5000");
+    assert!(everywhere(&over, "SELECT count(*) FROM orders").iter().all(|count| count != "0"));
+    // Rows that stay where they are get one time, too.
+    done(&mut wire, "INSERT INTO drafts (user_id) SELECT user_id FROM orders");
+    assert_eq!(wire.text("SELECT count(*), count(DISTINCT made) FROM drafts"), "5000|1");
+    let shown = "EXPLAIN ANALYZE INSERT INTO orders (user_id) SELECT user_id FROM drafts";
+    assert_eq!(wire.query(shown).sqlstate(), "0A000");
+}
+
+#[test]
 fn copies_are_equal_after_every_statement() {
     let over = databases("copies", 3);
     let router = router(&over, 1);

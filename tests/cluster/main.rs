@@ -10,6 +10,7 @@ mod support;
 mod bank;
 mod conversations;
 mod copying;
+mod copying_filled;
 mod copying_in;
 mod crashes;
 mod cursors;

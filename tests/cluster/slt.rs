@@ -46,6 +46,7 @@ files! {
     empty,
     errors,
     extremes,
+    filled,
     final_query,
     grouping,
     groups,

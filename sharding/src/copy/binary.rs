@@ -13,7 +13,7 @@ const HEADER_BYTES: usize = 19;
 const TRAILER: [u8; 2] = (-1_i16).to_be_bytes();
 
 /// Where the search for the end of a row stands.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Binary {
     state: State,
     row: Row,
@@ -28,7 +28,7 @@ enum State {
 }
 
 /// An unfinished row.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Row {
     /// Where its next unread byte is; 0 before the number of fields is known.
     at: usize,
@@ -58,7 +58,10 @@ impl Splitter {
         map: &ShardMap,
         out: &mut [Vec<u8>],
     ) -> Result<usize, Refusal> {
-        let CopyTarget::Sharded { field, .. } = self.copy.target else { return Ok(0) };
+        let field = match self.copy.target {
+            CopyTarget::Sharded { field, .. } => field,
+            CopyTarget::Reference => 0,
+        };
         let mut taken = 0;
         loop {
             let rest = &bytes[taken..];
@@ -77,9 +80,15 @@ impl Splitter {
                 State::Rows => match binary.row.next(rest, field)? {
                     Next::Row { bytes: length, .. } if length > self.row_bytes_max => return Err(self.too_long()),
                     Next::Row { bytes: length, key } => {
-                        let missing = field >= binary.row.fields;
+                        let fields = binary.row.fields;
+                        let missing = field >= fields;
                         binary.row = Row::default();
                         self.lines += 1;
+                        if !self.copy.added.is_empty() {
+                            self.take_widened(&rest[..length], fields, key.map(|range| &rest[range]), map, out)?;
+                            taken += length;
+                            continue;
+                        }
                         let key = match key {
                             Some(range) => Field::Value(&rest[range]),
                             None if missing => Field::Missing,
@@ -116,6 +125,64 @@ impl Splitter {
                 }
             }
         }
+    }
+}
+
+impl Splitter {
+    /// Gives a row with its added fields to its shard, or all shards.
+    fn take_widened(
+        &mut self,
+        row: &[u8],
+        fields: u16,
+        key: Option<&[u8]>,
+        map: &ShardMap,
+        out: &mut [Vec<u8>],
+    ) -> Result<(), Refusal> {
+        let expected = self.copy.partial.as_ref().map_or(0, |partial| partial.columns.len());
+        if usize::from(fields) != expected {
+            let message = format!("row field count is {fields}, expected {expected}");
+            return Err(Refusal::error("22P04", message).with_context(self.place(None)));
+        }
+        self.next_fields();
+        let count = u16::try_from(expected + self.copy.added.len()).unwrap_or(u16::MAX).to_be_bytes();
+        let pieces = |shard: &mut Vec<u8>, prefix: &[u8]| {
+            shard.extend_from_slice(&count);
+            shard.extend_from_slice(prefix);
+            shard.extend_from_slice(&row[2..]);
+        };
+        if self.copy.target == CopyTarget::Reference {
+            out.iter_mut().for_each(|shard| pieces(shard, &self.added.prefix));
+            return Ok(());
+        }
+        let found = self.shard(key.map_or(Field::Null, Field::Value), Format::Binary, None, map);
+        let shard = found.as_ref().map_or(0, |shard| usize::from(shard.0));
+        pieces(&mut out[shard], &self.added.prefix);
+        self.count(shard, self.lines - 1, 1);
+        if let Err(refusal) = found {
+            self.judge = Some(ShardId(0)).filter(|_| !refusal.is_unsupported());
+            return Err(refusal);
+        }
+        Ok(())
+    }
+}
+
+impl Binary {
+    /// How many rows end in `bytes`, which are looked at as if they came next.
+    pub(super) fn rows_in(&self, bytes: &[u8]) -> usize {
+        let (mut taken, mut rows) = (0, 0);
+        if self.state == State::Header {
+            let Ok(Some(length)) = header(bytes) else { return 0 };
+            taken = length;
+        }
+        let mut row = self.row.clone();
+        while let (true, Ok(Next::Row { bytes: length, .. })) =
+            (self.state != State::Ended, row.next(&bytes[taken..], 0))
+        {
+            taken += length;
+            rows += 1;
+            row = Row::default();
+        }
+        rows
     }
 }
 

@@ -11,7 +11,7 @@ use crate::map::{ShardId, ShardMap};
 use crate::refusal::Refusal;
 
 /// Where the search for line ends stands.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Lines {
     quoting: Option<Quoting>,
     /// The first line is still to come and is a header.
@@ -71,6 +71,7 @@ impl Splitter {
         let mut taken = 0;
         let Form::Lines(lines) = &self.form else { return Ok(0) };
         let may_have_marker = lines.marker.find(bytes).is_some();
+        let adds = !self.copy.added.is_empty();
         loop {
             let Form::Lines(lines) = &mut self.form else { return Ok(taken) };
             if lines.ended {
@@ -108,13 +109,18 @@ impl Splitter {
                 self.lines += ends_within(content, style);
             }
             if std::mem::take(&mut lines.header) {
-                out.iter_mut().for_each(|shard| shard.extend_from_slice(&rest[..line.whole]));
+                let names = self.header_fields();
+                out.iter_mut().for_each(|shard| shard.extend([&names, &rest[..line.whole]].concat()));
                 (0..out.len()).for_each(|shard| self.count(shard, before, self.lines - before));
+                continue;
+            }
+            if adds && self.widen(&rest[..line.whole], out) {
                 continue;
             }
             let found = self.shard_of_line(content, map);
             // What is wrong with it PostgreSQL can tell best.
             let shard = found.as_ref().map_or(0, |shard| usize::from(shard.0));
+            out[shard].extend_from_slice(&self.added.prefix);
             out[shard].extend_from_slice(&rest[..line.whole]);
             let is_first = quoting && style.is_some() && self.maps.get(shard).is_none_or(|map| map.lines() == 0);
             if is_first {
@@ -132,9 +138,23 @@ impl Splitter {
         }
     }
 
+    /// Makes the added fields of a line; whether all shards have got it with them, as rows of a reference table.
+    fn widen(&mut self, line: &[u8], out: &mut [Vec<u8>]) -> bool {
+        self.next_fields();
+        let is_copied = self.copy.target == CopyTarget::Reference;
+        for shard in out.iter_mut().filter(|_| is_copied) {
+            shard.extend_from_slice(&self.added.prefix);
+            shard.extend_from_slice(line);
+        }
+        is_copied
+    }
+
     #[inline]
     fn shard_of_line(&mut self, content: &[u8], map: &ShardMap) -> Result<ShardId, Refusal> {
         let CopyTarget::Sharded { field, .. } = self.copy.target else { return Ok(ShardId(0)) };
+        if self.copy.key_is_added() {
+            return self.shard_of_added(map);
+        }
         let mut scratch = std::mem::take(&mut self.scratch);
         let default = self.copy.key.default.as_deref();
         let key = match &self.copy.format {
@@ -177,6 +197,23 @@ impl Lines {
     fn line(&mut self, content: usize, whole: usize) -> Line {
         let quoted = self.quoting.as_mut().is_some_and(|quoting| std::mem::take(&mut quoting.seen));
         Line { content, whole, quoted }
+    }
+
+    /// How many rows end in `bytes`, which are looked at as if they came next.
+    pub(super) fn rows_in(&self, bytes: &[u8], last: bool) -> usize {
+        let mut lines = self.clone();
+        let (mut taken, mut rows) = (0, 0);
+        while let (false, Ok(Some(line))) = (lines.ended, lines.next(&bytes[taken..], last)) {
+            let content = &bytes[taken..taken + line.content];
+            taken += line.whole;
+            if lines.is_marker(content, line.whole > line.content).unwrap_or(true) {
+                break;
+            }
+            if !std::mem::take(&mut lines.header) {
+                rows += 1;
+            }
+        }
+        rows
     }
 
     /// The line at the beginning of `bytes`; `None` when its end is not there yet.

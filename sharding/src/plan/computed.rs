@@ -3,20 +3,24 @@
 
 use std::sync::Arc;
 
+use super::added::added;
 use super::bind::Binder;
 use super::decide::Context;
 use super::draft::Sequences;
 use super::reasons;
 use super::scope::{Found, Names};
 use crate::catalog::{Catalog, Column, ColumnDefault, FunctionKind, Identity, Relation, Table, TableKind, Volatility};
+use crate::copy::{AddedField, FieldValue};
 use crate::refusal::Refusal;
 use crate::sql::Limits;
 use crate::sql::calls::{self, Call, CallKind};
 use crate::sql::insert::InsertSpans;
 use crate::sql::parse::{Parsed, parse};
 use crate::sql::tree::{Assignment, Body, Dml, Expr, Func, Insert, Query, Stmt, TableRef, With};
+use crate::value::oid;
 
 use super::targets::parts;
+use super::{Plan, TargetColumn, Write, write};
 
 /// What is put into a statement before it is planned.
 #[derive(Clone, Debug, PartialEq)]
@@ -58,7 +62,12 @@ impl InsertEdit {
 ///
 /// # Errors
 /// It would have to be computed and cannot.
-pub(super) fn computed(context: Context<'_>, dml: &Dml, parsed: &Parsed) -> Result<Option<Arc<Computed>>, Refusal> {
+pub(super) fn computed(
+    context: Context<'_>,
+    dml: &Dml,
+    parsed: &Parsed,
+    plain: &Plan,
+) -> Result<Option<Completed>, Refusal> {
     let calls = calls::find(context.text, parsed.span.clone());
     let is_unique = |call: &Call| call.kind == CallKind::UniqueId;
     if context.catalog.shards <= 1 && !calls.iter().any(is_unique) {
@@ -74,10 +83,17 @@ pub(super) fn computed(context: Context<'_>, dml: &Dml, parsed: &Parsed) -> Resu
             found.check_below(context, insert)?;
         }
         return match rows_of(insert) {
-            Some(rows) => found.edit(context, insert, &rows, &calls, parsed),
+            Some(rows) => {
+                let computed = found.edit(context, insert, &rows, &calls, parsed)?;
+                Ok(computed.map(Completed::Computed))
+            }
             None if context.catalog.shards <= 1 => Err(reasons::unique_id()),
             None if calls.iter().any(is_unique) => Err(reasons::unique_id()),
-            None => found.check_selected(insert, found.table.columns.len()).map(|()| None),
+            None if found.key.is_some() => {
+                let write = added(context, &found, insert, parsed, plain)?;
+                Ok(write.map(|write| Completed::Write(Arc::new(write))))
+            }
+            None => found.check_selected(insert, write::width_of(context, insert).unwrap_or(0)).map(|()| None),
         };
     }
     if context.catalog.shards > 1 {
@@ -102,7 +118,7 @@ pub(super) fn computed(context: Context<'_>, dml: &Dml, parsed: &Parsed) -> Resu
     }
     let shown = calls.iter().filter(|call| known(call) || takes(call));
     let shown = shown.map(|call| context.text[call.place.clone()].to_owned()).collect();
-    Ok(Some(Arc::new(Computed { insert: None, shown, any_values: true })))
+    Ok(Some(Completed::Computed(Arc::new(Computed { insert: None, shown, any_values: true }))))
 }
 
 /// Refuses writes that leave to every shard what the router has to give.
@@ -139,7 +155,7 @@ fn check(context: Context<'_>, dml: &Dml) -> Result<(), Refusal> {
         {
             match rows_of(insert) {
                 Some(rows) => found.check_selected(insert, rows.first().map_or(0, |row| row.len()))?,
-                None => found.check_selected(insert, found.table.columns.len())?,
+                None => found.check_selected(insert, write::width_of(context, insert).unwrap_or(0))?,
             }
         }
     }
@@ -188,11 +204,73 @@ fn rows_of(insert: &Insert) -> Option<Vec<&[Expr]>> {
 }
 
 /// Refuses what the router would have to give where it cannot.
-pub(super) fn check_none(context: Context<'_>, dml: &Dml, parsed: &Parsed, what: &str) -> Result<(), Refusal> {
-    match computed(context, dml, parsed)? {
+pub(super) fn check_none(
+    context: Context<'_>,
+    dml: &Dml,
+    parsed: &Parsed,
+    plain: &Plan,
+    what: &str,
+) -> Result<(), Refusal> {
+    match computed(context, dml, parsed, plain)? {
         Some(_) => Err(reasons::spread(what)),
         None => Ok(()),
     }
+}
+
+/// The columns that COPY leaves out and the router can fill, in their order.
+///
+/// # Errors
+/// The key is left out, and the router cannot make it.
+pub(super) fn missing_fields(table: &Table, name: &str, given: &[Box<str>]) -> Result<Vec<AddedField>, Refusal> {
+    let key = match table.kind {
+        TableKind::Sharded { column, .. } => Some(column),
+        TableKind::Reference => None,
+        TableKind::Local(_) => return Ok(Vec::new()),
+    };
+    let mut fields = Vec::new();
+    for (position, column) in table.columns.iter().enumerate() {
+        if given.iter().any(|given| **given == *column.name) {
+            continue;
+        }
+        let is_key = key == Some(position);
+        let value = match &column.default {
+            ColumnDefault::None => None,
+            ColumnDefault::Sequence { sequence, .. } => {
+                let sequence = format!("{}.{}", quoted(&sequence.schema), quoted(&sequence.name));
+                let bytes = match column.type_oid {
+                    oid::INT2 => 2,
+                    oid::INT4 => 4,
+                    oid::INT8 => 8,
+                    _ => 0,
+                };
+                Some(FieldValue::Next { sequence, bytes })
+            }
+            ColumnDefault::Expression(sql) => {
+                let calls = calls::find(sql, 0..sql.len());
+                let is_uuid =
+                    matches!(calls.as_slice(), [call] if call.kind == CallKind::Uuid && call.place == (0..sql.len()));
+                let nothing = Catalog::default();
+                let context = Context { catalog: &nothing, search_path: None, text: sql, phases: &[] };
+                let is_clock = calls.is_empty()
+                    && nature_of(context, sql).is_some_and(|nature| nature.clock && !nature.volatile && !nature.bound);
+                match (is_uuid, is_clock) {
+                    (true, _) if is_key || key.is_none() => Some(FieldValue::Uuid),
+                    (_, true) if !is_key => {
+                        Some(FieldValue::Once(format!("CAST({sql} AS {})", TargetColumn::of(column).type_name)))
+                    }
+                    _ => None,
+                }
+            }
+        };
+        match value {
+            Some(value) => fields.push(AddedField { name: column.name.clone(), value, is_key }),
+            None if is_key => return Err(reasons::insert_without_key(name, &column.name)),
+            None => {}
+        }
+    }
+    // Those that may have delimiters in them come last.
+    fields.sort_by_key(|field| matches!(field.value, FieldValue::Once(_)));
+    Ok(fields)
 }
 
 /// Refuses rows for a table that leave columns to defaults which every shard would evaluate for itself.
@@ -205,22 +283,32 @@ pub(super) fn check_copied(table: &Table, name: &str, given: &[Box<str>]) -> Res
     Filled { table, key }.check_open(name, |column| given.is_empty() || given.iter().any(|name| **name == *column.name))
 }
 
+/// How a statement runs for which the router gets values.
+pub(super) enum Completed {
+    /// They are put into it before it is planned.
+    Computed(Arc<Computed>),
+    /// They are added to its rows.
+    Write(Arc<Write>),
+}
+
 /// A table that an INSERT fills on several shards.
-struct Filled<'c> {
-    table: &'c Table,
+pub(super) struct Filled<'c> {
+    pub table: &'c Table,
     /// The column that tells the shard.
-    key: Option<usize>,
+    pub key: Option<usize>,
 }
 
 /// What an expression depends on.
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, seen or not")]
-struct Nature {
+pub(super) struct Nature {
     /// It gives something else every time it is asked.
-    volatile: bool,
+    pub volatile: bool,
     /// It has the time of the transaction in it.
     clock: bool,
+    /// How often.
+    pub clocks: usize,
     /// It cannot be asked for before the statement.
-    bound: bool,
+    pub bound: bool,
 }
 
 impl<'c> Filled<'c> {
@@ -547,6 +635,11 @@ fn varies(sql: &str) -> bool {
     })
 }
 
+/// What an expression in SQL depends on, if it can be read.
+pub(super) fn nature_of(context: Context<'_>, sql: &str) -> Option<Nature> {
+    expression(sql).map(|expr| nature(context, &expr))
+}
+
 fn nature(context: Context<'_>, expr: &Expr) -> Nature {
     let mut binder = Binder::new(Names::new(context.catalog, context.search_path));
     binder.open();
@@ -566,6 +659,7 @@ fn nature(context: Context<'_>, expr: &Expr) -> Nature {
     Nature {
         volatile: volatile || facts.clock.is_some() || facts.time_word,
         clock: facts.clocks > 0,
+        clocks: facts.clocks,
         bound: opaque || reads || home || facts.opaque,
     }
 }

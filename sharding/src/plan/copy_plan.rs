@@ -1,16 +1,21 @@
 //! COPY ... FROM STDIN: in which field of a row the sharding key is.
 
-use super::computed::check_copied;
+use super::computed::{check_copied, missing_fields};
 use super::final_query::quoted;
 use super::reasons;
-use crate::catalog::{Table, TableKind};
+use crate::catalog::{Relation, Table, TableKind};
 use crate::copy::{
-    CopyFormat, CopyFrom, CopyTarget, Encoding, ForceNull, ForceQuote, KeyOptions, PartialRows, PrintForm,
+    AddedField, CopyFormat, CopyFrom, CopyTarget, Encoding, FieldValue, ForceNull, ForceQuote, KeyOptions, PartialRows,
+    PrintForm,
 };
 use crate::refusal::Refusal;
 use crate::sql::tree::{Copy, CopyOption, TableRef};
 
 pub(super) fn copy_from(found: &Table, name: &str, table: &TableRef, copy: &Copy) -> Result<CopyFrom, Refusal> {
+    let added = match found.relation {
+        Relation::Table if !copy.columns.is_empty() => missing_fields(found, name, &copy.columns)?,
+        _ => Vec::new(),
+    };
     let (target, key_column) = match found.kind {
         TableKind::Sharded { column, key_type } => {
             let key = &found.columns[column].name;
@@ -19,6 +24,7 @@ pub(super) fn copy_from(found: &Table, name: &str, table: &TableRef, copy: &Copy
             } else {
                 copy.columns.iter().position(|column| **column == **key)
             };
+            let field = if added.iter().any(|field| field.is_key) { Some(0) } else { field };
             let field = field.and_then(|field| u16::try_from(field).ok());
             let field = field.ok_or_else(|| reasons::insert_without_key(name, key))?;
             let stored_in = found.columns[column].characters_max();
@@ -26,7 +32,10 @@ pub(super) fn copy_from(found: &Table, name: &str, table: &TableRef, copy: &Copy
         }
         TableKind::Reference | TableKind::Local(_) => (CopyTarget::Reference, String::new()),
     };
-    check_copied(found, name, &copy.columns)?;
+    let added_names = added.iter().map(|field| field.name.as_str().into());
+    let known: Vec<Box<str>> = copy.columns.iter().cloned().chain(added_names).collect();
+    check_copied(found, name, &known)?;
+    check_added(copy, &added, &format(copy)?)?;
     let mut key = KeyOptions::default();
     if matches!(target, CopyTarget::Sharded { .. }) {
         check_options(copy)?;
@@ -39,7 +48,36 @@ pub(super) fn copy_from(found: &Table, name: &str, table: &TableRef, copy: &Copy
     };
     let is_partial = !copy.columns.is_empty() && copy.columns.len() < found.columns.len();
     let partial = is_partial.then(|| PartialRows { relation, columns: copy.columns.clone() });
-    Ok(CopyFrom { target, format: format(copy)?, table: name.to_owned(), key_column, key, partial })
+    Ok(CopyFrom { target, format: format(copy)?, table: name.to_owned(), key_column, key, partial, added })
+}
+
+/// Refuses formats in which a value of the router could be read as something else.
+fn check_added(copy: &Copy, added: &[AddedField], format: &CopyFormat) -> Result<(), Refusal> {
+    let Some(first) = added.first() else { return Ok(()) };
+    let no = || {
+        let what = format!("COPY in this format without column \"{}\"", first.name);
+        Err(reasons::utility(&what, "Write the values of the column into the data."))
+    };
+    let is_of_value = |byte: &u8| byte.is_ascii_hexdigit() || *byte == b'-';
+    let (null, marks) = match format {
+        CopyFormat::Binary => {
+            let is_binary = |field: &AddedField| match &field.value {
+                FieldValue::Next { bytes, .. } => *bytes > 0,
+                FieldValue::Uuid | FieldValue::Once(_) => true,
+            };
+            return if added.iter().all(is_binary) { Ok(()) } else { no() };
+        }
+        CopyFormat::Text { delimiter, null, .. } => (null, vec![*delimiter]),
+        CopyFormat::Csv { delimiter, null, quote, escape, .. } => (null, vec![*delimiter, *quote, *escape]),
+    };
+    let default = match option(copy, "default") {
+        Some(CopyOption::Text(marker)) => marker.as_bytes(),
+        _ => &[],
+    };
+    let is_value = |marker: &[u8]| marker.iter().any(u8::is_ascii_digit);
+    let odd_name = |field: &AddedField| !field.name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    let unclear = is_value(null) || is_value(default) || marks.iter().any(is_of_value);
+    if unclear || has_header(copy) && added.iter().any(odd_name) { no() } else { Ok(()) }
 }
 
 /// Refuses what the key of a row, or whether there is a row at all, depends on beyond its own field.

@@ -395,7 +395,8 @@ fn copy_query(context: Context<'_>, copy: &Copy, dml: &Dml, parsed: &Parsed) -> 
     };
     binder.finish();
     let access = access_of(&binder);
-    if let Err(refusal) = check_none(context, dml, parsed, "COPY of a statement for which the router gets values") {
+    let what = "COPY of a statement for which the router gets values";
+    if let Err(refusal) = check_none(context, dml, parsed, &Plan::Session, what) {
         return Decided::new(Command::CopyToStdout, access, refused(refusal));
     }
     let plan = match (binder.place(), query) {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::bind::{Binder, Moves};
+use super::computed::Completed;
 use super::phases::Phase;
 use super::route::Place;
 use super::scope::Names;
@@ -131,9 +132,10 @@ fn decide(context: Context<'_>, stmt: &Stmt, parsed: &Parsed) -> Decided {
 /// A statement that reads or writes rows; if values stand in it that the router gives, it is planned with them.
 fn with_values(context: Context<'_>, dml: &Dml, parsed: &Parsed) -> Decided {
     let plain = rows(context, dml, parsed);
-    let (plan, any_values) = match computed::computed(context, dml, parsed) {
+    let (plan, any_values) = match computed::computed(context, dml, parsed, &plain.plan) {
         Ok(None) => return plain,
-        Ok(Some(computed)) => {
+        Ok(Some(Completed::Write(write))) => (Plan::Write(write), false),
+        Ok(Some(Completed::Computed(computed))) => {
             let any_values = computed.any_values;
             (Plan::Computed(computed), any_values)
         }
@@ -192,10 +194,7 @@ fn rows(context: Context<'_>, dml: &Dml, parsed: &Parsed) -> Decided {
         return Decided { any_values: false, ..rows(Context { text: &text, ..context }, dml, &through) };
     }
     let into = into_of(dml);
-    let mut access = access_of(&binder);
-    if into.is_some() {
-        access = Access::Write;
-    }
+    let access = if into.is_some() { Access::Write } else { access_of(&binder) };
     let plan = if context.catalog.shards <= 1 {
         first_shard()
     } else if into.is_some() {
@@ -420,8 +419,13 @@ fn decide_explain(context: Context<'_>, mut explain: Explain, inner: &Stmt, pars
         _ => decide(context, inner, &part(start)),
     };
     if let (true, Stmt::Dml(dml)) = (explain.analyze, inner)
-        && let Err(refusal) =
-            computed::check_none(context, dml, &part(start), "EXPLAIN ANALYZE of what the router gets values for")
+        && let Err(refusal) = computed::check_none(
+            context,
+            dml,
+            &part(start),
+            &decided.plan,
+            "EXPLAIN ANALYZE of what the router gets values for",
+        )
     {
         decided.plan = refused(refusal);
     }
@@ -445,9 +449,13 @@ fn declare(context: Context<'_>, name: &str, hold: bool, query: &Query, parsed: 
     let dml = Dml::Query(Box::new(query.clone()));
     let inner = Parsed { stmt: Stmt::Session(Box::new(Command::Empty)), span: span.clone(), params: parsed.params };
     let mut decided = rows(context, &dml, &inner);
-    if let Err(refusal) =
-        computed::check_none(context, &dml, &inner, "a cursor of a query for which the router gets values")
-    {
+    if let Err(refusal) = computed::check_none(
+        context,
+        &dml,
+        &inner,
+        &decided.plan,
+        "a cursor of a query for which the router gets values",
+    ) {
         decided.plan = refused(refusal);
     }
     decided.command = Command::DeclareCursor { name: name.to_owned(), hold, query: span };

@@ -30,6 +30,10 @@ impl Display for Plan {
             }
             Self::Broadcast(_) => f.write_str("Broadcast: all shards at once"),
             Self::CopyFrom(copy) => match copy.target {
+                CopyTarget::Sharded { .. } if !copy.added.is_empty() => {
+                    let added: Vec<&str> = copy.added.iter().map(|field| &*field.name).collect();
+                    write!(f, "CopyFrom: {} by {} with {} of the router", copy.table, copy.key_column, added.join(", "))
+                }
                 CopyTarget::Sharded { field, .. } => {
                     write!(f, "CopyFrom: {} by {} in field {}", copy.table, copy.key_column, field + 1)
                 }

@@ -72,7 +72,7 @@ impl Sequences<'_> {
         self.catalog.shards > 1
     }
 
-    pub(crate) fn named(&self, written: &str) -> Sequence {
+    pub fn named(&self, written: &str) -> Sequence {
         Sequence { written: written.to_owned(), known: self.find(written) }
     }
 

@@ -4,6 +4,7 @@
 //! there as the client wrote it**, and nothing above the route runs. The tree of a [`Gather`] is for
 //! two shards and more.
 
+mod added;
 mod aggregates;
 mod bind;
 mod bind_dml;
@@ -49,6 +50,7 @@ use crate::key::KeyType;
 use crate::map::ShardId;
 use crate::refusal::Refusal;
 
+pub use added::{AddedColumn, AddedColumns, AddedValue};
 pub use computed::Computed;
 pub(crate) use decide::{Context, plan_statement};
 pub use draft::{Draft, Given, Sequence, Sequences, Wanted, without_unique_ids};
@@ -340,6 +342,8 @@ pub struct SelectedRows {
     pub around: [String; 2],
     /// What the query's columns are for, in their order.
     pub columns: RowColumns,
+    /// What the router adds to each row.
+    pub added: Option<AddedColumns>,
     pub key_type: KeyType,
     pub key_column: KeyColumn,
     /// How many characters of the key its column keeps.

@@ -103,6 +103,7 @@ pub(super) fn moved(
                 columns: given.iter().map(|column| TargetColumn::of(column)).collect(),
                 key: key_given,
             },
+            added: None,
             key_type,
             key_column: KeyColumn { table: occurrence.table.as_str().into(), column: key_name.as_str().into() },
             stored_in: table.columns[key].characters_max(),

@@ -90,7 +90,15 @@ impl Write {
                 let detail = insert.source.to_string().trim_start_matches("Route: ").to_owned();
                 let route = || Step { name: "Route", detail, lines: lines_of(&insert.text), ..Step::default() };
                 let inputs = vec![insert.source.steps(full).unwrap_or_else(route)];
-                Step { name: "InsertSelected", detail: "each row on its shard".to_owned(), inputs, ..Step::default() }
+                let added = insert.added.iter().flat_map(|added| added.names());
+                let added = added.collect::<Vec<_>>().join(", ");
+                let with = if added.is_empty() { added } else { format!(", with {added} of the router") };
+                Step {
+                    name: "InsertSelected",
+                    detail: format!("each row on its shard{with}"),
+                    inputs,
+                    ..Step::default()
+                }
             }
             Self::Moved(moved) => Step {
                 name: "MoveRows",

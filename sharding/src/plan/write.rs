@@ -4,10 +4,12 @@
 //! do.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::added::AddedColumns;
 use super::bind::{Binder, Occurrence};
 use super::bind_dml::UsedKey;
 use super::bind_query::Seen;
@@ -167,54 +169,57 @@ fn selected(
         let query = final_query::beside(context, binder, dml, (&all, None), shards.clone(), parsed)?;
         return Ok(Write::Each(EachShard { query: Arc::new(query), target: shards, copies: None }));
     }
-    by_the_router(context, binder, insert, shards, parsed)
-}
-
-/// The rows of the query come to the router, which sends each to its shard.
-fn by_the_router(
-    context: Context<'_>,
-    binder: &Binder<'_>,
-    insert: &Insert,
-    shards: Shards,
-    parsed: &Parsed,
-) -> Result<Write, Refusal> {
     let unclear = || reasons::spread("this form of INSERT ... SELECT");
     let target = binder.occurrences.iter().find(|occurrence| occurrence.target).ok_or_else(unclear)?;
     let Columns::Table(table) = binder.rels[target.rel].columns else { return Err(unclear()) };
+    let span = rows::query_of_insert(context.text, parsed.span.start, parsed.span.end).ok_or_else(unclear)?;
+    check_behind(binder, span.end)?;
+    by_the_router(context, table, insert, shards, parsed, None)
+}
+
+/// The rows of the query come to the router, which sends each to its shard, with what it adds to them.
+pub(super) fn by_the_router(
+    context: Context<'_>,
+    table: &Table,
+    insert: &Insert,
+    shards: Shards,
+    parsed: &Parsed,
+    added: Option<AddedColumns>,
+) -> Result<Write, Refusal> {
+    let unclear = || reasons::spread("this form of INSERT ... SELECT");
     let TableKind::Sharded { column: key_column, key_type } = table.kind else { return Err(unclear()) };
     let span = rows::query_of_insert(context.text, parsed.span.start, parsed.span.end).ok_or_else(unclear)?;
-    let before = &context.text[parsed.span.start..span.start];
-    // A WITH before INSERT is the query's too.
-    let (with, head) = match &insert.with {
-        None => ("", before),
-        Some(_) => before.split_at(spans::insert_word(context.text, &parsed.span, span.start).ok_or_else(unclear)?),
-    };
+    let (with, head) = head_of(context, insert, parsed, &span).ok_or_else(unclear)?;
     if !with.is_empty() && insert.source.as_ref().is_some_and(|source| source.with.is_some()) {
         return Err(unclear());
     }
     if spans::clocks(context.text, &(span.end..parsed.span.end)) > 0 {
         return Err(reasons::differs("CURRENT_TIMESTAMP"));
     }
-    check_behind(binder, span.end)?;
     let text = format!("{with}{}", &context.text[span.clone()]);
     let source = source_plan(context, &text)?;
     let filled = filled_columns(table, insert, &source.1);
     let columns: Vec<TargetColumn> = filled.iter().map(|column| TargetColumn::of(column)).collect();
     let key_name = &table.columns[key_column].name;
     let key = columns.iter().position(|column| column.name == *key_name);
-    let key = key.ok_or_else(|| reasons::insert_without_key(&insert.table.name, key_name))?;
+    let is_added = added.as_ref().is_some_and(AddedColumns::has_key);
+    let key = match key {
+        None if is_added => columns.len(),
+        key => key.ok_or_else(|| reasons::insert_without_key(&insert.table.name, key_name))?,
+    };
     let around = [head.to_owned(), context.text[span.end..parsed.span.end].to_owned()];
     let at_once = insert.conflict.as_ref().is_some_and(|conflict| !conflict.set.is_empty());
     let stored_in = table.columns[key_column].characters_max();
     let (source, params) = (source.0, parsed.params);
     let columns = RowColumns::Filled { columns, key };
-    let key_column = KeyColumn { table: target.table.as_str().into(), column: key_name.as_str().into() };
+    let key_column = KeyColumn { table: insert.table.name.clone().into(), column: key_name.as_str().into() };
     Ok(Write::Selected(SelectedRows {
         shards,
         text,
         source,
         around,
         columns,
+        added,
         key_type,
         key_column,
         stored_in,
@@ -231,6 +236,27 @@ fn check_behind(binder: &Binder<'_>, end: usize) -> Result<(), Refusal> {
         return Err(reasons::spread("INSERT ... SELECT whose ON CONFLICT or RETURNING reads other rows"));
     }
     Ok(())
+}
+
+/// What stands before the query of an INSERT: a WITH, which is the query's too, and the rest.
+pub(super) fn head_of<'t>(
+    context: Context<'t>,
+    insert: &Insert,
+    parsed: &Parsed,
+    query: &Range<usize>,
+) -> Option<(&'t str, &'t str)> {
+    let before = &context.text[parsed.span.start..query.start];
+    match &insert.with {
+        None => Some(("", before)),
+        Some(_) => Some(before.split_at(spans::insert_word(context.text, &parsed.span, query.start)?)),
+    }
+}
+
+/// How many columns the query of an INSERT gives, if that is known.
+pub(super) fn width_of(context: Context<'_>, insert: &Insert) -> Option<usize> {
+    let source = insert.source.as_ref().filter(|_| insert.with.is_none())?;
+    let mut binder = Binder::new(Names::new(context.catalog, context.search_path));
+    binder.query(source).outputs.map(|outputs| outputs.len())
 }
 
 /// MERGE: the rows of its source that have a key come to the shard of that key, by way of the router.
@@ -266,6 +292,7 @@ fn merged_by_the_router(
         source,
         around,
         columns: RowColumns::Used { table: final_query::quoted(&used.table), key: used.column.clone() },
+        added: None,
         key_type,
         key_column: KeyColumn {
             table: target.table.as_str().into(),

@@ -19,6 +19,17 @@ pub(crate) struct InsertSpans {
     pub rows: Vec<RowCells>,
 }
 
+/// Where the parts of an INSERT stand that come before its rows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct HeadSpans {
+    /// Behind the table, and the name that it gets.
+    pub table_end: usize,
+    /// The list of columns with its brackets.
+    pub list: Option<Range<usize>>,
+    /// OVERRIDING ... VALUE.
+    pub overriding: Option<Range<usize>>,
+}
+
 /// One row of VALUES.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RowCells {
@@ -27,12 +38,17 @@ pub(crate) struct RowCells {
     pub close: usize,
 }
 
-impl InsertSpans {
-    /// The parts of a text that is one INSERT without WITH; none when it looks otherwise.
+impl HeadSpans {
+    /// The parts of a text that begins with INSERT and ends before the rows.
     pub(crate) fn of(text: &str) -> Option<Self> {
+        let mut tokens = Lexer::new(text).peekable();
+        let head = Self::read(text, &mut tokens)?;
+        tokens.next().is_none().then_some(head)
+    }
+
+    fn read(text: &str, tokens: &mut Peekable<Lexer<'_>>) -> Option<Self> {
         let word = |token: &Token| &text[token.start..token.end];
         let is = |token: &Token, name: &str| token.kind == TokenKind::Word && word(token).eq_ignore_ascii_case(name);
-        let mut tokens = Lexer::new(text).peekable();
         tokens.next_if(|token| is(token, "insert"))?;
         tokens.next_if(|token| is(token, "into"))?;
         // A table may be called "values".
@@ -45,13 +61,24 @@ impl InsertSpans {
         }
         let mut list = None;
         if let Some(open) = tokens.next_if(|token| word(token) == "(") {
-            list = Some(open.start..closing(text, &mut tokens)?);
+            list = Some(open.start..closing(text, tokens)?);
         }
         let mut overriding = None;
         if let Some(first) = tokens.next_if(|token| is(token, "overriding")) {
             tokens.next()?;
             overriding = Some(first.start..tokens.next_if(|token| is(token, "value"))?.end);
         }
+        Some(Self { table_end, list, overriding })
+    }
+}
+
+impl InsertSpans {
+    /// The parts of a text that is one INSERT without WITH; none when it looks otherwise.
+    pub(crate) fn of(text: &str) -> Option<Self> {
+        let word = |token: &Token| &text[token.start..token.end];
+        let is = |token: &Token, name: &str| token.kind == TokenKind::Word && word(token).eq_ignore_ascii_case(name);
+        let mut tokens = Lexer::new(text).peekable();
+        let HeadSpans { table_end, list, overriding } = HeadSpans::read(text, &mut tokens)?;
         let mut spans = Self { table_end, list, overriding, default_values: None, rows: Vec::new() };
         if let Some(first) = tokens.next_if(|token| is(token, "default")) {
             spans.default_values = Some(first.start..tokens.next_if(|token| is(token, "values"))?.end);
@@ -108,7 +135,7 @@ fn closing(text: &str, tokens: &mut Peekable<Lexer<'_>>) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
-    use super::InsertSpans;
+    use super::{HeadSpans, InsertSpans};
 
     #[test]
     fn parts_are_found_wherever_they_stand() {
@@ -121,6 +148,17 @@ mod tests {
             spans.rows.iter().map(|row| row.cells.iter().map(|cell| &text[cell.clone()]).collect()).collect();
         assert_eq!(rows, [["1", "')'"], ["f(2, (3))", "$1 [1, 2]"]]);
         assert!(spans.rows.iter().all(|row| text[row.close..].starts_with(')')));
+    }
+
+    #[test]
+    fn what_comes_before_a_query() {
+        let text = "insert into \"a\".b as c (d, \"e)\") overriding system value ";
+        let head = HeadSpans::of(text).expect("is a head");
+        assert_eq!(&text[..head.table_end], "insert into \"a\".b as c");
+        assert_eq!(head.list.map(|list| &text[list]), Some("(d, \"e)\")"));
+        assert_eq!(head.overriding.map(|words| &text[words]), Some("overriding system value"));
+        assert_eq!(HeadSpans::of("insert into t "), Some(HeadSpans { table_end: 13, list: None, overriding: None }));
+        assert_eq!(HeadSpans::of("insert into t (a) select"), None);
     }
 
     #[test]
