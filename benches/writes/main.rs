@@ -64,6 +64,8 @@ fn main() {
 }
 
 type Part = fn(&Cluster, &Router);
+/// One statement, about the account of this number.
+type Ask = fn(&mut Wire, usize);
 
 /// A database by another name than it has on the servers.
 fn limited(cluster: &Cluster, name: &str, on_servers: &str, shards: usize, rules: &str) -> String {
@@ -308,7 +310,7 @@ fn single(_: &Cluster, router: &Router) {
         wire.send(&out);
         assert_eq!(wire.answer(&[]).sqlstate(), "");
     }
-    let statements: [(&str, fn(&mut Wire, usize)); 6] = [
+    let statements: [(&str, Ask); 6] = [
         ("read", |wire, n| {
             wire.query(&format!("SELECT balance FROM accounts WHERE user_id = {}", n % ACCOUNTS + 1)).tag();
         }),

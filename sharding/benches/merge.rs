@@ -1,6 +1,7 @@
 //! How fast rows of several shards become one answer, and how fast COPY data is split: that by the time on a core, for other programs
 //! may take most of it.
 
+#![allow(clippy::disallowed_methods, reason = "a benchmark looks at the clock")]
 #![allow(clippy::unwrap_used, reason = "a benchmark may")]
 
 use std::fs;
