@@ -197,7 +197,7 @@ pub(super) fn by_the_router(
         return Err(reasons::differs("CURRENT_TIMESTAMP"));
     }
     let text = format!("{with}{}", &context.text[span.clone()]);
-    let source = source_plan(context, &text)?;
+    let source = source_plan(context, &text, parsed.params)?;
     let filled = filled_columns(table, insert, &source.1);
     let columns: Vec<TargetColumn> = filled.iter().map(|column| TargetColumn::of(column)).collect();
     let key_name = &table.columns[key_column].name;
@@ -273,7 +273,7 @@ fn merged_by_the_router(
     }
     let spans = rows::source_of_merge(context.text, parsed.span.start, parsed.span.end).ok_or_else(unclear)?;
     let text = format!("SELECT * FROM {}", &context.text[spans.clone()]);
-    let (source, _) = source_plan(context, &text)?;
+    let (source, _) = source_plan(context, &text, parsed.params)?;
     let target = binder.occurrences.iter().find(|occurrence| occurrence.target).ok_or_else(unclear)?;
     let Columns::Table(table) = binder.rels[target.rel].columns else { return Err(unclear()) };
     let TableKind::Sharded { column, key_type } = table.kind else { return Err(unclear()) };
@@ -305,10 +305,12 @@ fn merged_by_the_router(
 }
 
 /// How the query of an INSERT is answered by itself, and how many columns it has, if that is known.
-fn source_plan(context: Context<'_>, text: &str) -> Result<(Plan, Option<usize>), Refusal> {
+fn source_plan(context: Context<'_>, text: &str, params: u16) -> Result<(Plan, Option<usize>), Refusal> {
     let unclear = || reasons::spread("this form of INSERT ... SELECT");
     let mut parsed = parse::parse(text, &[], &Limits::default()).map_err(|refusal| *refusal)?;
-    let (Some(parsed), true) = (parsed.pop(), parsed.is_empty()) else { return Err(unclear()) };
+    let (Some(mut parsed), true) = (parsed.pop(), parsed.is_empty()) else { return Err(unclear()) };
+    // The client sends all parameters, also those that stand behind the query only.
+    parsed.params = params;
     let Stmt::Dml(Dml::Query(query)) = &parsed.stmt else { return Err(unclear()) };
     let mut binder = Binder::new(Names::new(context.catalog, context.search_path));
     let outputs = binder.query(query).outputs.map(|outputs| outputs.len());
