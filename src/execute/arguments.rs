@@ -2,9 +2,11 @@
 
 use std::rc::Rc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
+use pgsluice_sharding::plan::row_arrays::ArrayValue;
 
 use crate::protocol::error::ErrorFields;
+use crate::protocol::frame::{put_count, put_cstr, put_value};
 use crate::protocol::frontend::Bind;
 use crate::session::statements::{ManyPortal, PreparedStatement};
 
@@ -94,6 +96,21 @@ impl Arguments {
         let values: Vec<Option<&[u8]>> = values.iter().map(|value| Some(*value)).collect();
         let bind = bind_with(&self.bind()?, &values);
         Ok(Self { text: self.text.clone(), param_types: self.param_types.clone(), bind, row: self.row })
+    }
+
+    /// Other values, in the place of the client's.
+    pub(super) fn replaced(&self, values: &[ArrayValue]) -> Result<Self, Failure> {
+        let formats = self.bind()?.result_formats;
+        let mut out = BytesMut::new();
+        put_cstr(&mut out, b"");
+        put_cstr(&mut out, b"");
+        put_count(&mut out, values.len());
+        values.iter().for_each(|value| out.put_i16(value.format));
+        put_count(&mut out, values.len());
+        values.iter().for_each(|value| put_value(&mut out, Some(&value.bytes)));
+        put_count(&mut out, formats.count());
+        formats.codes().for_each(|code| out.put_i16(code));
+        Ok(Self { text: self.text.clone(), param_types: Rc::new([]), bind: out.freeze(), row: self.row })
     }
 
     /// What follows the client's parameters has its place by how many the statement names.

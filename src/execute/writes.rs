@@ -5,8 +5,9 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use pgsluice_sharding::ShardId;
+use pgsluice_sharding::plan::row_arrays::RowValues;
 use pgsluice_sharding::plan::{Copies, InsertRows, Turns, Write};
-use pgsluice_sharding::sql::Access;
+use pgsluice_sharding::sql::{Access, with_clock};
 use pgsluice_sharding::sql::rows::RowSpans;
 
 use crate::pool::server::{Audience, Due, StatementId, Verdict};
@@ -201,22 +202,11 @@ impl Conversation {
         shards.dedup();
         let ids = self.link_writers(&shards, request.access).await?;
         self.measure.touches(ids.len());
-        let mut types = ParameterTypes::declared(&request.arguments.param_types);
-        if insert.params > 0 {
-            // A shard's part need not name all of them.
-            types = self.write_description(ids[0], request.arguments).await?.parameter_types.clone();
-        }
-        let arguments = match insert.timed {
-            true => self.timed(request.arguments, insert.params, ids[0]).await?,
-            false => request.arguments.clone(),
+        let rows = Rows { insert, text: &text, spans: &spans, places, shards: &shards };
+        let parts = match rows.as_arrays(request.arguments)? {
+            Some((sql, arrays)) => self.start_arrays(insert, &ids, &sql, arrays).await?,
+            None => self.start_values(&rows, &ids, request.arguments).await?,
         };
-        let mut parts = Vec::with_capacity(shards.len());
-        for (shard, id) in shards.iter().zip(&ids) {
-            let own: Vec<usize> = (0..places.len()).filter(|row| places[*row] == *shard).collect();
-            let sql = insert.part(&spans.text_with(&text, &own));
-            parts.push(Part { id: *id, sql: types.settle(&sql).into_owned() });
-        }
-        self.start_parts(&parts, &types, &arguments)?;
         if insert.turns == Turns::Together {
             self.send_all_parts(&parts).await?;
         }
@@ -235,6 +225,54 @@ impl Conversation {
             self.give_in_order(&shards, places, &kept).await?;
         }
         Ok(tag)
+    }
+
+    /// Lays the rows of each shard ready as arrays.
+    async fn start_arrays(
+        &mut self,
+        insert: &InsertRows,
+        ids: &[u64],
+        sql: &str,
+        arrays: Vec<Arguments>,
+    ) -> Result<Vec<Part>, Failure> {
+        let mut parts = Vec::with_capacity(ids.len());
+        for (id, arguments) in ids.iter().zip(arrays) {
+            let columns = u16::try_from(arguments.bind()?.values.count()).unwrap_or(u16::MAX);
+            let arguments = match insert.timed {
+                true => self.timed(&arguments, columns, ids[0]).await?,
+                false => arguments,
+            };
+            parts.push(Part { id: *id, sql: sql.to_owned() });
+            self.start_parts(&parts[parts.len() - 1..], &ParameterTypes::default(), &arguments)?;
+        }
+        Ok(parts)
+    }
+
+    /// Lays the rows of each shard ready as they stand in the client's text.
+    async fn start_values(
+        &mut self,
+        rows: &Rows<'_>,
+        ids: &[u64],
+        arguments: &Arguments,
+    ) -> Result<Vec<Part>, Failure> {
+        let insert = rows.insert;
+        let mut types = ParameterTypes::declared(&arguments.param_types);
+        if insert.params > 0 {
+            // A shard's part need not name all of them.
+            types = self.write_description(ids[0], arguments).await?.parameter_types.clone();
+        }
+        let arguments = match insert.timed {
+            true => self.timed(arguments, insert.params, ids[0]).await?,
+            false => arguments.clone(),
+        };
+        let mut parts = Vec::with_capacity(ids.len());
+        for (shard, id) in rows.shards.iter().zip(ids) {
+            let own: Vec<usize> = (0..rows.places.len()).filter(|row| rows.places[*row] == *shard).collect();
+            let sql = insert.part(&rows.spans.text_with(rows.text, &own));
+            parts.push(Part { id: *id, sql: types.settle(&sql).into_owned() });
+        }
+        self.start_parts(&parts, &types, &arguments)?;
+        Ok(parts)
     }
 
     /// Passes kept rows on in the order of the rows they come from. Rows that were passed over by ON CONFLICT leave no gap that could be
@@ -454,6 +492,34 @@ impl Conversation {
         });
         self.served.remember(key, description.clone());
         Ok(description)
+    }
+}
+
+/// The rows of an INSERT, and where they go.
+struct Rows<'a> {
+    insert: &'a InsertRows,
+    text: &'a str,
+    spans: &'a RowSpans,
+    /// The shard of each row.
+    places: &'a [ShardId],
+    /// All of them, in order.
+    shards: &'a [ShardId],
+}
+
+impl Rows<'_> {
+    /// What the shards run, and the arrays of each; none when a value is not plain.
+    fn as_arrays(&self, arguments: &Arguments) -> Result<Option<(String, Vec<Arguments>)>, Failure> {
+        let Self { insert, text, spans, .. } = *self;
+        let Some(arrays) = &insert.arrays else { return Ok(None) };
+        let Some(sql) = arrays.text(text, spans) else { return Ok(None) };
+        let params: Vec<_> = arguments.bind()?.parameters().collect();
+        let values = RowValues { text, spans, params: &params, declared: &arguments.param_types };
+        let part_of = |place| self.shards.iter().position(|shard| *shard == place).unwrap_or(usize::MAX);
+        let part_of: Vec<usize> = self.places.iter().map(|place| part_of(*place)).collect();
+        let Some(filled) = arrays.fill(values, &part_of, self.shards.len()) else { return Ok(None) };
+        let filled: Result<Vec<Arguments>, Failure> = filled.iter().map(|values| arguments.replaced(values)).collect();
+        let sql = if insert.timed { with_clock(&sql, arrays.elements.len() + 1) } else { sql };
+        Ok(Some((sql, filled?)))
     }
 }
 

@@ -34,6 +34,7 @@ mod reasons;
 mod reduce;
 mod resolve;
 mod route;
+pub mod row_arrays;
 mod scope;
 mod splice;
 mod steps;
@@ -56,6 +57,7 @@ pub(crate) use decide::{Context, plan_statement};
 pub use draft::{Draft, Given, Sequence, Sequences, Wanted, without_unique_ids};
 pub use final_query::quoted;
 pub use phases::{Phase, build_with};
+pub use row_arrays::RowArrays;
 pub use steps::Step;
 pub use view::{can_stand_for_view, view_kind};
 pub use write::turn_of_writers;
@@ -319,6 +321,8 @@ pub struct InsertRows {
     /// Rows come back.
     pub returns: bool,
     pub turns: Turns,
+    /// How a shard takes its rows when all their values are plain.
+    pub arrays: Option<RowArrays>,
 }
 
 /// When the shards of an INSERT store their rows.

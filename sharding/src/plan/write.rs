@@ -16,7 +16,7 @@ use super::bind_query::Seen;
 use super::decide::{Context, rows_of};
 use super::scope::{Columns, Names};
 use super::{
-    Copies, EachShard, InsertRows, KeyColumn, Node, Plan, RowColumns, SelectedRows, Shards, TargetColumn, Turns, Write,
+    Copies, EachShard, InsertRows, KeyColumn, Node, Plan, RowArrays, RowColumns, SelectedRows, Shards, TargetColumn, Turns, Write,
     build, final_query, reasons,
 };
 use crate::catalog::{Column, Table, TableKind};
@@ -114,7 +114,20 @@ fn given_rows(
         params: parsed.params,
         returns: !insert.returning.is_empty(),
         turns: if insert.conflict.is_some() { Turns::InOrder } else { Turns::Together },
+        arrays: arrays(binder, insert),
     }))
+}
+
+/// How the rows of an INSERT ... VALUES can go to their shards as arrays.
+fn arrays(binder: &Binder<'_>, insert: &Insert) -> Option<RowArrays> {
+    let Columns::Table(table) = binder.rels[binder.occurrences.first()?.rel].columns else { return None };
+    let Body::Values(rows) = &insert.source.as_ref()?.body else { return None };
+    let width = rows.first()?.len();
+    if insert.into_parts || rows.len() < RowArrays::ROWS_MIN {
+        return None;
+    }
+    let columns = filled_columns(table, insert, &Some(width));
+    if columns.len() == width { RowArrays::of(&columns) } else { None }
 }
 
 /// Every shard runs the statement for its own rows.

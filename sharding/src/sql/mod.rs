@@ -4,6 +4,7 @@
 //! [`Statement`] for every statement of a request.
 
 pub(crate) mod calls;
+pub mod cells;
 pub mod code;
 pub(crate) mod functions;
 pub(crate) mod insert;
@@ -27,7 +28,7 @@ use crate::plan::Plan;
 
 pub use planner::Planner;
 use shape::Shape;
-pub use spans::with_cte;
+pub use spans::{with_clock, with_cte};
 
 /// All statements of one request's text, analysed and planned against one catalog version.
 #[derive(Clone, Debug, PartialEq)]

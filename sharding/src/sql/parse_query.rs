@@ -230,10 +230,12 @@ impl Builder<'_> {
             Node::ResTarget(target) => target.name().map(Box::from),
             _ => None,
         });
+        let is_part = |column: Node<'_>| matches!(column, Node::ResTarget(target) if !target.indirection().is_empty());
         Ok(Insert {
             with: self.with(insert.with_clause())?,
             table: table_or_nothing(insert.relation()),
             columns: columns.collect(),
+            into_parts: insert.cols().iter().any(is_part),
             source: match insert.select_stmt() {
                 Node::SelectStmt(select) => Some(self.query(select)?),
                 _ => None,

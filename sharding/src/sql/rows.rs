@@ -2,13 +2,18 @@
 
 use std::ops::Range;
 
+use super::cells::{Cell, CellTokens};
 use super::lex::{Lexer, Token, TokenKind};
 
 /// Where the rows of an INSERT stand. What is before the first and behind the last belongs to all of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RowSpans {
+    /// Where the word VALUES begins.
+    pub values: usize,
     /// Each with its brackets, in order.
     pub rows: Vec<Range<usize>>,
+    /// Their values, row by row.
+    pub cells: Vec<Cell>,
 }
 
 impl RowSpans {
@@ -27,31 +32,51 @@ impl RowSpans {
             tokens.next()?;
         }
         let mut depth = 0;
-        for token in tokens.by_ref() {
-            match word(&token) {
+        let values = tokens.by_ref().find(|token| {
+            match word(token) {
                 "(" => depth += 1,
                 ")" => depth -= 1,
-                name if depth == 0 && token.kind == TokenKind::Word && name.eq_ignore_ascii_case("values") => break,
                 _ => {}
             }
-        }
-        let mut rows = Vec::new();
+            depth == 0 && token.kind == TokenKind::Word && word(token).eq_ignore_ascii_case("values")
+        })?;
+        let mut spans = Self { values: values.start, rows: Vec::new(), cells: Vec::new() };
         loop {
             let open = tokens.next().filter(|token| word(token) == "(")?;
             let mut depth = 1;
+            let mut cell = CellTokens::default();
             let close = tokens.by_ref().find(|token| {
-                match word(token) {
-                    "(" => depth += 1,
-                    ")" => depth -= 1,
+                match text.as_bytes()[token.start] {
+                    b'(' | b'[' => depth += 1,
+                    b')' | b']' => depth -= 1,
+                    b',' if depth == 1 => {
+                        spans.cells.push(cell.take(text));
+                        return false;
+                    }
                     _ => {}
+                }
+                if depth > 0 {
+                    cell.push(*token);
                 }
                 depth == 0
             })?;
-            rows.push(open.start..close.end);
+            spans.cells.push(cell.take(text));
+            spans.rows.push(open.start..close.end);
             if tokens.next_if(|token| word(token) == ",").is_none() {
-                return Some(Self { rows });
+                return Some(spans);
             }
         }
+    }
+
+    /// What stands before the rows, and behind them.
+    pub fn around<'t>(&self, text: &'t str) -> [&'t str; 2] {
+        [&text[..self.values], &text[self.rows.last().map_or(self.values, |row| row.end)..]]
+    }
+
+    /// Whether there are parameters behind the rows.
+    pub fn params_around(&self, text: &str) -> bool {
+        let [_, tail] = self.around(text);
+        Lexer::new(tail).any(|token| token.kind == TokenKind::Param)
     }
 
     /// The text with these rows only, of which there is at least one.
@@ -184,7 +209,7 @@ fn closing<'t>(word: &impl Fn(usize) -> &'t str, open: usize, count: usize) -> O
 
 #[cfg(test)]
 mod tests {
-    use super::{RowSpans, UpdateSpans, query_of_insert};
+    use super::{Cell, RowSpans, UpdateSpans, query_of_insert};
 
     #[test]
     fn the_query_of_an_insert_is_found() {
@@ -214,6 +239,25 @@ mod tests {
         assert_eq!(rows("insert into t default values"), None);
         assert_eq!(rows("insert into t values (1"), None);
         assert_eq!(rows("with a as (select 1) insert into t values (1)"), None);
+    }
+
+    #[test]
+    fn values_are_told_apart() {
+        let text = "INSERT INTO t VALUES (1, -2.5, 'it''s', NULL, $3), (f(1, 2), '1'::int8, '1'::pg_catalog.int8, \
+                    ARRAY[1, 2], - 1 + 2) RETURNING $4";
+        let spans = RowSpans::of(text).expect("has rows");
+        let cells: Vec<String> = spans.cells.iter().map(|cell| match cell {
+            Cell::Number { digits, negative } => format!("{negative} {}", &text[digits.clone()]),
+            Cell::Text { quoted, cast } => {
+                format!("{} {}", &text[quoted.clone()], cast.clone().map_or("", |cast| &text[cast]))
+            }
+            other => format!("{other:?}"),
+        }).collect();
+        let expected = [
+            "false 1", "true 2.5", "'it''s' ", "Null", "Param(2)", "Other", "'1' int8", "'1' int8", "Other", "Other",
+        ];
+        assert_eq!(cells, expected);
+        assert_eq!(spans.around(text), ["INSERT INTO t ", " RETURNING $4"]);
     }
 
     #[test]

@@ -364,7 +364,7 @@ pub(crate) fn clocks(text: &str, span: &Range<usize>) -> usize {
 }
 
 /// A text in which a parameter, a `timestamptz`, tells the time at which the transaction began.
-pub(crate) fn with_clock(text: &str, param: usize) -> String {
+pub fn with_clock(text: &str, param: usize) -> String {
     let mut told = String::with_capacity(text.len() + 32);
     let mut at = 0;
     for clock in clocks_in(text, 0) {

@@ -338,6 +338,8 @@ pub(crate) struct Insert {
     pub table: TableRef,
     /// Empty when no list is written.
     pub columns: Vec<Box<str>>,
+    /// One of them is an element or a field of a column.
+    pub into_parts: bool,
     /// `None` is DEFAULT VALUES.
     pub source: Option<Query>,
     pub conflict: Option<Conflict>,
