@@ -7,8 +7,8 @@ use bytes::Bytes;
 use pgsluice_sharding::ShardId;
 use pgsluice_sharding::plan::row_arrays::RowValues;
 use pgsluice_sharding::plan::{Copies, InsertRows, Turns, Write};
-use pgsluice_sharding::sql::{Access, with_clock};
 use pgsluice_sharding::sql::rows::RowSpans;
+use pgsluice_sharding::sql::{Access, with_clock};
 
 use crate::pool::server::{Audience, Due, StatementId, Verdict};
 use crate::protocol::backend;
@@ -235,15 +235,16 @@ impl Conversation {
         sql: &str,
         arrays: Vec<Arguments>,
     ) -> Result<Vec<Part>, Failure> {
-        let mut parts = Vec::with_capacity(ids.len());
-        for (id, arguments) in ids.iter().zip(arrays) {
-            let columns = u16::try_from(arguments.bind()?.values.count()).unwrap_or(u16::MAX);
-            let arguments = match insert.timed {
-                true => self.timed(&arguments, columns, ids[0]).await?,
-                false => arguments,
-            };
-            parts.push(Part { id: *id, sql: sql.to_owned() });
-            self.start_parts(&parts[parts.len() - 1..], &ParameterTypes::default(), &arguments)?;
+        let arrays = match insert.timed {
+            true => {
+                let time = self.transaction_time(ids[0]).await?;
+                arrays.iter().map(|arguments| arguments.with(&time)).collect::<Result<_, _>>()?
+            }
+            false => arrays,
+        };
+        let parts: Vec<Part> = ids.iter().map(|id| Part { id: *id, sql: sql.to_owned() }).collect();
+        for (part, arguments) in parts.iter().zip(&arrays) {
+            self.start_parts(std::slice::from_ref(part), &ParameterTypes::default(), arguments)?;
         }
         Ok(parts)
     }

@@ -64,6 +64,7 @@ files! {
     point,
     reduction,
     refusals,
+    rows_as_arrays,
     seams,
     sessions,
     snapshots,

@@ -82,7 +82,7 @@ impl RowValues<'_> {
 }
 
 impl RowArrays {
-    /// With fewer rows VALUES cost no more.
+    /// With fewer rows for a shard VALUES cost no more.
     pub const ROWS_MIN: usize = 8;
 
     /// None when a column has another type.
@@ -108,8 +108,12 @@ impl RowArrays {
         (!spans.params_around(text)).then(|| format!("{head}{}{tail}", self.source))
     }
 
-    /// The arrays for `parts` shards, where `part_of` tells the one of each row; none when a value is not plain.
+    /// The arrays for `parts` shards, where `part_of` tells the one of each row; none when a value is not plain, or rows are few.
     pub fn fill(&self, values: RowValues<'_>, part_of: &[usize], parts: usize) -> Option<Vec<Vec<ArrayValue>>> {
+        if part_of.len() >= parts * Self::ROWS_MIN { self.fill_any(values, part_of, parts) } else { None }
+    }
+
+    fn fill_any(&self, values: RowValues<'_>, part_of: &[usize], parts: usize) -> Option<Vec<Vec<ArrayValue>>> {
         let width = self.elements.len();
         if values.spans.cells.len() != width * part_of.len() || !values.are_used_once() {
             return None;
@@ -373,7 +377,7 @@ mod tests {
         let text = format!("INSERT INTO t VALUES {rows}");
         let spans = RowSpans::of(&text)?;
         let values = RowValues { text: &text, spans: &spans, params, declared };
-        let parts = arrays(elements).fill(values, &vec![0; spans.rows.len()], 1)?;
+        let parts = arrays(elements).fill_any(values, &vec![0; spans.rows.len()], 1)?;
         let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
         let shown = |array: &ArrayValue| match array.format {
             0 => String::from_utf8_lossy(&array.bytes).into_owned(),
@@ -446,9 +450,10 @@ mod tests {
         let text = "INSERT INTO t VALUES (1), (2), (3)";
         let spans = RowSpans::of(text).expect("has rows");
         let values = RowValues { text, spans: &spans, params: &[], declared: &[] };
-        let parts = arrays(&[oid::NUMERIC]).fill(values, &[1, 0, 1], 2).expect("are plain");
+        let parts = arrays(&[oid::NUMERIC]).fill_any(values, &[1, 0, 1], 2).expect("are plain");
         let texts: Vec<&[u8]> = parts.iter().map(|part| &*part[0].bytes).collect();
         assert_eq!(texts, [b"{2}".as_slice(), b"{1,3}"]);
-        assert_eq!(arrays(&[oid::INT4, oid::INT4]).fill(values, &[0, 0, 0], 1), None);
+        assert_eq!(arrays(&[oid::INT4, oid::INT4]).fill_any(values, &[0, 0, 0], 1), None);
+        assert_eq!(arrays(&[oid::NUMERIC]).fill(values, &[1, 0, 1], 2), None, "too few to be worth it");
     }
 }

@@ -16,8 +16,8 @@ use super::bind_query::Seen;
 use super::decide::{Context, rows_of};
 use super::scope::{Columns, Names};
 use super::{
-    Copies, EachShard, InsertRows, KeyColumn, Node, Plan, RowArrays, RowColumns, SelectedRows, Shards, TargetColumn, Turns, Write,
-    build, final_query, reasons,
+    Copies, EachShard, InsertRows, KeyColumn, Node, Plan, RowArrays, RowColumns, SelectedRows, Shards, TargetColumn,
+    Turns, Write, build, final_query, reasons,
 };
 use crate::catalog::{Column, Table, TableKind};
 use crate::refusal::Refusal;

@@ -10,9 +10,15 @@ pub enum Cell {
     Null,
     Bool(bool),
     /// Decimal digits, perhaps with a point or an exponent.
-    Number { digits: Range<usize>, negative: bool },
+    Number {
+        digits: Range<usize>,
+        negative: bool,
+    },
     /// `'...'` with its quotes.
-    Text { quoted: Range<usize>, cast: Option<Range<usize>> },
+    Text {
+        quoted: Range<usize>,
+        cast: Option<Range<usize>>,
+    },
     /// Counted from 0.
     Param(u16),
     /// An expression, DEFAULT, or another form of literal.

@@ -246,16 +246,19 @@ mod tests {
         let text = "INSERT INTO t VALUES (1, -2.5, 'it''s', NULL, $3), (f(1, 2), '1'::int8, '1'::pg_catalog.int8, \
                     ARRAY[1, 2], - 1 + 2) RETURNING $4";
         let spans = RowSpans::of(text).expect("has rows");
-        let cells: Vec<String> = spans.cells.iter().map(|cell| match cell {
-            Cell::Number { digits, negative } => format!("{negative} {}", &text[digits.clone()]),
-            Cell::Text { quoted, cast } => {
-                format!("{} {}", &text[quoted.clone()], cast.clone().map_or("", |cast| &text[cast]))
-            }
-            other => format!("{other:?}"),
-        }).collect();
-        let expected = [
-            "false 1", "true 2.5", "'it''s' ", "Null", "Param(2)", "Other", "'1' int8", "'1' int8", "Other", "Other",
-        ];
+        let cells: Vec<String> = spans
+            .cells
+            .iter()
+            .map(|cell| match cell {
+                Cell::Number { digits, negative } => format!("{negative} {}", &text[digits.clone()]),
+                Cell::Text { quoted, cast } => {
+                    format!("{} {}", &text[quoted.clone()], cast.clone().map_or("", |cast| &text[cast]))
+                }
+                other => format!("{other:?}"),
+            })
+            .collect();
+        let expected =
+            ["false 1", "true 2.5", "'it''s' ", "Null", "Param(2)", "Other", "'1' int8", "'1' int8", "Other", "Other"];
         assert_eq!(cells, expected);
         assert_eq!(spans.around(text), ["INSERT INTO t ", " RETURNING $4"]);
     }
