@@ -111,7 +111,7 @@ impl Conversation {
     }
 
     /// Every shard of `target` runs the statement; the first one before the others, so that two clients which do the same wait for each
-    /// other there.
+    /// other there, and the others at the same time.
     async fn write_each(
         &mut self,
         read: &FinalRead,
@@ -131,6 +131,7 @@ impl Conversation {
         let mut tag = self.hear_part(ids[0], Returned::Passed { describe: request.describe }, Notices::Passed).await?;
         let others: Vec<Part> = ids[1..].iter().map(part).collect();
         self.start_parts(&others, &types, &arguments)?;
+        self.send_all_parts(&others).await?;
         for (n, other) in others.iter().enumerate() {
             let (returned, notices) = match copies {
                 Some(_) => (Returned::Dropped, Notices::Dropped),

@@ -102,3 +102,23 @@ fn binary_bind(values: &[Option<Vec<u8>>]) -> Vec<u8> {
     body.extend(b"\0\0");
     wire::message(b'B', &body)
 }
+
+#[test]
+fn as_many_parameters_as_the_protocol_allows() {
+    const PARAMETERS: usize = 65_535;
+    let (_router, mut client) = table("parameters_go");
+    let mut sql = "INSERT INTO told (user_id, words, flag) VALUES ".to_owned();
+    let mut values = Vec::with_capacity(PARAMETERS);
+    for at in (1..=PARAMETERS).step_by(3) {
+        let comma = if at == 1 { "" } else { ", " };
+        write!(sql, "{comma}(${at}, ${}, ${})", at + 1, at + 2).unwrap();
+        values.extend([at.to_string(), format!("word {at}"), "true".to_owned()]);
+    }
+    let values: Vec<Option<&str>> = values.iter().map(|value| Some(value.as_str())).collect();
+    assert_eq!(client.execute(&sql, &values, false).tag(), format!("INSERT 0 {}", PARAMETERS / 3));
+    assert_eq!(
+        client.text("SELECT count(*), max(user_id), max(words), bool_and(flag) FROM told"),
+        "21845|65533|word 9997|t"
+    );
+    assert_eq!(seen(&mut client), "arrays");
+}
