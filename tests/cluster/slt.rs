@@ -5,6 +5,7 @@
 //! - `query` must succeed; its rows are compared in order when the statement ends with its own
 //!   `ORDER BY`, and as a set otherwise or with `query T rowsort`.
 //! - `# refused` above a record: several shards must refuse it with 0A000; one shard must not.
+//! - `# since 16` above a record: older servers do not know it; it is left out there.
 //! - `# text` above a record asks for results as text: binary ones name types by numbers of one database.
 //! - `# $1 = text` above a record gives a parameter; NULL is the word.
 //! - The lines under `----` are the data of a `COPY ... FROM STDIN`.
@@ -59,6 +60,7 @@ files! {
     merging,
     migrations,
     names,
+    newer_copy,
     ordering,
     parameters,
     point,
@@ -173,9 +175,18 @@ fn drop_databases(name: &str) {
 
 fn read(name: &str) -> Vec<Step> {
     let records = parse_file::<DefaultColumnType>(folder().join(format!("{name}.slt"))).unwrap();
-    let mut notes = Vec::new();
+    let version: u32 = superuser(shared(), "postgres").text("SHOW server_version_num").parse().unwrap();
+    let is_newer = |note: &String| {
+        let since = note.strip_prefix("since ").and_then(|since| since.parse::<u32>().ok());
+        since.is_some_and(|since| since > version / 10_000)
+    };
+    let mut notes: Vec<String> = Vec::new();
     let mut steps = Vec::new();
     for record in records {
+        if notes.iter().any(is_newer) && matches!(record, Record::Statement { .. } | Record::Query { .. }) {
+            notes.clear();
+            continue;
+        }
         match record {
             Record::Comment(lines) => notes = lines.iter().map(|line| line.trim().to_owned()).collect(),
             Record::Newline => notes.clear(),

@@ -35,6 +35,7 @@ pub(super) fn copy_from(found: &Table, name: &str, table: &TableRef, copy: &Copy
     let added_names = added.iter().map(|field| field.name.as_str().into());
     let known: Vec<Box<str>> = copy.columns.iter().cloned().chain(added_names).collect();
     check_copied(found, name, &known)?;
+    check_marked(found, name, copy)?;
     check_added(copy, &added, &format(copy)?)?;
     let mut key = KeyOptions::default();
     if matches!(target, CopyTarget::Sharded { .. }) {
@@ -49,6 +50,30 @@ pub(super) fn copy_from(found: &Table, name: &str, table: &TableRef, copy: &Copy
     let is_partial = !copy.columns.is_empty() && copy.columns.len() < found.columns.len();
     let partial = is_partial.then(|| PartialRows { relation, columns: copy.columns.clone() });
     Ok(CopyFrom { target, format: format(copy)?, table: name.to_owned(), key_column, key, partial, added })
+}
+
+/// Refuses the option DEFAULT where what the marker stands for in a row is not a shard's to make.
+fn check_marked(found: &Table, name: &str, copy: &Copy) -> Result<(), Refusal> {
+    if option(copy, "default").is_none() {
+        return Ok(());
+    }
+    let is_listed = |column: &str| copy.columns.is_empty() || copy.columns.iter().any(|listed| **listed == *column);
+    // A key that is to have its default is refused where it stands.
+    let key = match found.kind {
+        TableKind::Sharded { column, .. } => found.columns.get(column).map(|column| &*column.name),
+        TableKind::Reference | TableKind::Local(_) => None,
+    };
+    let others = found.columns.iter().map(|column| &*column.name);
+    let others: Vec<Box<str>> = others.filter(|name| !is_listed(name) || key == Some(name)).map(Box::from).collect();
+    check_copied(found, name, &others)?;
+    match missing_fields(found, name, &others)?.first() {
+        None => Ok(()),
+        Some(field) => {
+            let what = format!("COPY with the option DEFAULT into column \"{}\", whose default", field.name);
+            let hint = "Leave the column out of the list, or write its values into the data.";
+            Err(reasons::utility(&format!("{what} is not the same for all rows and shards,"), hint))
+        }
+    }
 }
 
 /// Refuses formats in which a value of the router could be read as something else.
