@@ -167,6 +167,15 @@ impl Splitter {
         }
     }
 
+    /// For servers of this major version.
+    #[must_use]
+    pub fn for_version(mut self, major: u32) -> Self {
+        if let (Form::Lines(lines), 18..) = (&mut self.form, major) {
+            lines.without_marker();
+        }
+        self
+    }
+
     /// Takes the next bytes of the stream, cut anywhere, and appends whole rows to the buffer of
     /// their shard: `out[shard]`. A header line goes to every shard that is used (all), because
     /// each runs the same COPY statement. A reference table's data goes to every shard as it is.

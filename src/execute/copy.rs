@@ -204,7 +204,8 @@ impl Conversation {
         }
         let fields = self.added_fields(copy).await?;
         let begun = self.begin_copies(&ids, &copy.with_added(text)).await;
-        let mut splitter = Splitter::new(copy, self.worker.limits().message_bytes_max);
+        let version = self.links[self.position(ids[0])?].server.major_version();
+        let mut splitter = Splitter::new(copy, self.worker.limits().message_bytes_max).for_version(version);
         let mut parts = vec![Vec::new(); ids.len()];
         let ending = match begun {
             Ok(()) => self.feed_shards(&ids, &mut splitter, &fields, &mut parts).await,

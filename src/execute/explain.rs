@@ -23,7 +23,7 @@ use crate::protocol::error::ErrorFields;
 use crate::protocol::frontend;
 use crate::protocol::reply;
 use crate::session::settings::quote_literal;
-use crate::session::statements::{FinalRead, ManyPortal, ManyRead};
+use crate::session::statements::{FinalRead, ManyPortal, ManyRead, ManyWrite};
 
 use super::arguments::Arguments;
 use super::ask::Answer;
@@ -75,6 +75,8 @@ enum Runs {
     Once,
     /// By the router, and on each server for its own ANALYZE.
     Twice,
+    /// On each server for its own ANALYZE: a write, which stays.
+    Apart,
 }
 
 /// One EXPLAIN of a read.
@@ -164,7 +166,10 @@ impl Conversation {
             (false, _) => Runs::Never,
             (true, Access::Read) => Runs::Twice,
             (true, Access::Lock) => Runs::Once,
-            (true, Access::Write) => return Err(self.refuse_to_write()),
+            (true, Access::Write) => match read {
+                ManyRead::Written(write) => return self.explain_and_write(explain, write, request).await,
+                ManyRead::Merged { .. } | ManyRead::Finished(_) => return Err(self.refuse_to_write()),
+            },
         };
         let asked = Asked { explain, request, runs };
         let said = self.client.out.len();
@@ -180,6 +185,30 @@ impl Conversation {
                 self.explain_once(asked, read).await?
             }
         };
+        self.tell_explained(explain, &explained, request.describe);
+        Ok(())
+    }
+
+    /// Each server runs its part of a write and says how; the parts stay or go together.
+    async fn explain_and_write(
+        &mut self,
+        explain: &Explain,
+        write: &ManyWrite,
+        request: ManyRequest<'_>,
+    ) -> Result<(), Failure> {
+        let reads_elsewhere = match write {
+            ManyWrite::Each { read, .. } => !read.query.inputs.is_empty(),
+            ManyWrite::Rows { .. } => false,
+            ManyWrite::Selected { .. } | ManyWrite::Moved { .. } => true,
+        };
+        if reads_elsewhere {
+            return Err(self.refuse_to_write());
+        }
+        self.cannot_run_again();
+        let asked = Asked { explain, request, runs: Runs::Apart };
+        let began = clock::now();
+        let mut explained = self.in_own_block(async |this: &mut Self| this.explain_write(asked, write).await).await?;
+        explained.ran = Some(asked.ran(began, clock::now()));
         self.tell_explained(explain, &explained, request.describe);
         Ok(())
     }
@@ -510,7 +539,8 @@ impl Conversation {
 
     fn refuse_to_write(&self) -> Failure {
         self.served.stats.refused.add(1);
-        let message = "EXPLAIN ANALYZE of a statement that may write on several shards";
+        let message =
+            "EXPLAIN ANALYZE of a statement that moves rows between shards, or changes them by what it reads elsewhere";
         ErrorFields::error("0A000", message).with_hint("Leave ANALYZE out.").into()
     }
 

@@ -48,6 +48,15 @@ pub struct Server {
     pub(super) cancels: Rc<Cancels>,
 }
 
+impl Server {
+    /// The first number of `server_version`; 0 if it says none.
+    pub fn major_version(&self) -> u32 {
+        let version = self.parameters.iter().find(|(name, _)| name == "server_version");
+        let digits = version.and_then(|(_, version)| version.split(|letter: char| !letter.is_ascii_digit()).next());
+        digits.and_then(|digits| digits.parse().ok()).unwrap_or(0)
+    }
+}
+
 impl Pooled for Box<Server> {
     fn stamp(&self) -> Stamp {
         self.stamp

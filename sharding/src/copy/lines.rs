@@ -18,6 +18,8 @@ pub(super) struct Lines {
     header: bool,
     /// `\\.` was seen: what follows is not data.
     ended: bool,
+    /// `\\.` ends the data; else it is a field as any other.
+    has_marker: bool,
     line_end: Option<LineEnd>,
     /// How much of the unfinished line was searched already.
     searched: usize,
@@ -70,7 +72,7 @@ impl Splitter {
     ) -> Result<usize, Refusal> {
         let mut taken = 0;
         let Form::Lines(lines) = &self.form else { return Ok(0) };
-        let may_have_marker = lines.marker.find(bytes).is_some();
+        let may_have_marker = lines.has_marker && lines.marker.find(bytes).is_some();
         let adds = !self.copy.added.is_empty();
         loop {
             let Form::Lines(lines) = &mut self.form else { return Ok(taken) };
@@ -85,7 +87,9 @@ impl Splitter {
                 Err(mixed) => {
                     let within = if lines.quoting.is_some() { ends_within(&rest[..mixed.at], style) } else { 0 };
                     let refusal = match &rest[..mixed.at] {
-                        b"\\." => Refusal::error("22P04", "end-of-copy marker does not match previous newline style"),
+                        b"\\." if lines.has_marker => {
+                            Refusal::error("22P04", "end-of-copy marker does not match previous newline style")
+                        }
                         _ => lines.mixed(mixed.found),
                     };
                     let place = format!("COPY {}, line {}", self.copy.table, self.lines + 1 + within);
@@ -187,7 +191,7 @@ fn ends_within(content: &[u8], style: Option<LineEnd>) -> u64 {
 impl Lines {
     pub(super) fn text(header: bool) -> Self {
         let marker = memmem::Finder::new(b"\\.");
-        Self { quoting: None, header, ended: false, line_end: None, searched: 0, marker }
+        Self { quoting: None, header, ended: false, has_marker: true, line_end: None, searched: 0, marker }
     }
 
     pub(super) fn csv(header: bool, quote: u8, escape: u8) -> Self {
@@ -262,6 +266,11 @@ impl Lines {
             }
             return Ok(Some(self.line(at, at + 1)));
         }
+    }
+
+    /// CSV has no end-of-data marker since PostgreSQL 18.
+    pub(super) fn without_marker(&mut self) {
+        self.has_marker &= self.quoting.is_none();
     }
 
     /// Whether a line is the end-of-data marker of old clients; without its line end it is none.

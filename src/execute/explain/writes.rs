@@ -1,14 +1,14 @@
-//! EXPLAIN of what writes on several shards: which of them store what, and how they find it. Nothing is written.
+//! EXPLAIN of what writes on several shards: which of them store what, and how they find it. Without ANALYZE nothing is written.
 
 use std::collections::BTreeMap;
 
 use pgsluice_sharding::ShardId;
-use pgsluice_sharding::plan::{InsertRows, SelectedRows, Step, Write};
+use pgsluice_sharding::plan::{Copies, InsertRows, SelectedRows, Step, Write};
 use pgsluice_sharding::sql::Access;
 use pgsluice_sharding::sql::rows::RowSpans;
 
 use super::report::Report;
-use super::{Asked, Explained, Inputs, Part, not_explained};
+use super::{Asked, Explained, Inputs, Part, Runs, not_explained};
 use crate::execute::gather::ManyRequest;
 use crate::execute::steps::Steps;
 use crate::execute::types::ParameterTypes;
@@ -18,9 +18,7 @@ use crate::session::statements::{FinalRead, ManyWrite, RowSource};
 impl Conversation {
     pub(super) async fn explain_write(&mut self, asked: Asked<'_>, write: &ManyWrite) -> Result<Explained, Failure> {
         let report = match write {
-            ManyWrite::Each { read, target, copies } => {
-                self.explain_each(asked, read, target, copies.is_some()).await?
-            }
+            ManyWrite::Each { read, target, copies } => self.explain_each(asked, read, target, copies.as_ref()).await?,
             ManyWrite::Rows { insert, places } => self.explain_rows(asked, insert, places).await?,
             ManyWrite::Selected { write, source } => self.explain_selected(asked, write, source).await?,
             ManyWrite::Moved { write, target } => self.explain_moved(asked, write, target).await?,
@@ -34,16 +32,18 @@ impl Conversation {
         asked: Asked<'_>,
         read: &FinalRead,
         target: &[ShardId],
-        copies: bool,
+        copies: Option<&Copies>,
     ) -> Result<Report, Failure> {
         let query = &read.query;
-        let whose = if copies { "the same on" } else { "its own rows on" };
+        let whose = if copies.is_some() { "the same on" } else { "its own rows on" };
         let steps = query.steps(asked.explain.is_on("verbose", false));
         let mut report = Report::of(Step { name: "WriteEach", detail: self.named(whose, target), ..steps });
-        let ids = self.link_all(target, Access::Lock).await?;
-        self.measure.touches(ids.len());
+        let ids = self.link_explained(asked, target).await?;
         let arguments = asked.request.arguments;
         if query.inputs.is_empty() {
+            if let (Some(copies), Runs::Apart) = (copies, asked.runs) {
+                self.take_turn(&ids, &copies.turn).await?;
+            }
             let types = self.write_description(ids[0], arguments).await?.parameter_types.clone();
             let told = match query.timed {
                 true => self.timed(arguments, query.params, ids[0]).await?,
@@ -80,8 +80,7 @@ impl Conversation {
             rows.entry(*shard).or_default().push(row);
         }
         let shards: Vec<ShardId> = rows.keys().copied().collect();
-        let ids = self.link_all(&shards, Access::Lock).await?;
-        self.measure.touches(ids.len());
+        let ids = self.link_explained(asked, &shards).await?;
         let types = self.write_description(ids[0], arguments).await?.parameter_types.clone();
         let told = match insert.timed {
             true => self.timed(arguments, insert.params, ids[0]).await?,
@@ -95,6 +94,16 @@ impl Conversation {
             self.add_servers(asked, &mut report, &[*id], part, None).await?;
         }
         Ok(report)
+    }
+
+    /// A server on each of these shards, which writes if the statement is run.
+    async fn link_explained(&mut self, asked: Asked<'_>, shards: &[ShardId]) -> Result<Vec<u64>, Failure> {
+        let ids = match asked.runs {
+            Runs::Apart => self.link_writers(shards, Access::Write).await?,
+            Runs::Never | Runs::Once | Runs::Twice => self.link_all(shards, Access::Lock).await?,
+        };
+        self.measure.touches(ids.len());
+        Ok(ids)
     }
 
     /// How the rows are found that are stored.
