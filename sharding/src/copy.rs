@@ -107,7 +107,6 @@ pub struct Splitter {
     form: Form,
     /// By shard.
     maps: Vec<LineMap>,
-    judge: Option<ShardId>,
     added: Added,
     /// The beginning of a row whose end has not come yet.
     pending: Vec<u8>,
@@ -160,7 +159,6 @@ impl Splitter {
             lines: 0,
             form,
             maps: Vec::new(),
-            judge: None,
             added: Added::default(),
             pending: Vec::new(),
             scratch: Vec::new(),
@@ -223,12 +221,6 @@ impl Splitter {
     /// Every shard gets the data as they are.
     fn passes_whole(&self) -> bool {
         self.copy.target == CopyTarget::Reference && self.copy.added.is_empty()
-    }
-
-    /// The shard that was given the row in which the splitter has found an error, behind all others: PostgreSQL's own error for it
-    /// goes before the splitter's.
-    pub fn judge(&self) -> Option<ShardId> {
-        self.judge
     }
 
     /// The CONTEXT of a shard's error with the line that the client counts, and that line; `None` if it names no line.

@@ -282,7 +282,7 @@ impl Conversation {
     }
 
     /// Ends the copies of all shards and hears what they say of it. Of all errors the client gets the one that is first in
-    /// its data.
+    /// its data: so each shard reads all that it has got, although none of it stays when another has failed.
     async fn conclude_copy(
         &mut self,
         ids: &[u64],
@@ -290,14 +290,12 @@ impl Conversation {
         target: CopyTarget,
         ending: Ending,
     ) -> Result<u64, Failure> {
-        for (shard, id) in ids.iter().enumerate() {
+        for id in ids {
             let i = self.position(*id)?;
-            let is_judge = splitter.judge().is_some_and(|judge| usize::from(judge.0) == shard);
             let link = &mut self.links[i];
             match &ending {
-                Ending::Done => frontend::copy_done(&mut link.out),
-                Ending::Refused(_) if is_judge => frontend::copy_done(&mut link.out),
-                _ => frontend::copy_fail(&mut link.out, GIVEN_UP.as_bytes()),
+                Ending::Done | Ending::Refused(_) | Ending::ShardSpoke => frontend::copy_done(&mut link.out),
+                Ending::ClientFailed(_) => frontend::copy_fail(&mut link.out, GIVEN_UP.as_bytes()),
             }
             link.copy = Copying::No;
         }

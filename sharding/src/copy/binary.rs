@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::copy::{CopyTarget, Field, Form, Splitter};
 use crate::key::Format;
-use crate::map::{ShardId, ShardMap};
+use crate::map::ShardMap;
 use crate::refusal::Refusal;
 
 const SIGNATURE: &[u8; 11] = b"PGCOPY\n\xff\r\n\0";
@@ -98,10 +98,8 @@ impl Splitter {
                         let shard = found.as_ref().map_or(0, |shard| usize::from(shard.0));
                         out[shard].extend_from_slice(&rest[..length]);
                         self.count(shard, self.lines - 1, 1);
-                        if let Err(refusal) = found {
-                            self.judge = Some(ShardId(0)).filter(|_| !refusal.is_unsupported());
-                            return Err(refusal);
-                        }
+                        // PostgreSQL's own error for the row goes before this one.
+                        found?;
                         taken += length;
                     }
                     Next::Trailer => {
@@ -158,11 +156,7 @@ impl Splitter {
         let shard = found.as_ref().map_or(0, |shard| usize::from(shard.0));
         pieces(&mut out[shard], &self.added.prefix);
         self.count(shard, self.lines - 1, 1);
-        if let Err(refusal) = found {
-            self.judge = Some(ShardId(0)).filter(|_| !refusal.is_unsupported());
-            return Err(refusal);
-        }
-        Ok(())
+        found.map(drop)
     }
 }
 

@@ -135,10 +135,8 @@ impl Splitter {
             } else {
                 self.count(shard, before, self.lines - before);
             }
-            if let Err(refusal) = found {
-                self.judge = Some(ShardId(0)).filter(|_| !refusal.is_unsupported());
-                return Err(refusal);
-            }
+            // The row is on a shard too: PostgreSQL's own error for it goes before this one.
+            found?;
         }
     }
 
