@@ -126,6 +126,23 @@ fn the_marker_of_old_clients_ends_the_data() {
 }
 
 #[test]
+fn csv_has_no_marker_for_servers_since_18() {
+    let copy = copy(csv(), 0, KeyType::Text);
+    for (version, rows) in [(17, 1), (18, 3)] {
+        let mut splitter = Splitter::new(&copy, ROW_BYTES_MAX).for_version(version);
+        let mut out = vec![Vec::new(); 4];
+        splitter.push(b"a\n\\.\nb\n", &map(), &mut out).unwrap();
+        assert_eq!(out.concat().iter().filter(|byte| **byte == b'\n').count(), rows, "{version}");
+    }
+    // Text has it as ever.
+    let copy = CopyFrom { format: text(), ..copy };
+    let mut splitter = Splitter::new(&copy, ROW_BYTES_MAX).for_version(18);
+    let mut out = vec![Vec::new(); 4];
+    splitter.push(b"a\n\\.\nb\n", &map(), &mut out).unwrap();
+    assert_eq!(out.concat(), b"a\n");
+}
+
+#[test]
 fn mixed_line_ends_are_refused_as_postgresql_does() {
     let copy_text = copy(text(), 0, KeyType::Int4);
     check_error(&copy_text, b"1\n2\r\n", "22P04", "literal carriage return found in data", "COPY users, line 2");
