@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use pgsluice_sharding::ShardId;
-use pgsluice_sharding::plan::{InsertRows, SelectedRows, Step, Write};
+use pgsluice_sharding::plan::{Copies, InsertRows, SelectedRows, Step, Write};
 use pgsluice_sharding::sql::Access;
 use pgsluice_sharding::sql::rows::RowSpans;
 
@@ -19,7 +19,12 @@ impl Conversation {
     pub(super) async fn explain_write(&mut self, asked: Asked<'_>, write: &ManyWrite) -> Result<Explained, Failure> {
         let report = match write {
             ManyWrite::Each { read, target, copies } => {
-                self.explain_each(asked, read, target, copies.is_some()).await?
+                let (whose, target) = match copies {
+                    Some(Copies { mirror: Some(_), .. }) => ("its rows are then copied, on", &target[..1]),
+                    Some(_) => ("the same on", &target[..]),
+                    None => ("its own rows on", &target[..]),
+                };
+                self.explain_each(asked, read, target, whose).await?
             }
             ManyWrite::Rows { insert, places } => self.explain_rows(asked, insert, places).await?,
             ManyWrite::Selected { write, source } => self.explain_selected(asked, write, source).await?,
@@ -34,10 +39,9 @@ impl Conversation {
         asked: Asked<'_>,
         read: &FinalRead,
         target: &[ShardId],
-        copies: bool,
+        whose: &str,
     ) -> Result<Report, Failure> {
         let query = &read.query;
-        let whose = if copies { "the same on" } else { "its own rows on" };
         let steps = query.steps(asked.explain.is_on("verbose", false));
         let mut report = Report::of(Step { name: "WriteEach", detail: self.named(whose, target), ..steps });
         let ids = self.link_all(target, Access::Lock).await?;
