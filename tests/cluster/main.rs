@@ -27,6 +27,7 @@ mod interrupted;
 mod large;
 mod listening;
 mod loading;
+mod mirrored;
 mod peers;
 mod phases;
 mod pipelines;

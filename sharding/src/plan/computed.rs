@@ -130,8 +130,16 @@ fn is_mirrored(plan: &Plan) -> bool {
     matches!(&**write, Write::Each(EachShard { copies: Some(Copies { mirror: Some(_), .. }), .. }))
 }
 
-/// A column that a statement leaves to a default which every shard would evaluate for itself. Those of INSERT ... VALUES are the router's.
-pub(super) fn leaves_to_defaults(context: Context<'_>, dml: &Dml) -> Option<String> {
+/// Defaults which every shard would evaluate for itself.
+pub(super) struct OpenDefaults {
+    /// One of the columns.
+    pub column: String,
+    /// One of them takes values of a sequence.
+    pub counted: bool,
+}
+
+/// The columns that a statement leaves to such defaults. Those of INSERT ... VALUES are the router's.
+pub(super) fn open_defaults(context: Context<'_>, dml: &Dml) -> Option<OpenDefaults> {
     let (table, set) = match dml {
         Dml::Insert(insert) => (&insert.table, insert.conflict.as_ref().map_or(&[][..], |conflict| &conflict.set)),
         Dml::Update(update) => (&update.table, &*update.set),
@@ -139,17 +147,21 @@ pub(super) fn leaves_to_defaults(context: Context<'_>, dml: &Dml) -> Option<Stri
     };
     let found = Filled::of(context, table)?;
     let is_set = |column: &Column| set.iter().any(|to| *to.column == *column.name && to.value == Expr::Default);
-    let mut given = Vec::new();
-    if let Dml::Insert(insert) = dml
-        && rows_of(insert).is_none()
-    {
-        let width = write::width_of(context, insert).unwrap_or(0);
-        given = found.given(insert, width).unwrap_or_default();
-    } else {
-        given.extend(0..found.table.columns.len());
-    }
-    let open = found.table.columns.iter().enumerate().filter(|(at, column)| !given.contains(at) || is_set(column));
-    open.map(|(_, column)| column).find(|column| found.differs(column)).map(|column| column.name.clone())
+    let given = match dml {
+        Dml::Insert(insert) if rows_of(insert).is_none() => {
+            found.given(insert, write::width_of(context, insert).unwrap_or(0)).unwrap_or_default()
+        }
+        _ => (0..found.table.columns.len()).collect(),
+    };
+    let columns = found.table.columns.iter().enumerate();
+    let open = columns.filter(|(at, column)| (!given.contains(at) || is_set(column)) && found.differs(column));
+    let open: Vec<&Column> = open.map(|(_, column)| column).collect();
+    let counts = |column: &&Column| match &column.default {
+        ColumnDefault::None => false,
+        ColumnDefault::Sequence { .. } => true,
+        ColumnDefault::Expression(sql) => calls::find(sql, 0..sql.len()).iter().any(takes_value),
+    };
+    Some(OpenDefaults { column: open.first()?.name.clone(), counted: open.iter().any(counts) })
 }
 
 /// Refuses writes that leave to every shard what the router has to give.

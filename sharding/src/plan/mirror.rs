@@ -2,7 +2,7 @@
 //! as it leaves them.
 
 use super::bind::Binder;
-use super::computed::leaves_to_defaults;
+use super::computed::open_defaults;
 use super::decide::Context;
 use super::draft::Sequences;
 use super::final_query::quoted;
@@ -26,7 +26,7 @@ pub(super) fn varying(context: Context<'_>, binder: &Binder<'_>, dml: &Dml) -> O
     let facts = &binder.facts;
     let function = facts.volatile.as_ref().or(facts.home.as_ref()).map(|name| format!("{name}()"));
     let word = facts.time_word.then(|| "the string 'now', 'today', 'tomorrow' or 'yesterday'".to_owned());
-    let default = || leaves_to_defaults(context, dml).map(|column| format!("the default of \"{column}\""));
+    let default = || open_defaults(context, dml).map(|open| format!("the default of \"{}\"", open.column));
     function.or_else(|| facts.clock.clone()).or(word).or_else(default)
 }
 
@@ -56,7 +56,8 @@ pub(super) fn mirror(
     let mut elements: Vec<u32> = columns.iter().map(|column| element(column).1).collect();
     elements.push(oid::BOOL);
     let sql = found.sql(&columns, &change);
-    Ok(Mirror { returning, elements, sql, moves_sequences: binder.facts.moves_sequences })
+    let counted = open_defaults(context, dml).is_some_and(|open| open.counted);
+    Ok(Mirror { returning, elements, sql, moves_sequences: binder.facts.moves_sequences || counted })
 }
 
 /// The first shard gives out the values of a sequence only if that is its home.
@@ -195,10 +196,11 @@ impl Written<'_> {
             .map(|(n, column)| format!("pg_catalog.unnest(${}::{}[])", n + 1, element(column).0))
             .collect();
         let names: Vec<String> = (1..=columns.len()).map(|number| format!("c{number}")).collect();
-        let value = |(column, name): (&&Column, &String)| match crosses_as_text(column) {
-            true => format!("{name}::{} AS {name}", type_name(column)),
-            false => name.clone(),
-        };
+        let value =
+            |(column, name): (&&Column, &String)| match crosses_as_text(column) || column.crossing.domain.is_some() {
+                true => format!("{name}::{} AS {name}", type_name(column)),
+                false => name.clone(),
+            };
         let values: Vec<String> = columns.iter().zip(&names).map(value).collect();
         let own: Vec<String> = columns.iter().map(|column| format!("{COPY}.{}", quoted(&column.name))).collect();
         let of = |rel: &str| names.iter().map(|name| format!("{rel}.{name}")).collect::<Vec<_>>().join(", ");
