@@ -17,6 +17,8 @@ pub enum Subject {
     Parents,
     Functions,
     Sequences,
+    Triggers,
+    Rules,
     Defaults,
     Views,
 }
@@ -29,7 +31,7 @@ pub struct Query {
 }
 
 /// All questions, in the order in which the builder wants the answers.
-pub const QUERIES: [Query; 8] = [
+pub const QUERIES: [Query; 10] = [
     Query { subject: Subject::Database, sql: DATABASE },
     Query { subject: Subject::Collations, sql: COLLATIONS },
     Query { subject: Subject::Domains, sql: DOMAINS },
@@ -38,6 +40,8 @@ pub const QUERIES: [Query; 8] = [
     Query { subject: Subject::Parents, sql: PARENTS },
     Query { subject: Subject::Functions, sql: FUNCTIONS },
     Query { subject: Subject::Sequences, sql: SEQUENCES },
+    Query { subject: Subject::Triggers, sql: TRIGGERS },
+    Query { subject: Subject::Rules, sql: RULES },
 ];
 
 /// What is asked last, where no transaction is open: these change the search path of their transaction.
@@ -153,6 +157,31 @@ LEFT JOIN pg_catalog.pg_namespace m ON m.oid OPERATOR(pg_catalog.=) t.relnamespa
 WHERE c.relkind OPERATOR(pg_catalog.=) 'S' AND c.relpersistence OPERATOR(pg_catalog.<>) 't' \
   AND n.nspname OPERATOR(pg_catalog.<>) 'sluice'";
 
+/// schema, table, trigger, `tgtype`, function, its language, its body: the triggers that act when a client writes.
+const TRIGGERS: &str = "\
+SELECT n.nspname, c.relname, t.tgname, t.tgtype, p.proname, l.lanname, p.prosrc \
+FROM pg_catalog.pg_trigger t \
+JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) t.tgrelid \
+JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace \
+JOIN pg_catalog.pg_proc p ON p.oid OPERATOR(pg_catalog.=) t.tgfoid \
+JOIN pg_catalog.pg_language l ON l.oid OPERATOR(pg_catalog.=) p.prolang \
+WHERE NOT t.tgisinternal AND t.tgenabled OPERATOR(pg_catalog.=) ANY ('{O,A}'::pg_catalog.\"char\"[]) \
+  AND n.nspname OPERATOR(pg_catalog.<>) 'sluice' \
+ORDER BY n.nspname, c.relname, t.tgname";
+
+/// schema, table, rule, `ev_type`: the rules of tables that do more than nothing.
+const RULES: &str = "\
+SELECT n.nspname, c.relname, r.rulename, r.ev_type \
+FROM pg_catalog.pg_rewrite r \
+JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) r.ev_class \
+JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace \
+WHERE c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p}'::pg_catalog.\"char\"[]) \
+  AND r.ev_enabled OPERATOR(pg_catalog.=) ANY ('{O,A}'::pg_catalog.\"char\"[]) \
+  AND NOT (r.ev_qual::pg_catalog.text OPERATOR(pg_catalog.=) '<>' \
+    AND pg_catalog.pg_get_ruledef(r.oid) OPERATOR(pg_catalog.~) ' DO (INSTEAD )?NOTHING;?$') \
+  AND n.nspname OPERATOR(pg_catalog.<>) ALL ('{pg_catalog,information_schema,sluice}'::pg_catalog.name[]) \
+ORDER BY n.nspname, c.relname, r.rulename";
+
 macro_rules! defaults {
     ($before:literal, $first:literal) => {
         concat!(
@@ -267,7 +296,10 @@ SELECT pg_catalog.concat_ws('/', \
  (SELECT pg_catalog.sum(pg_catalog.hashtextextended(pg_catalog.concat_ws(',', p.conrelid, p.conkey), 0)\
    ::pg_catalog.numeric) FROM pg_catalog.pg_constraint p WHERE p.contype OPERATOR(pg_catalog.=) 'p' \
    AND p.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid), \
- (SELECT pg_catalog.sum(pg_catalog.hashtextextended(r.ev_action::pg_catalog.text, 0)::pg_catalog.numeric) \
+ (SELECT pg_catalog.sum(pg_catalog.hashtextextended(pg_catalog.concat_ws(',', t.tgrelid, t.tgname, t.tgfoid, t.tgtype, t.tgenabled), 0)\
+   ::pg_catalog.numeric) FROM pg_catalog.pg_trigger t WHERE NOT t.tgisinternal), \
+ (SELECT pg_catalog.sum(pg_catalog.hashtextextended(\
+   pg_catalog.concat_ws(',', r.rulename, r.ev_class, r.ev_enabled, r.ev_qual, r.ev_action), 0)::pg_catalog.numeric) \
    FROM pg_catalog.pg_rewrite r WHERE r.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid), \
  (SELECT pg_catalog.sum(pg_catalog.hashtextextended(pg_catalog.concat_ws(',', i.inhrelid, i.inhparent), 0)\
    ::pg_catalog.numeric) FROM pg_catalog.pg_inherits i), \

@@ -324,6 +324,13 @@ fn combine(loaded: Vec<(ShardId, Catalog)>, before: &Catalog) -> Option<Catalog>
             combined.sequences.entry(schema.clone()).or_default().extend(own);
         }
     }
+    // What one shard alone does is harm enough.
+    for (schema, table, hazard) in others.iter().flat_map(|(_, other)| other.all_hazards()) {
+        let known = combined.hazards.entry(schema.to_owned()).or_default().entry(table.to_owned()).or_default();
+        if !known.contains(hazard) {
+            known.push(hazard.clone());
+        }
+    }
     let others = others.into_iter().map(|(id, catalog)| (Some(id), catalog)).chain([(None, before.clone())]);
     for (id, catalog) in others {
         for (schema, tables) in catalog.tables {
@@ -348,6 +355,7 @@ fn count(shards: &[Shard]) -> u16 {
 
 fn same(a: &Catalog, b: &Catalog) -> bool {
     a.tables == b.tables
+        && a.hazards == b.hazards
         && a.views == b.views
         && a.functions == b.functions
         && a.sequences == b.sequences

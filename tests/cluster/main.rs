@@ -7,6 +7,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod acting;
 mod bank;
 mod conversations;
 mod copying;

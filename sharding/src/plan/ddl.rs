@@ -9,7 +9,7 @@ use super::decide::{Context, Decided, access_of, anywhere, can_be_many, first_sh
 use super::route::Place;
 use super::scope::{Found, Names};
 use super::scope::{is_sharded, is_view};
-use super::{Broadcast, NewIndex, Node, Plan, Shards, build, code_of_ddl, copy_plan, reasons, stored};
+use super::{Broadcast, NewIndex, Node, Plan, Shards, build, code_of_ddl, copy_plan, hazards, reasons, stored};
 use crate::catalog::{Column, Relation, Table, TableKind, column_of};
 use crate::copy::CopyQuery;
 use crate::refusal::Refusal;
@@ -464,9 +464,11 @@ fn copy_table(names: &Names<'_>, copy: &Copy) -> Plan {
         (TableKind::Local(home), _) => Plan::Route { shards: Shards::One(home), many: None },
         (TableKind::Reference, false) => anywhere(),
         (TableKind::Sharded { .. }, false) => Plan::CopyTo { shards: Shards::All, header: copy_plan::has_header(copy) },
-        (_, true) => match copy_plan::copy_from(found, name, table, copy) {
-            Ok(plan) => Plan::CopyFrom(Arc::new(plan)),
-            Err(refusal) => refused(refusal),
-        },
+        (_, true) => {
+            match hazards::check_copied(names, table).and_then(|()| copy_plan::copy_from(found, name, table, copy)) {
+                Ok(plan) => Plan::CopyFrom(Arc::new(plan)),
+                Err(refusal) => refused(refusal),
+            }
+        }
     }
 }

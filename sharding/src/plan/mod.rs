@@ -27,6 +27,7 @@ mod final_parts;
 mod final_query;
 mod from_ddl;
 mod having;
+pub mod hazards;
 mod mirror;
 mod moved;
 mod phases;
@@ -52,6 +53,7 @@ use crate::map::ShardId;
 use crate::refusal::Refusal;
 
 pub use added::{AddedColumn, AddedColumns, AddedValue};
+pub use code_of_trigger::TriggerCode;
 pub use computed::Computed;
 pub(crate) use decide::{Context, plan_statement};
 pub use draft::{Draft, Given, Sequence, Sequences, Wanted, without_unique_ids};

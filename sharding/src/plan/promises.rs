@@ -6,6 +6,7 @@
 use std::collections::HashSet;
 
 use super::bind::Binder;
+use super::code_of_trigger::{TriggerCode, reason_against};
 use super::reasons;
 use super::scope::Names;
 use crate::catalog::{Catalog, Relation, Table, TableKind};
@@ -54,9 +55,7 @@ pub struct Default {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trigger {
     pub table: TableName,
-    pub function: String,
-    /// `None` if it is not written in plpgsql.
-    pub body: Option<String>,
+    pub code: TriggerCode,
 }
 
 /// What a server tells of its tables.
@@ -213,9 +212,8 @@ fn check_trigger(catalog: &Catalog, trigger: &Trigger) -> Result<(), Refusal> {
     if matches!(table.kind, TableKind::Local(_)) && table.relation == Relation::Table {
         return Ok(());
     }
-    let said = trigger.body.as_deref().and_then(|body| super::code_of_trigger::reason_against(catalog, table, body));
-    match said {
-        Some(reason) => Err(reasons::trigger(name, &trigger.function, &reason)),
+    match reason_against(catalog, table, &trigger.code) {
+        Some(reason) => Err(reasons::trigger(name, &trigger.code.function, &reason)),
         None => Ok(()),
     }
 }

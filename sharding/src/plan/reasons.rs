@@ -232,6 +232,13 @@ pub(crate) fn rule(table: &str) -> Refusal {
     )
 }
 
+pub(crate) fn hazard(table: &str, what: &str, why: &str) -> Refusal {
+    no(
+        format!("{what} of \"{table}\" would act on each shard by itself, and {why}"),
+        format!("Do in the application what it does, then drop it or ALTER TABLE {table} DISABLE it."),
+    )
+}
+
 pub(crate) fn key_follows(table: &str, key: &str) -> Refusal {
     no(
         format!("ON UPDATE would change sharding key \"{key}\" of \"{table}\" and leave the rows on their old shards"),
