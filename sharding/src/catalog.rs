@@ -35,7 +35,7 @@ pub struct Catalog {
     pub rules: TableRules,
     /// Schema -> sequence -> the shard whose values count.
     pub sequences: HashMap<String, HashMap<String, ShardId>>,
-    /// Schema -> table -> what forbids to write it over several shards.
+    /// Schema -> table -> what forbids to read or write it over several shards.
     pub hazards: HashMap<String, HashMap<String, Vec<Hazard>>>,
 }
 
@@ -49,10 +49,10 @@ impl Catalog {
     }
 }
 
-/// Something of a table that acts when its rows are written, and would do harm where the router cannot see it.
+/// Something of a table that acts when its rows are read or written, and would do harm where the router cannot see it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hazard {
-    /// `trigger "name"`, `rule "name"`.
+    /// `trigger "name"`, `rule "name"`, `policy "name"`.
     pub what: String,
     /// When it acts.
     pub events: Vec<Event>,
@@ -60,9 +60,10 @@ pub struct Hazard {
     pub reason: String,
 }
 
-/// What is done to rows.
+/// What is done with rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
+    Select,
     Insert,
     Update,
     Delete,

@@ -96,6 +96,8 @@ struct Actor {
 enum Act {
     Trigger(TriggerCode),
     Rule(Event),
+    /// Its conditions.
+    Policy(Vec<String>),
 }
 
 impl Actor {
@@ -142,6 +144,7 @@ impl Builder {
             Subject::Sequences => self.sequence(row),
             Subject::Triggers => self.trigger(row),
             Subject::Rules => self.rule(row),
+            Subject::Policies => self.policy(row),
             Subject::Defaults => self.default(row),
             Subject::Views => self.view(row),
         }
@@ -272,6 +275,12 @@ impl Builder {
         Ok(())
     }
 
+    fn policy(&mut self, row: Row<'_>) -> Result<(), BadRow> {
+        let conditions = [row.optional(3), row.optional(4)].into_iter().flatten().map(str::to_owned).collect();
+        self.actors.push(Actor::of(row, Act::Policy(conditions))?);
+        Ok(())
+    }
+
     fn default(&mut self, row: Row<'_>) -> Result<(), BadRow> {
         let (schema, table, column) = (row.text(0)?, row.text(1)?, row.text(2)?);
         let identity = match row.text(3)? {
@@ -385,8 +394,13 @@ impl Builder {
             look_through(&mut catalog, self.views);
             let Catalog { hazards, tables, .. } = &mut catalog;
             for (schema, hazards) in hazards {
-                let kind = |name: &str| Some(tables.get(schema)?.get(name)?.kind);
-                hazards.retain(|name, _| !matches!(kind(name), Some(TableKind::Local(_))));
+                let is_local_view = |name: &str| {
+                    let table = tables.get(schema).and_then(|tables| tables.get(name));
+                    table.is_some_and(|table| {
+                        table.relation != Relation::Table && matches!(table.kind, TableKind::Local(_))
+                    })
+                };
+                hazards.retain(|name, _| !is_local_view(name));
             }
         }
         Loaded { catalog, problems }
@@ -467,6 +481,7 @@ fn find_hazards(catalog: &mut Catalog, actors: &[Actor], parents: &[[(String, St
         let found = match act {
             Act::Trigger(code) => hazards::of_trigger(catalog, own, name, code),
             Act::Rule(event) => hazards::of_rule(catalog, own, name, *event),
+            Act::Policy(conditions) => hazards::of_policy(catalog, own, name, conditions),
         };
         let Some(hazard) = found else { continue };
         let mut concerned = vec![own];

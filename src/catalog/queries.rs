@@ -19,6 +19,7 @@ pub enum Subject {
     Sequences,
     Triggers,
     Rules,
+    Policies,
     Defaults,
     Views,
 }
@@ -45,11 +46,15 @@ pub const QUERIES: [Query; 10] = [
 ];
 
 /// What is asked last, where no transaction is open: these change the search path of their transaction.
-pub const OUTSIDE_QUERIES: [Query; 2] =
-    [Query { subject: Subject::Defaults, sql: DEFAULTS }, Query { subject: Subject::Views, sql: VIEWS }];
+pub const OUTSIDE_QUERIES: [Query; 3] = [
+    Query { subject: Subject::Policies, sql: POLICIES },
+    Query { subject: Subject::Defaults, sql: DEFAULTS },
+    Query { subject: Subject::Views, sql: VIEWS },
+];
 
 /// What is asked in the middle of a client's transaction instead: names in expressions are as its search path wants them.
-pub const INSIDE_QUERIES: [Query; 1] = [Query { subject: Subject::Defaults, sql: OWN_DEFAULTS }];
+pub const INSIDE_QUERIES: [Query; 2] =
+    [Query { subject: Subject::Policies, sql: OWN_POLICIES }, Query { subject: Subject::Defaults, sql: OWN_DEFAULTS }];
 
 /// provider, LC_COLLATE, the search_path that RESET goes back to.
 ///
@@ -182,6 +187,37 @@ WHERE c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p}'::pg_catalog.\"char\"[]) \
   AND n.nspname OPERATOR(pg_catalog.<>) ALL ('{pg_catalog,information_schema,sluice}'::pg_catalog.name[]) \
 ORDER BY n.nspname, c.relname, r.rulename";
 
+macro_rules! policies {
+    ($before:literal, $first:literal) => {
+        concat!(
+            $before,
+            "SELECT n.nspname, c.relname, p.polname, pg_catalog.pg_get_expr(p.polqual, p.polrelid), \
+               pg_catalog.pg_get_expr(p.polwithcheck, p.polrelid) \
+             FROM ",
+            $first,
+            "pg_catalog.pg_policy p \
+             JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) p.polrelid \
+             JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace \
+             WHERE c.relrowsecurity AND EXISTS (SELECT FROM pg_catalog.pg_depend d \
+               WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_policy'::pg_catalog.regclass \
+                 AND d.objid OPERATOR(pg_catalog.=) p.oid \
+                 AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass \
+                 AND d.refobjid OPERATOR(pg_catalog.<>) p.polrelid) \
+             ORDER BY n.nspname, c.relname, p.polname"
+        )
+    };
+}
+
+/// schema, table, policy, its USING and its WITH CHECK: the policies in force that look at other tables.
+const POLICIES: &str = policies!(
+    "WITH settings AS MATERIALIZED (SELECT pg_catalog.set_config('search_path', '', true)), \
+     ready AS MATERIALIZED (SELECT pg_catalog.count(*) FROM settings) ",
+    "ready CROSS JOIN "
+);
+
+/// The same, with names as the search path wants them.
+const OWN_POLICIES: &str = policies!("", "");
+
 macro_rules! defaults {
     ($before:literal, $first:literal) => {
         concat!(
@@ -298,6 +334,8 @@ SELECT pg_catalog.concat_ws('/', \
    AND p.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid), \
  (SELECT pg_catalog.sum(pg_catalog.hashtextextended(pg_catalog.concat_ws(',', t.tgrelid, t.tgname, t.tgfoid, t.tgtype, t.tgenabled), 0)\
    ::pg_catalog.numeric) FROM pg_catalog.pg_trigger t WHERE NOT t.tgisinternal), \
+ (SELECT pg_catalog.sum(pg_catalog.hashtextextended(pg_catalog.concat_ws(',', p.polrelid, p.polname, p.polqual, p.polwithcheck), 0)\
+   ::pg_catalog.numeric) FROM pg_catalog.pg_policy p), \
  (SELECT pg_catalog.sum(pg_catalog.hashtextextended(\
    pg_catalog.concat_ws(',', r.rulename, r.ev_class, r.ev_enabled, r.ev_qual, r.ev_action), 0)::pg_catalog.numeric) \
    FROM pg_catalog.pg_rewrite r WHERE r.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid), \

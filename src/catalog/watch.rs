@@ -111,7 +111,7 @@ impl CatalogWatch {
     /// Loads anew: to be awaited after DDL has passed. Many callers share a load, but each gets one that
     /// began after its call. Returns whether anything may have changed.
     ///
-    /// The first shard is enough as long as no table lives on another one alone.
+    /// The first shard is enough as long as no table lives on another one alone, and nothing was found on any that only one may have.
     ///
     /// # Errors
     /// No shard answered; the catalog stays as it was.
@@ -128,6 +128,7 @@ impl CatalogWatch {
         if let Some(first) = source.shards.first()
             && self.version() > 0
             && !source.rules.tables.values().any(elsewhere)
+            && self.current().hazards.is_empty()
         {
             let loaded = load_shard(&first.primary, &source.rules, count(&source.shards)).await;
             changed = loaded.ok().map(|loaded| self.publish(loaded.catalog));

@@ -26,6 +26,8 @@ impl Acting {
             let answer = superuser(shared(), shard).query(sql);
             assert_eq!(answer.sqlstate(), "", "{sql}: {:?}", answer.error);
         }
+        // After DDL the router looks at once.
+        done(&mut self.router.client(), "CREATE TABLE IF NOT EXISTS looks (user_id bigint)");
     }
 
     /// Makes a trigger past the router.
@@ -148,10 +150,7 @@ fn triggers_that_set_the_key_are_found() {
             "without the sharding key of its own row",
         ),
         ("BEGIN INSERT INTO totals VALUES (NEW.id, NEW.user_id); RETURN NEW; END", "stores rows of \"totals\""),
-        (
-            "BEGIN INSERT INTO totals (n, user_id) VALUES (NEW.user_id, 7); RETURN NEW; END",
-            "stores rows of \"totals\"",
-        ),
+        ("BEGIN INSERT INTO totals (n, user_id) VALUES (NEW.user_id, 7); RETURN NEW; END", "stores rows of \"totals\""),
         ("BEGIN EXECUTE 'SELECT 1'; RETURN NEW; END", "builds from strings"),
     ] {
         acting.trigger(when, body);
@@ -194,6 +193,42 @@ fn rules_that_write_other_statements_are_found() {
     acting.runs(&mut wire, "UPDATE users SET name = 'x'");
     assert_eq!(wire.text("SELECT count(*) FROM users WHERE name = 'x'"), "0");
     assert_eq!(acting.told("SELECT count(*) FROM plans"), ["0", "0"]);
+}
+
+#[test]
+fn policies_that_look_at_other_shards_are_found() {
+    let acting = Acting::new(
+        "policies",
+        &[
+            "CREATE TABLE users (id bigint PRIMARY KEY, name text)",
+            "CREATE TABLE orders (user_id bigint NOT NULL, id int, plan_id int)",
+            "CREATE TABLE plans (id int PRIMARY KEY, name text)",
+            "INSERT INTO users SELECT g, 'u' FROM generate_series(1, 20) g",
+            "INSERT INTO plans VALUES (1, 'a')",
+            "INSERT INTO orders SELECT g, g, g % 2 FROM generate_series(1, 20) g",
+            "ALTER TABLE orders ENABLE ROW LEVEL SECURITY",
+            "ALTER TABLE orders FORCE ROW LEVEL SECURITY",
+        ],
+    );
+    let mut wire = acting.router.client();
+    let count = "SELECT count(*) FROM orders";
+    for (condition, seen) in [
+        ("id > 10", "10"),
+        ("plan_id IN (SELECT id FROM plans)", "10"),
+        ("EXISTS (SELECT FROM users u WHERE u.id = orders.user_id AND u.name = 'u')", "20"),
+    ] {
+        done(&mut wire, &format!("CREATE POLICY p ON orders USING ({condition})"));
+        assert_eq!(wire.text(count), seen, "{condition}");
+        done(&mut wire, "DROP POLICY p ON orders");
+    }
+    let other = "CREATE POLICY p ON orders USING (EXISTS (SELECT FROM users u WHERE u.id = orders.id))";
+    assert_eq!(wire.query(other).sqlstate(), "0A000");
+    acting.past(other);
+    for sql in [count, "UPDATE orders SET id = 1", "DELETE FROM orders WHERE user_id = 1", "COPY orders TO STDOUT"] {
+        acting.refuses(&mut wire, sql, "policy \"p\" of \"orders\"");
+    }
+    done(&mut wire, "DROP POLICY p ON orders");
+    done(&mut wire, count);
 }
 
 #[test]

@@ -238,8 +238,8 @@ pub(crate) struct Binder<'c> {
     pub reference_reads: Vec<String>,
     /// How many tables are written.
     pub targets: usize,
-    /// What acts when they are written, each with its table.
-    pub hazards: Vec<(&'c str, &'c Hazard)>,
+    /// What may act when tables are read and written, each with its table.
+    pub hazards: Vec<(&'c str, &'c Hazard, Usage)>,
     /// What is known of the query of an INSERT ... SELECT.
     pub selected: Option<Seen>,
     /// By what a MERGE ties the rows that it uses to those that it writes, if it may insert.
@@ -359,10 +359,8 @@ impl<'c> Binder<'c> {
         rel: usize,
         usage: Usage,
     ) {
-        if usage == Usage::Target {
-            let hazards = self.names.catalog.hazards.get(schema).and_then(|tables| tables.get(name));
-            self.hazards.extend(hazards.into_iter().flatten().map(|hazard| (name, hazard)));
-        }
+        let hazards = self.names.catalog.hazards.get(schema).and_then(|tables| tables.get(name));
+        self.hazards.extend(hazards.into_iter().flatten().map(|hazard| (name, hazard, usage)));
         if is_view(found) {
             self.facts.user_view = true;
             if !self.names.has_rule(table.schema.as_deref(), name) {

@@ -1,12 +1,18 @@
 //! Triggers and rules of tables that would do harm over several shards: what they are, and the refusal of what would wake them.
 
-use super::bind::Binder;
+use super::bind::{Binder, Usage};
 use super::code_of_trigger::{TriggerCode, reason_against};
+use super::final_query::quoted;
 use super::reasons;
 use super::scope::{Found, Names};
+use super::view::view_kind;
 use crate::catalog::{Catalog, Event, Hazard, Relation, TableKind};
 use crate::refusal::Refusal;
 use crate::sql::tree::{Dml, TableRef};
+
+/// What the names of hazards begin with.
+const RULE: &str = "rule";
+const POLICY: &str = "policy";
 
 /// The hazard that a trigger is for its table, if it is one.
 pub fn of_trigger(catalog: &Catalog, (schema, table): (&str, &str), name: &str, code: &TriggerCode) -> Option<Hazard> {
@@ -26,7 +32,47 @@ pub fn of_trigger(catalog: &Catalog, (schema, table): (&str, &str), name: &str, 
 pub fn of_rule(catalog: &Catalog, (schema, table): (&str, &str), name: &str, event: Event) -> Option<Hazard> {
     spread_table(catalog, schema, table)?;
     let reason = "it writes other statements into those that the router sees".to_owned();
-    Some(Hazard { what: format!("rule \"{name}\""), events: vec![event], reason })
+    Some(Hazard { what: format!("{RULE} \"{name}\""), events: vec![event], reason })
+}
+
+/// The hazard that a policy is for its table, if a condition of it looks at rows that may be elsewhere.
+pub fn of_policy(
+    catalog: &Catalog,
+    (schema, table): (&str, &str),
+    name: &str,
+    conditions: &[String],
+) -> Option<Hazard> {
+    let found = catalog.tables.get(schema)?.get(table).filter(|found| found.relation == Relation::Table)?;
+    let stays = |condition: &String| {
+        let sql = format!("SELECT * FROM {}.{} WHERE {condition}", quoted(schema), quoted(table));
+        match (found.kind, view_kind(catalog, &sql)) {
+            (TableKind::Sharded { .. }, Some(TableKind::Sharded { .. }))
+            | (TableKind::Reference, Some(TableKind::Reference)) => true,
+            (TableKind::Local(own), Some(TableKind::Local(home))) => own == home,
+            _ => false,
+        }
+    };
+    if conditions.iter().all(stays) {
+        return None;
+    }
+    let events = vec![Event::Select, Event::Insert, Event::Update, Event::Delete];
+    let reason = "it looks at rows that may be on other shards".to_owned();
+    Some(Hazard { what: format!("{POLICY} \"{name}\""), events, reason })
+}
+
+/// Refuses policies that are new and look at other shards.
+pub(super) fn check_policies(before: &Catalog, after: &Catalog) -> Result<(), Refusal> {
+    let knows = |schema: &str, table: &str, hazard: &Hazard| {
+        let known = before.hazards.get(schema).and_then(|tables| tables.get(table));
+        known.is_some_and(|known| known.contains(hazard))
+    };
+    let mut new = after
+        .all_hazards()
+        .filter(|(schema, table, hazard)| hazard.what.starts_with(POLICY) && !knows(schema, table, hazard));
+    match new.next() {
+        Some((_, table, hazard)) => Err(reasons::hazard(table, &hazard.what, &hazard.reason)),
+        None => Ok(()),
+    }
 }
 
 fn spread_table<'c>(catalog: &'c Catalog, schema: &str, table: &str) -> Option<&'c crate::catalog::Table> {
@@ -46,17 +92,20 @@ pub(super) fn check(binder: &Binder<'_>, dml: &Dml) -> Result<(), Refusal> {
         Dml::Delete(_) => &[Event::Delete],
         Dml::Query(_) | Dml::Merge(_) => &[Event::Insert, Event::Update, Event::Delete],
     };
-    let found = binder.hazards.iter().find(|(_, hazard)| hazard.events.iter().any(|event| events.contains(event)));
-    match found {
-        Some((table, hazard)) => Err(reasons::hazard(table, &hazard.what, &hazard.reason)),
+    let wakes = |hazard: &Hazard, usage: Usage| match usage {
+        Usage::Target => hazard.events.iter().any(|event| events.contains(event)),
+        Usage::Preserved | Usage::Nullable => hazard.events.contains(&Event::Select),
+    };
+    match binder.hazards.iter().find(|(_, hazard, usage)| wakes(hazard, *usage)) {
+        Some((table, hazard, _)) => Err(reasons::hazard(table, &hazard.what, &hazard.reason)),
         None => Ok(()),
     }
 }
 
-/// Why rows may not be copied into a table.
-pub(super) fn check_copied(names: &Names<'_>, table: &TableRef) -> Result<(), Refusal> {
+/// Why rows may not be copied into a table, or out of it.
+pub(super) fn check_copied(names: &Names<'_>, table: &TableRef, event: Event) -> Result<(), Refusal> {
     // COPY passes rules over.
-    let wakes = |hazard: &&Hazard| hazard.events.contains(&Event::Insert) && hazard.what.starts_with("trigger");
+    let wakes = |hazard: &Hazard| hazard.events.contains(&event) && !hazard.what.starts_with(RULE);
     match of_table(names, table).find(|(_, hazard)| wakes(hazard)) {
         Some((name, hazard)) => Err(reasons::hazard(name, &hazard.what, &hazard.reason)),
         None => Ok(()),

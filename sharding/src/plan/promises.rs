@@ -7,6 +7,7 @@ use std::collections::HashSet;
 
 use super::bind::Binder;
 use super::code_of_trigger::{TriggerCode, reason_against};
+use super::hazards;
 use super::reasons;
 use super::scope::Names;
 use crate::catalog::{Catalog, Relation, Table, TableKind};
@@ -101,6 +102,7 @@ pub fn check(before: &Catalog, after: &Catalog, found: &Promises) -> Result<Must
     let concerned = |key: &&ForeignKey| key.new || moved.contains(&key.table) || moved.contains(&key.other);
     found.foreign_keys.iter().filter(concerned).try_for_each(|key| check_foreign(after, key))?;
     found.triggers.iter().try_for_each(|trigger| check_trigger(after, trigger))?;
+    hazards::check_policies(before, after)?;
     for default in &found.defaults {
         must_be_empty.extend(check_default(before, after, default).map(|refusal| (default.table.clone(), refusal)));
     }
