@@ -10,9 +10,8 @@ use crate::catalog::{Catalog, Event, Hazard, Relation, TableKind};
 use crate::refusal::Refusal;
 use crate::sql::tree::{Dml, TableRef};
 
-/// What the names of hazards begin with.
+/// What the names of rules begin with.
 const RULE: &str = "rule";
-const POLICY: &str = "policy";
 
 /// The hazard that a trigger is for its table, if it is one.
 pub fn of_trigger(catalog: &Catalog, (schema, table): (&str, &str), name: &str, code: &TriggerCode) -> Option<Hazard> {
@@ -57,22 +56,21 @@ pub fn of_policy(
     }
     let events = vec![Event::Select, Event::Insert, Event::Update, Event::Delete];
     let reason = "it looks at rows that may be on other shards".to_owned();
-    Some(Hazard { what: format!("{POLICY} \"{name}\""), events, reason })
+    Some(Hazard { what: policy(name), events, reason })
 }
 
-/// Refuses policies that are new and look at other shards.
-pub(super) fn check_policies(before: &Catalog, after: &Catalog) -> Result<(), Refusal> {
-    let knows = |schema: &str, table: &str, hazard: &Hazard| {
-        let known = before.hazards.get(schema).and_then(|tables| tables.get(table));
-        known.is_some_and(|known| known.contains(hazard))
-    };
-    let mut new = after
-        .all_hazards()
-        .filter(|(schema, table, hazard)| hazard.what.starts_with(POLICY) && !knows(schema, table, hazard));
-    match new.next() {
-        Some((_, table, hazard)) => Err(reasons::hazard(table, &hazard.what, &hazard.reason)),
+/// Refuses a policy of a table that looks at other shards.
+pub(super) fn check_policy(catalog: &Catalog, (schema, table): &(String, String), name: &str) -> Result<(), Refusal> {
+    let what = policy(name);
+    let known = catalog.hazards.get(schema).and_then(|tables| tables.get(table));
+    match known.and_then(|known| known.iter().find(|hazard| hazard.what == what)) {
+        Some(hazard) => Err(reasons::hazard(table, &what, &hazard.reason)),
         None => Ok(()),
     }
+}
+
+fn policy(name: &str) -> String {
+    format!("policy \"{name}\"")
 }
 
 fn spread_table<'c>(catalog: &'c Catalog, schema: &str, table: &str) -> Option<&'c crate::catalog::Table> {

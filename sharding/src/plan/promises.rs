@@ -66,6 +66,8 @@ pub struct Promises {
     pub foreign_keys: Vec<ForeignKey>,
     pub defaults: Vec<Default>,
     pub triggers: Vec<Trigger>,
+    /// Policies that the statement has made.
+    pub policies: Vec<(TableName, String)>,
 }
 
 /// Tables that may have no rows on any shard, each with what is said if they have.
@@ -102,7 +104,7 @@ pub fn check(before: &Catalog, after: &Catalog, found: &Promises) -> Result<Must
     let concerned = |key: &&ForeignKey| key.new || moved.contains(&key.table) || moved.contains(&key.other);
     found.foreign_keys.iter().filter(concerned).try_for_each(|key| check_foreign(after, key))?;
     found.triggers.iter().try_for_each(|trigger| check_trigger(after, trigger))?;
-    hazards::check_policies(before, after)?;
+    found.policies.iter().try_for_each(|(table, policy)| hazards::check_policy(after, table, policy))?;
     for default in &found.defaults {
         must_be_empty.extend(check_default(before, after, default).map(|refusal| (default.table.clone(), refusal)));
     }
