@@ -238,7 +238,8 @@ impl Code<'_> {
         if WORDS.contains(&&*word) {
             return told(&word.to_ascii_uppercase());
         }
-        if !self.is_mark(at + 1, "(") || at > 0 && self.is_mark(at - 1, ".") && self.word(at - 2) != "pg_catalog" {
+        let in_schema = at > 1 && self.is_mark(at - 1, ".");
+        if !self.is_mark(at + 1, "(") || in_schema && self.word(at - 2) != "pg_catalog" {
             return None;
         }
         let known = functions::lookup(self.catalog, Precedence::BuiltIn, None, &word)?;

@@ -1,4 +1,4 @@
-//! Triggers and rules of tables that would do harm over several shards: what they are, and the refusal of what would wake them.
+//! Triggers, rules and policies of tables that would do harm over several shards: what they are, and the refusal of what would wake them.
 
 use super::bind::{Binder, Usage};
 use super::code_of_trigger::{TriggerCode, reason_against};
@@ -78,7 +78,7 @@ fn spread_table<'c>(catalog: &'c Catalog, schema: &str, table: &str) -> Option<&
     (found.relation == Relation::Table && !matches!(found.kind, TableKind::Local(_))).then_some(found)
 }
 
-/// Why a statement may not write what it writes.
+/// Why a statement may not read or write what it does.
 pub(super) fn check(binder: &Binder<'_>, dml: &Dml) -> Result<(), Refusal> {
     let events: &[Event] = match dml {
         _ if binder.targets > 1 => &[Event::Insert, Event::Update, Event::Delete],
