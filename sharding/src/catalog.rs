@@ -35,6 +35,38 @@ pub struct Catalog {
     pub rules: TableRules,
     /// Schema -> sequence -> the shard whose values count.
     pub sequences: HashMap<String, HashMap<String, ShardId>>,
+    /// Schema -> table -> what forbids to read or write it over several shards.
+    pub hazards: HashMap<String, HashMap<String, Vec<Hazard>>>,
+}
+
+impl Catalog {
+    /// Every hazard with the schema and the name of its table.
+    pub fn all_hazards(&self) -> impl Iterator<Item = (&str, &str, &Hazard)> {
+        let tables = self.hazards.iter().flat_map(|(schema, tables)| tables.iter().map(move |found| (schema, found)));
+        tables.flat_map(|(schema, (name, found))| {
+            found.iter().map(move |hazard| (schema.as_str(), name.as_str(), hazard))
+        })
+    }
+}
+
+/// Something of a table that acts when its rows are read or written, and would do harm where the router cannot see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hazard {
+    /// `trigger "name"`, `rule "name"`, `policy "name"`.
+    pub what: String,
+    /// When it acts.
+    pub events: Vec<Event>,
+    /// What is wrong with it, as the end of a sentence.
+    pub reason: String,
+}
+
+/// What is done with rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    Select,
+    Insert,
+    Update,
+    Delete,
 }
 
 /// How the operator wants tables to be placed: `[[database]]` of the configuration.

@@ -6,11 +6,11 @@ use std::fmt;
 
 use pgsluice_sharding::Refusal;
 use pgsluice_sharding::catalog::{
-    Catalog, Collation, Column, ColumnDefault, Crossing, CrossingForm, Function, FunctionKind, Identity, Origin,
-    Relation, SequenceName, Table, TableKind, TableRules, Volatility,
+    Catalog, Collation, Column, ColumnDefault, Crossing, CrossingForm, Event, Function, FunctionKind, Hazard, Identity,
+    Origin, Relation, SequenceName, Table, TableKind, TableRules, Volatility,
 };
 use pgsluice_sharding::map::ShardId;
-use pgsluice_sharding::plan::{can_stand_for_view, view_kind};
+use pgsluice_sharding::plan::{TriggerCode, can_stand_for_view, hazards, view_kind};
 use pgsluice_sharding::sql::code::pin_of_code;
 
 use crate::catalog::queries::Subject;
@@ -63,6 +63,7 @@ pub struct Builder {
     functions: HashMap<String, Function>,
     /// With the table they belong to.
     sequences: Vec<(SequenceName, Option<(String, String)>)>,
+    actors: Vec<Actor>,
     views: Vec<ViewRow>,
 }
 
@@ -83,6 +84,29 @@ struct ViewRow {
     open: bool,
 }
 
+/// What acts when a table is written.
+#[derive(Debug)]
+struct Actor {
+    table: (String, String),
+    name: String,
+    act: Act,
+}
+
+#[derive(Debug)]
+enum Act {
+    Trigger(TriggerCode),
+    Rule(Event),
+    /// Its conditions.
+    Policy(Vec<String>),
+}
+
+impl Actor {
+    fn of(row: Row<'_>, act: Act) -> Result<Self, BadRow> {
+        let [schema, table, name] = [row.text(0)?, row.text(1)?, row.text(2)?].map(str::to_owned);
+        Ok(Self { table: (schema, table), name, act })
+    }
+}
+
 impl Builder {
     pub fn new(rules: TableRules, shards: u16) -> Self {
         Self {
@@ -98,6 +122,7 @@ impl Builder {
             parents: Vec::new(),
             functions: HashMap::new(),
             sequences: Vec::new(),
+            actors: Vec::new(),
             views: Vec::new(),
         }
     }
@@ -117,6 +142,9 @@ impl Builder {
             Subject::Parents => self.parent(row),
             Subject::Functions => self.function(row),
             Subject::Sequences => self.sequence(row),
+            Subject::Triggers => self.trigger(row),
+            Subject::Rules => self.rule(row),
+            Subject::Policies => self.policy(row),
             Subject::Defaults => self.default(row),
             Subject::Views => self.view(row),
         }
@@ -230,6 +258,29 @@ impl Builder {
         Ok(())
     }
 
+    fn trigger(&mut self, row: Row<'_>) -> Result<(), BadRow> {
+        let [function, language, body] = [row.text(4)?, row.text(5)?, row.text(6)?].map(str::to_owned);
+        let code = TriggerCode { kind: row.number(3)?, function, language, body };
+        self.actors.push(Actor::of(row, Act::Trigger(code))?);
+        Ok(())
+    }
+
+    fn rule(&mut self, row: Row<'_>) -> Result<(), BadRow> {
+        let event = match row.text(3)? {
+            "2" => Event::Update,
+            "3" => Event::Insert,
+            _ => Event::Delete,
+        };
+        self.actors.push(Actor::of(row, Act::Rule(event))?);
+        Ok(())
+    }
+
+    fn policy(&mut self, row: Row<'_>) -> Result<(), BadRow> {
+        let conditions = [row.optional(3), row.optional(4)].into_iter().flatten().map(str::to_owned).collect();
+        self.actors.push(Actor::of(row, Act::Policy(conditions))?);
+        Ok(())
+    }
+
     fn default(&mut self, row: Row<'_>) -> Result<(), BadRow> {
         let (schema, table, column) = (row.text(0)?, row.text(1)?, row.text(2)?);
         let identity = match row.text(3)? {
@@ -336,9 +387,21 @@ impl Builder {
             default_collation: self.default_collation,
             search_path: self.search_path,
             rules: self.rules,
+            hazards: HashMap::new(),
         };
         if self.shards > 1 {
+            find_hazards(&mut catalog, &self.actors, &self.parents, &self.views);
             look_through(&mut catalog, self.views);
+            let Catalog { hazards, tables, .. } = &mut catalog;
+            for (schema, hazards) in hazards {
+                let is_local_view = |name: &str| {
+                    let table = tables.get(schema).and_then(|tables| tables.get(name));
+                    table.is_some_and(|table| {
+                        table.relation != Relation::Table && matches!(table.kind, TableKind::Local(_))
+                    })
+                };
+                hazards.retain(|name, _| !is_local_view(name));
+            }
         }
         Loaded { catalog, problems }
     }
@@ -402,6 +465,41 @@ fn leave_out_scattered(
         ));
         tables.get_mut(schema).and_then(|tables| tables.remove(name));
     }
+}
+
+/// Finds the triggers and rules that would do harm. Those of a child act for its parents too, and those of a table for the views over it.
+fn find_hazards(catalog: &mut Catalog, actors: &[Actor], parents: &[[(String, String); 2]], views: &[ViewRow]) {
+    let mut hazards: HashMap<String, HashMap<String, Vec<Hazard>>> = HashMap::new();
+    let mut note = |(schema, table): (&str, &str), hazard: &Hazard| {
+        let known = hazards.entry(schema.to_owned()).or_default().entry(table.to_owned()).or_default();
+        if !known.contains(hazard) {
+            known.push(hazard.clone());
+        }
+    };
+    for Actor { table: (schema, table), name, act } in actors {
+        let own = (schema.as_str(), table.as_str());
+        let found = match act {
+            Act::Trigger(code) => hazards::of_trigger(catalog, own, name, code),
+            Act::Rule(event) => hazards::of_rule(catalog, own, name, *event),
+            Act::Policy(conditions) => hazards::of_policy(catalog, own, name, conditions),
+        };
+        let Some(hazard) = found else { continue };
+        let mut concerned = vec![own];
+        let mut next = 0;
+        while let Some((schema, table)) = concerned.get(next).copied() {
+            let above = parents.iter().filter(|[child, _]| child.0 == schema && child.1 == table);
+            let above = above.map(|[_, (schema, table)]| (schema.as_str(), table.as_str()));
+            let new: Vec<_> = above.filter(|parent| !concerned.contains(parent)).collect();
+            concerned.extend(new);
+            next += 1;
+        }
+        let names = |view: &ViewRow| concerned.iter().any(|(_, table)| view.definition.contains(table));
+        for view in views.iter().filter(|view| names(view)) {
+            note((&view.schema, &view.name), &hazard);
+        }
+        concerned.into_iter().for_each(|table| note(table, &hazard));
+    }
+    catalog.hazards = hazards;
 }
 
 /// Finds out where the rows of views are, those of views over views last; of the others, which can be read as the query they stand for.

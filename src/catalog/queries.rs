@@ -17,6 +17,9 @@ pub enum Subject {
     Parents,
     Functions,
     Sequences,
+    Triggers,
+    Rules,
+    Policies,
     Defaults,
     Views,
 }
@@ -29,7 +32,7 @@ pub struct Query {
 }
 
 /// All questions, in the order in which the builder wants the answers.
-pub const QUERIES: [Query; 8] = [
+pub const QUERIES: [Query; 10] = [
     Query { subject: Subject::Database, sql: DATABASE },
     Query { subject: Subject::Collations, sql: COLLATIONS },
     Query { subject: Subject::Domains, sql: DOMAINS },
@@ -38,14 +41,20 @@ pub const QUERIES: [Query; 8] = [
     Query { subject: Subject::Parents, sql: PARENTS },
     Query { subject: Subject::Functions, sql: FUNCTIONS },
     Query { subject: Subject::Sequences, sql: SEQUENCES },
+    Query { subject: Subject::Triggers, sql: TRIGGERS },
+    Query { subject: Subject::Rules, sql: RULES },
 ];
 
 /// What is asked last, where no transaction is open: these change the search path of their transaction.
-pub const OUTSIDE_QUERIES: [Query; 2] =
-    [Query { subject: Subject::Defaults, sql: DEFAULTS }, Query { subject: Subject::Views, sql: VIEWS }];
+pub const OUTSIDE_QUERIES: [Query; 3] = [
+    Query { subject: Subject::Policies, sql: POLICIES },
+    Query { subject: Subject::Defaults, sql: DEFAULTS },
+    Query { subject: Subject::Views, sql: VIEWS },
+];
 
 /// What is asked in the middle of a client's transaction instead: names in expressions are as its search path wants them.
-pub const INSIDE_QUERIES: [Query; 1] = [Query { subject: Subject::Defaults, sql: OWN_DEFAULTS }];
+pub const INSIDE_QUERIES: [Query; 2] =
+    [Query { subject: Subject::Policies, sql: OWN_POLICIES }, Query { subject: Subject::Defaults, sql: OWN_DEFAULTS }];
 
 /// provider, LC_COLLATE, the search_path that RESET goes back to.
 ///
@@ -152,6 +161,62 @@ LEFT JOIN pg_catalog.pg_class t ON t.oid OPERATOR(pg_catalog.=) d.refobjid \
 LEFT JOIN pg_catalog.pg_namespace m ON m.oid OPERATOR(pg_catalog.=) t.relnamespace \
 WHERE c.relkind OPERATOR(pg_catalog.=) 'S' AND c.relpersistence OPERATOR(pg_catalog.<>) 't' \
   AND n.nspname OPERATOR(pg_catalog.<>) 'sluice'";
+
+/// schema, table, trigger, `tgtype`, function, its language, its body: the triggers that act when a client writes.
+const TRIGGERS: &str = "\
+SELECT n.nspname, c.relname, t.tgname, t.tgtype, p.proname, l.lanname, p.prosrc \
+FROM pg_catalog.pg_trigger t \
+JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) t.tgrelid \
+JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace \
+JOIN pg_catalog.pg_proc p ON p.oid OPERATOR(pg_catalog.=) t.tgfoid \
+JOIN pg_catalog.pg_language l ON l.oid OPERATOR(pg_catalog.=) p.prolang \
+WHERE NOT t.tgisinternal AND t.tgenabled OPERATOR(pg_catalog.=) ANY ('{O,A}'::pg_catalog.\"char\"[]) \
+  AND n.nspname OPERATOR(pg_catalog.<>) 'sluice' \
+ORDER BY n.nspname, c.relname, t.tgname";
+
+/// schema, table, rule, `ev_type`: the rules of tables that do more than nothing.
+const RULES: &str = "\
+SELECT n.nspname, c.relname, r.rulename, r.ev_type \
+FROM pg_catalog.pg_rewrite r \
+JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) r.ev_class \
+JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace \
+WHERE c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p}'::pg_catalog.\"char\"[]) \
+  AND r.ev_enabled OPERATOR(pg_catalog.=) ANY ('{O,A}'::pg_catalog.\"char\"[]) \
+  AND NOT (r.ev_qual::pg_catalog.text OPERATOR(pg_catalog.=) '<>' \
+    AND pg_catalog.pg_get_ruledef(r.oid) OPERATOR(pg_catalog.~) ' DO (INSTEAD )?NOTHING;?$') \
+  AND n.nspname OPERATOR(pg_catalog.<>) ALL ('{pg_catalog,information_schema,sluice}'::pg_catalog.name[]) \
+ORDER BY n.nspname, c.relname, r.rulename";
+
+macro_rules! policies {
+    ($before:literal, $first:literal) => {
+        concat!(
+            $before,
+            "SELECT n.nspname, c.relname, p.polname, pg_catalog.pg_get_expr(p.polqual, p.polrelid), \
+               pg_catalog.pg_get_expr(p.polwithcheck, p.polrelid) \
+             FROM ",
+            $first,
+            "pg_catalog.pg_policy p \
+             JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) p.polrelid \
+             JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace \
+             WHERE c.relrowsecurity AND EXISTS (SELECT FROM pg_catalog.pg_depend d \
+               WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_policy'::pg_catalog.regclass \
+                 AND d.objid OPERATOR(pg_catalog.=) p.oid \
+                 AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass \
+                 AND d.refobjid OPERATOR(pg_catalog.<>) p.polrelid) \
+             ORDER BY n.nspname, c.relname, p.polname"
+        )
+    };
+}
+
+/// schema, table, policy, its USING and its WITH CHECK: the policies in force that look at other tables.
+const POLICIES: &str = policies!(
+    "WITH settings AS MATERIALIZED (SELECT pg_catalog.set_config('search_path', '', true)), \
+     ready AS MATERIALIZED (SELECT pg_catalog.count(*) FROM settings) ",
+    "ready CROSS JOIN "
+);
+
+/// The same, with names as the search path wants them.
+const OWN_POLICIES: &str = policies!("", "");
 
 macro_rules! defaults {
     ($before:literal, $first:literal) => {
@@ -267,7 +332,12 @@ SELECT pg_catalog.concat_ws('/', \
  (SELECT pg_catalog.sum(pg_catalog.hashtextextended(pg_catalog.concat_ws(',', p.conrelid, p.conkey), 0)\
    ::pg_catalog.numeric) FROM pg_catalog.pg_constraint p WHERE p.contype OPERATOR(pg_catalog.=) 'p' \
    AND p.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid), \
- (SELECT pg_catalog.sum(pg_catalog.hashtextextended(r.ev_action::pg_catalog.text, 0)::pg_catalog.numeric) \
+ (SELECT pg_catalog.sum(pg_catalog.hashtextextended(pg_catalog.concat_ws(',', t.tgrelid, t.tgname, t.tgfoid, t.tgtype, t.tgenabled), 0)\
+   ::pg_catalog.numeric) FROM pg_catalog.pg_trigger t WHERE NOT t.tgisinternal), \
+ (SELECT pg_catalog.sum(pg_catalog.hashtextextended(pg_catalog.concat_ws(',', p.polrelid, p.polname, p.polqual, p.polwithcheck), 0)\
+   ::pg_catalog.numeric) FROM pg_catalog.pg_policy p), \
+ (SELECT pg_catalog.sum(pg_catalog.hashtextextended(\
+   pg_catalog.concat_ws(',', r.rulename, r.ev_class, r.ev_enabled, r.ev_qual, r.ev_action), 0)::pg_catalog.numeric) \
    FROM pg_catalog.pg_rewrite r WHERE r.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid), \
  (SELECT pg_catalog.sum(pg_catalog.hashtextextended(pg_catalog.concat_ws(',', i.inhrelid, i.inhparent), 0)\
    ::pg_catalog.numeric) FROM pg_catalog.pg_inherits i), \

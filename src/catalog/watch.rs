@@ -111,7 +111,7 @@ impl CatalogWatch {
     /// Loads anew: to be awaited after DDL has passed. Many callers share a load, but each gets one that
     /// began after its call. Returns whether anything may have changed.
     ///
-    /// The first shard is enough as long as no table lives on another one alone.
+    /// The first shard is enough as long as no table lives on another one alone, and nothing was found on any that only one may have.
     ///
     /// # Errors
     /// No shard answered; the catalog stays as it was.
@@ -128,6 +128,7 @@ impl CatalogWatch {
         if let Some(first) = source.shards.first()
             && self.version() > 0
             && !source.rules.tables.values().any(elsewhere)
+            && self.current().hazards.is_empty()
         {
             let loaded = load_shard(&first.primary, &source.rules, count(&source.shards)).await;
             changed = loaded.ok().map(|loaded| self.publish(loaded.catalog));
@@ -324,6 +325,13 @@ fn combine(loaded: Vec<(ShardId, Catalog)>, before: &Catalog) -> Option<Catalog>
             combined.sequences.entry(schema.clone()).or_default().extend(own);
         }
     }
+    // What one shard alone does is harm enough.
+    for (schema, table, hazard) in others.iter().flat_map(|(_, other)| other.all_hazards()) {
+        let known = combined.hazards.entry(schema.to_owned()).or_default().entry(table.to_owned()).or_default();
+        if !known.contains(hazard) {
+            known.push(hazard.clone());
+        }
+    }
     let others = others.into_iter().map(|(id, catalog)| (Some(id), catalog)).chain([(None, before.clone())]);
     for (id, catalog) in others {
         for (schema, tables) in catalog.tables {
@@ -348,6 +356,7 @@ fn count(shards: &[Shard]) -> u16 {
 
 fn same(a: &Catalog, b: &Catalog) -> bool {
     a.tables == b.tables
+        && a.hazards == b.hazards
         && a.views == b.views
         && a.functions == b.functions
         && a.sequences == b.sequences

@@ -13,7 +13,7 @@ use std::time::Instant;
 use bytes::BytesMut;
 use pgsluice_sharding::ShardId;
 use pgsluice_sharding::merge::Merge;
-use pgsluice_sharding::plan::{Gather, Step};
+use pgsluice_sharding::plan::{Copies, Gather, Step};
 use pgsluice_sharding::sql::{Access, Command, Explain, ExplainFormat, Statement};
 
 use crate::clock;
@@ -197,6 +197,7 @@ impl Conversation {
         request: ManyRequest<'_>,
     ) -> Result<(), Failure> {
         let reads_elsewhere = match write {
+            ManyWrite::Each { copies: Some(Copies { mirror: Some(_), .. }), .. } => true,
             ManyWrite::Each { read, .. } => !read.query.inputs.is_empty(),
             ManyWrite::Rows { .. } => false,
             ManyWrite::Selected { .. } | ManyWrite::Moved { .. } => true,

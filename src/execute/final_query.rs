@@ -138,6 +138,12 @@ impl InputRows {
         self.take_row(&[row.get(7..).unwrap_or_default(), more].concat());
     }
 
+    /// Takes the cells of one row.
+    pub(super) fn take_cells(&mut self, cells: &[u8]) {
+        self.bytes += cells.len();
+        self.take_row(cells);
+    }
+
     fn take_row(&mut self, mut cells: &[u8]) {
         self.rows += 1;
         for column in &mut self.columns {

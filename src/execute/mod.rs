@@ -52,6 +52,7 @@ pub mod greeting;
 mod links;
 mod listen;
 mod measure;
+mod mirror;
 mod moved;
 mod pipeline;
 mod prepared;

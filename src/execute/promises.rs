@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use pgsluice_sharding::Refusal;
 use pgsluice_sharding::catalog::Catalog;
+use pgsluice_sharding::plan::TriggerCode;
 use pgsluice_sharding::plan::promises::{self, Default, ForeignKey, Promises, TableName, Trigger, Unique};
 use pgsluice_sharding::sql::Access;
 use serde_json::Value;
@@ -14,7 +15,7 @@ use crate::protocol::reply;
 use super::worker::Served;
 use super::{CatalogChange, Conversation, Failure};
 
-/// One JSON array for each unique index, foreign key, default, trigger: the letter of its kind, schema, table, whether this transaction has
+/// One JSON array for each unique index, foreign key, default, trigger, policy: the letter of its kind, schema, table, whether this transaction has
 /// made it, and what [`read`] takes.
 const QUESTION: &str = "\
 SELECT pg_catalog.json_build_array('u', n.nspname, c.relname, pg_catalog.age(i.xmin) OPERATOR(pg_catalog.<=) 0, \
@@ -49,14 +50,18 @@ LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid OPERATOR(pg_catalog.=) a.attrelid
 WHERE pg_catalog.age(a.xmin) OPERATOR(pg_catalog.<=) 0 AND (d.oid IS NOT NULL OR a.attidentity OPERATOR(pg_catalog.<>) '') \
   AND a.attgenerated OPERATOR(pg_catalog.=) '' AND a.attnum OPERATOR(pg_catalog.>) 0 AND NOT a.attisdropped \
 UNION ALL \
-SELECT pg_catalog.json_build_array('t', n.nspname, c.relname, true, p.proname, \
-  CASE WHEN l.lanname OPERATOR(pg_catalog.=) 'plpgsql' THEN p.prosrc END) \
+SELECT pg_catalog.json_build_array('t', n.nspname, c.relname, true, p.proname, l.lanname, p.prosrc, t.tgtype) \
 FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) t.tgrelid \
 JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace \
 JOIN pg_catalog.pg_proc p ON p.oid OPERATOR(pg_catalog.=) t.tgfoid \
 JOIN pg_catalog.pg_language l ON l.oid OPERATOR(pg_catalog.=) p.prolang \
 WHERE NOT t.tgisinternal \
-  AND (pg_catalog.age(t.xmin) OPERATOR(pg_catalog.<=) 0 OR pg_catalog.age(p.xmin) OPERATOR(pg_catalog.<=) 0)";
+  AND (pg_catalog.age(t.xmin) OPERATOR(pg_catalog.<=) 0 OR pg_catalog.age(p.xmin) OPERATOR(pg_catalog.<=) 0) \
+UNION ALL \
+SELECT pg_catalog.json_build_array('p', n.nspname, c.relname, true, p.polname) \
+FROM pg_catalog.pg_policy p JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) p.polrelid \
+JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace \
+WHERE pg_catalog.age(p.xmin) OPERATOR(pg_catalog.<=) 0";
 
 impl Conversation {
     /// Refuses what this transaction's DDL has done to the tables of `before`, if they cannot be held to what is promised of them any more.
@@ -136,7 +141,12 @@ fn read(value: &Value, found: &mut Promises) -> Option<()> {
             new,
         }),
         "d" => found.defaults.push(Default { table, column: text(4)?, expression: optional(5) }),
-        _ => found.triggers.push(Trigger { table, function: text(4)?, body: optional(5) }),
+        "p" => found.policies.push((table, text(4)?)),
+        _ => {
+            let kind = i16::try_from(cells.get(7)?.as_i64()?).ok()?;
+            let code = TriggerCode { kind, function: text(4)?, language: text(5)?, body: text(6)? };
+            found.triggers.push(Trigger { table, code });
+        }
     }
     Some(())
 }

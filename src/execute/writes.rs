@@ -23,6 +23,7 @@ use super::ask::Notices;
 use super::cursors::close_portal_of_router;
 use super::final_query::Beyond;
 use super::gather::{Described, ManyRequest, OUT_BYTES, bind_for_shard, columns};
+use super::mirror::First;
 use super::types::ParameterTypes;
 use super::worker::Description;
 use super::{Conversation, Failure};
@@ -125,6 +126,11 @@ impl Conversation {
             self.take_turn(&ids, &copies.turn).await?;
         }
         let (sql, types, arguments) = self.prepare_each(read, ids[0], request.arguments).await?;
+        if let Some(copies) = copies
+            && let Some(mirror) = &copies.mirror
+        {
+            return self.write_mirrored(copies, mirror, &ids, First { sql, types, arguments }, request).await;
+        }
         let part = |id: &u64| Part { id: *id, sql: sql.clone() };
         let first = [part(&ids[0])];
         self.start_parts(&first, &types, &arguments)?;
@@ -337,7 +343,7 @@ impl Conversation {
     }
 
     /// Sends the parts that lie ready, so that all servers work at the same time.
-    async fn send_all_parts(&mut self, parts: &[Part]) -> Result<(), Failure> {
+    pub(super) async fn send_all_parts(&mut self, parts: &[Part]) -> Result<(), Failure> {
         for part in parts {
             let i = self.position(part.id)?;
             self.links[i].borrow_buffer(&self.worker);
@@ -526,7 +532,7 @@ impl Rows<'_> {
 }
 
 /// In a REPEATABLE READ transaction the snapshots of two shards may be on either side of another's commit.
-fn unlike_copies(table: &str) -> ErrorFields {
+pub(super) fn unlike_copies(table: &str) -> ErrorFields {
     let message = format!("the copies of reference table \"{table}\" are not the same on all shards");
     ErrorFields::error("40001", message)
         .with_detail("The statement concerns more rows on one of them than on another.")

@@ -7,6 +7,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod acting;
 mod arrays;
 mod bank;
 mod conversations;
@@ -28,6 +29,7 @@ mod interrupted;
 mod large;
 mod listening;
 mod loading;
+mod mirrored;
 mod peers;
 mod phases;
 mod pipelines;

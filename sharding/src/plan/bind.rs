@@ -10,7 +10,7 @@ use super::bind_query::Seen;
 use super::conditions::{Clause, Condition};
 use super::scope::{Columns, Found, Names, Rel, is_sharded, is_view};
 use super::terms::{ColumnKind, Family, Nature, Term, Terms, ValueSet};
-use crate::catalog::{Collation, Table, TableKind};
+use crate::catalog::{Collation, Hazard, Table, TableKind};
 use crate::key::KeyType;
 use crate::map::ShardId;
 use crate::refusal::Refusal;
@@ -238,6 +238,8 @@ pub(crate) struct Binder<'c> {
     pub reference_reads: Vec<String>,
     /// How many tables are written.
     pub targets: usize,
+    /// What may act when tables are read and written, each with its table.
+    pub hazards: Vec<(&'c str, &'c Hazard, Usage)>,
     /// What is known of the query of an INSERT ... SELECT.
     pub selected: Option<Seen>,
     /// By what a MERGE ties the rows that it uses to those that it writes, if it may insert.
@@ -273,6 +275,7 @@ impl<'c> Binder<'c> {
             reference_writes: Vec::new(),
             reference_reads: Vec::new(),
             targets: 0,
+            hazards: Vec::new(),
             selected: None,
             used: None,
             moves: Moves::No,
@@ -348,7 +351,16 @@ impl<'c> Binder<'c> {
         rel
     }
 
-    fn note_table(&mut self, found: &'c Table, [schema, name]: [&str; 2], table: &TableRef, rel: usize, usage: Usage) {
+    fn note_table(
+        &mut self,
+        found: &'c Table,
+        [schema, name]: [&'c str; 2],
+        table: &TableRef,
+        rel: usize,
+        usage: Usage,
+    ) {
+        let hazards = self.names.catalog.hazards.get(schema).and_then(|tables| tables.get(name));
+        self.hazards.extend(hazards.into_iter().flatten().map(|hazard| (name, hazard, usage)));
         if is_view(found) {
             self.facts.user_view = true;
             if !self.names.has_rule(table.schema.as_deref(), name) {

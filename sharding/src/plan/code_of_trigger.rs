@@ -1,25 +1,86 @@
-//! What a trigger's function does beside its own row, as far as the words of its text show.
+//! What a trigger's function does beside its own row, and to it, as far as the words of its text show.
 
-use crate::catalog::{Catalog, Table, TableKind, Volatility};
-use crate::sql::functions::lives_at_home;
+use crate::catalog::{Catalog, Event, Table, TableKind, Volatility};
+use crate::sql::functions::{self, Precedence, lives_at_home};
 use crate::sql::lex::{Lexer, Token, TokenKind};
 
-/// Why a function with this body may not run where the rows of `table` are; as the end of a sentence about it.
-pub(super) fn reason_against(catalog: &Catalog, table: &Table, body: &str) -> Option<String> {
-    let tokens: Vec<Token> = Lexer::new(body).collect();
-    let mut code = Code { catalog, body, tokens: &tokens, tied: false };
+/// The bits of `pg_trigger.tgtype`.
+const ROW: i16 = 1;
+const BEFORE: i16 = 2;
+const INSERT: i16 = 4;
+const DELETE: i16 = 8;
+const UPDATE: i16 = 16;
+const INSTEAD: i16 = 64;
+
+/// Functions in other languages that look at their row only, and set it to the same everywhere.
+const HARMLESS: [&str; 4] = [
+    "insert_username",
+    "suppress_redundant_updates_trigger",
+    "tsvector_update_trigger",
+    "tsvector_update_trigger_column",
+];
+
+/// A trigger as a server tells of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TriggerCode {
+    /// `pg_trigger.tgtype`: when it runs, and for what.
+    pub kind: i16,
+    pub function: String,
+    /// Of the function.
+    pub language: String,
+    /// What `prosrc` says.
+    pub body: String,
+}
+
+impl TriggerCode {
+    /// What it runs for.
+    pub fn events(&self) -> Vec<Event> {
+        let all = [(INSERT, Event::Insert), (UPDATE, Event::Update), (DELETE, Event::Delete)];
+        all.into_iter().filter(|(bit, _)| self.kind & bit != 0).map(|(_, event)| event).collect()
+    }
+
+    /// INSTEAD OF: it is for a view.
+    pub(super) fn is_instead(&self) -> bool {
+        self.kind & INSTEAD != 0
+    }
+
+    /// Whether what it returns is stored.
+    fn sets_row(&self) -> bool {
+        self.kind & (ROW | BEFORE) == ROW | BEFORE && self.kind & (INSERT | UPDATE) != 0
+    }
+}
+
+/// Why this trigger may not run where the rows of `table` are; as the end of a sentence about its function.
+pub(super) fn reason_against(catalog: &Catalog, table: &Table, trigger: &TriggerCode) -> Option<String> {
     let key = match table.kind {
         TableKind::Sharded { column, .. } => table.columns.get(column).map(|column| column.name.as_str()),
         TableKind::Reference | TableKind::Local(_) => None,
     };
-    code.tied = key.is_some_and(|key| code.mentions_own(key));
-    (0..tokens.len()).find_map(|at| code.reason_at(at))
+    if trigger.language != "plpgsql" {
+        let function = &*trigger.function;
+        let is_known = HARMLESS.contains(&function) || key.is_some() && function == "moddatetime";
+        let touches = trigger.sets_row() || key.is_none();
+        return (!is_known && touches)
+            .then(|| format!("is written in {}, which the router does not look into", trigger.language));
+    }
+    let body = &*trigger.body;
+    let tokens: Vec<Token> = Lexer::new(body).collect();
+    let mut code = Code { catalog, body, tokens: &tokens, key, tied: false };
+    code.tied = code.mentions_own();
+    let beside = (0..tokens.len()).find_map(|at| code.reason_at(at));
+    beside.or_else(|| match key {
+        _ if !trigger.sets_row() => None,
+        Some(key) => (0..tokens.len()).find_map(|at| code.sets_key(at, key)),
+        None => (0..tokens.len()).find_map(|at| code.varies_at(at)),
+    })
 }
 
 struct Code<'a> {
     catalog: &'a Catalog,
     body: &'a str,
     tokens: &'a [Token],
+    /// Of its own row.
+    key: Option<&'a str>,
     /// It names the sharding key of its own row.
     tied: bool,
 }
@@ -41,10 +102,15 @@ impl Code<'_> {
     }
 
     /// Whether NEW or OLD is asked for the sharding key.
-    fn mentions_own(&self, key: &str) -> bool {
-        (0..self.tokens.len()).any(|at| {
-            matches!(self.word(at).as_str(), "new" | "old") && self.is_mark(at + 1, ".") && self.word(at + 2) == key
-        })
+    fn mentions_own(&self) -> bool {
+        (0..self.tokens.len()).any(|at| self.is_own_key(at))
+    }
+
+    /// NEW or OLD with the sharding key.
+    fn is_own_key(&self, at: usize) -> bool {
+        matches!(self.word(at).as_str(), "new" | "old")
+            && self.is_mark(at + 1, ".")
+            && self.key.is_some_and(|key| self.word(at + 2) == key)
     }
 
     fn reason_at(&self, at: usize) -> Option<String> {
@@ -52,7 +118,9 @@ impl Code<'_> {
         let before = if at == 0 { String::new() } else { self.word(at - 1) };
         match word.as_str() {
             "execute" => return Some("runs statements that it builds from strings".into()),
-            "into" if matches!(before.as_str(), "insert" | "merge") => return self.table_at(at + 1, true),
+            "into" if matches!(before.as_str(), "insert" | "merge") => {
+                return self.table_at(at + 1, true).or_else(|| self.inserts_elsewhere(at + 1));
+            }
             "from" => return self.table_at(at + 1, before == "delete"),
             "update" | "truncate" => return self.table_at(at + 1, true),
             "join" | "using" => return self.table_at(at + 1, false),
@@ -71,16 +139,81 @@ impl Code<'_> {
         }
     }
 
-    /// What speaks against reading or writing the table whose name begins here.
-    fn table_at(&self, at: usize, writes: bool) -> Option<String> {
+    /// The table whose name begins here, its name, and what stands behind it.
+    fn table(&self, at: usize) -> Option<(&Table, String, usize)> {
         let at = if self.word(at) == "only" { at + 1 } else { at };
-        let (schema, name) = match self.is_mark(at + 1, ".") {
-            true => (Some(self.word(at)), self.word(at + 2)),
-            false => (None, self.word(at)),
+        let (schema, name, end) = match self.is_mark(at + 1, ".") {
+            true => (Some(self.word(at)), self.word(at + 2), at + 3),
+            false => (None, self.word(at), at + 1),
         };
         let is_meant = |found: &str| schema.as_deref().is_none_or(|schema| schema == found);
         let mut tables = self.catalog.tables.iter().filter(|(schema, _)| is_meant(schema));
-        let found = tables.find_map(|(_, tables)| tables.get(&name))?;
+        Some((tables.find_map(|(_, tables)| tables.get(&name))?, name, end))
+    }
+
+    /// INSERT ... VALUES into the sharded table whose name begins here, of a row whose key is a field or a literal that is not the own key.
+    fn inserts_elsewhere(&self, at: usize) -> Option<String> {
+        let (table, name, mut at) = self.table(at)?;
+        let TableKind::Sharded { column, .. } = table.kind else { return None };
+        let key = &table.columns.get(column)?.name;
+        let elsewhere = || Some(format!("stores rows of \"{name}\" under another sharding key than its own row's"));
+        if self.word(at) == "as" {
+            at += 2;
+        }
+        let mut position = column;
+        if self.is_mark(at, "(") {
+            let list = self.items(at);
+            let Some(found) = list.iter().position(|item| item.len() == 1 && self.word(item.start) == *key) else {
+                return elsewhere();
+            };
+            position = found;
+            at = list.last()?.end + 1;
+        }
+        if self.word(at) != "values" {
+            return None;
+        }
+        let mut open = at + 1;
+        while self.is_mark(open, "(") {
+            let row = self.items(open);
+            let value = row.get(position)?;
+            let first = self.word(value.start);
+            let is_field = matches!(first.as_str(), "new" | "old") && value.len() == 3;
+            let is_literal =
+                value.len() == 1 && !matches!(self.tokens[value.start].kind, TokenKind::Word | TokenKind::Quoted);
+            if is_literal || is_field && !self.is_own_key(value.start) {
+                return elsewhere();
+            }
+            open = row.last()?.end + 2;
+        }
+        None
+    }
+
+    /// What stands between the commas of the brackets that open here.
+    fn items(&self, open: usize) -> Vec<std::ops::Range<usize>> {
+        let (mut items, mut depth, mut start) = (Vec::new(), 0, open + 1);
+        for at in open..self.tokens.len() {
+            match () {
+                () if self.is_mark(at, "(") => depth += 1,
+                () if self.is_mark(at, ")") => {
+                    depth -= 1;
+                    if depth == 0 {
+                        items.push(start..at);
+                        break;
+                    }
+                }
+                () if depth == 1 && self.is_mark(at, ",") => {
+                    items.push(start..at);
+                    start = at + 1;
+                }
+                () => {}
+            }
+        }
+        items
+    }
+
+    /// What speaks against reading or writing the table whose name begins here.
+    fn table_at(&self, at: usize, writes: bool) -> Option<String> {
+        let (found, name, _) = self.table(at)?;
         match (found.kind, writes) {
             (TableKind::Sharded { .. }, _) if self.tied => None,
             (TableKind::Sharded { .. }, _) => {
@@ -90,5 +223,79 @@ impl Code<'_> {
             (TableKind::Reference, true) => Some(format!("writes reference table \"{name}\"")),
             (TableKind::Local(_), _) => Some(format!("uses local table \"{name}\"")),
         }
+    }
+
+    /// What stands here that gives the row another value on every shard.
+    fn varies_at(&self, at: usize) -> Option<String> {
+        const WORDS: [&str; 5] = ["current_timestamp", "current_date", "current_time", "localtimestamp", "localtime"];
+        let word = self.word(at);
+        let told = |what: &str| Some(format!("uses {what}, which is another value on every shard"));
+        if self.tokens[at].kind == TokenKind::Text {
+            let text = self.body[self.tokens[at].start..self.tokens[at].end].trim_matches('\'').trim();
+            let is_time = ["now", "today", "tomorrow", "yesterday"].iter().any(|word| text.eq_ignore_ascii_case(word));
+            return if is_time { told(&format!("'{text}'")) } else { None };
+        }
+        if WORDS.contains(&&*word) {
+            return told(&word.to_ascii_uppercase());
+        }
+        let in_schema = at > 1 && self.is_mark(at - 1, ".");
+        if !self.is_mark(at + 1, "(") || in_schema && self.word(at - 2) != "pg_catalog" {
+            return None;
+        }
+        let known = functions::lookup(self.catalog, Precedence::BuiltIn, None, &word)?;
+        let volatile = known.function.volatility == Volatility::Volatile;
+        let clock = functions::is_transaction_clock(&word) || functions::is_clock(&word);
+        if volatile || clock { told(&format!("{word}()")) } else { None }
+    }
+
+    /// Whether the key of the row, or all of the row, gets another value here.
+    fn sets_key(&self, at: usize, key: &str) -> Option<String> {
+        let word = self.word(at);
+        let row = || Some("replaces the row, and may change its sharding key".to_owned());
+        match word.as_str() {
+            "new" if self.is_mark(at + 1, ".") && self.word(at + 2) == key => {
+                self.is_assigned(at, at + 3).then(|| format!("sets the sharding key \"{key}\" of its row"))
+            }
+            "new" if !self.is_mark(at + 1, ".") && self.is_assigned(at, at + 1) => row(),
+            "into" if at == 0 || !matches!(self.word(at - 1).as_str(), "insert" | "merge") => {
+                let mut next = if self.word(at + 1) == "strict" { at + 2 } else { at + 1 };
+                loop {
+                    let is_field = self.is_mark(next + 1, ".");
+                    if self.word(next) == "new" && (!is_field || self.word(next + 2) == key) {
+                        return row();
+                    }
+                    next += if is_field { 3 } else { 1 };
+                    if !self.is_mark(next, ",") {
+                        return None;
+                    }
+                    next += 1;
+                }
+            }
+            "alias" if self.word(at + 1) == "for" => row(),
+            "return" if !self.returns_own(at + 1) => row(),
+            _ => None,
+        }
+    }
+
+    /// Whether what begins at `at` and ends before `end` is the left side of an assignment.
+    fn is_assigned(&self, at: usize, end: usize) -> bool {
+        let begins = at == 0
+            || self.is_mark(at - 1, ";")
+            || self.is_mark(at - 1, ">>")
+            || matches!(self.word(at - 1).as_str(), "begin" | "then" | "else" | "loop");
+        let counts = at > 0 && self.word(at - 1) == "for";
+        counts || self.is_mark(end, ":=") || begins && self.is_mark(end, "=")
+    }
+
+    /// Whether a RETURN gives back NEW or OLD, whichever it is.
+    fn returns_own(&self, at: usize) -> bool {
+        const WORDS: [&str; 10] = ["new", "old", "null", "coalesce", "case", "when", "then", "else", "end", "tg_op"];
+        let rest = (at..self.tokens.len()).take_while(|at| !self.is_mark(*at, ";"));
+        rest.into_iter().all(|at| match self.tokens[at].kind {
+            TokenKind::Word | TokenKind::Quoted => {
+                WORDS.contains(&&*self.word(at)) && !(self.word(at) != "tg_op" && self.is_mark(at + 1, "."))
+            }
+            _ => true,
+        })
     }
 }

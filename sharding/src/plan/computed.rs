@@ -20,7 +20,7 @@ use crate::sql::tree::{Assignment, Body, Dml, Expr, Func, Insert, Query, Stmt, T
 use crate::value::oid;
 
 use super::targets::parts;
-use super::{Plan, TargetColumn, Write, write};
+use super::{Copies, EachShard, Plan, TargetColumn, Write, write};
 
 /// What is put into a statement before it is planned.
 #[derive(Clone, Debug, PartialEq)]
@@ -73,30 +73,33 @@ pub(super) fn computed(
     if context.catalog.shards <= 1 && !calls.iter().any(is_unique) {
         return Ok(None);
     }
+    let mirrored = is_mirrored(plain);
     if let Dml::Insert(insert) = dml
         && let Some(found) = Filled::of(context, &insert.table)
     {
-        if context.catalog.shards > 1 {
+        if context.catalog.shards > 1 && !mirrored {
             check(context, dml)?;
         }
         if context.catalog.shards > 1 && found.table.relation == Relation::KnownView {
             found.check_below(context, insert)?;
         }
         return match rows_of(insert) {
-            Some(rows) => {
-                let computed = found.edit(context, insert, &rows, &calls, parsed)?;
-                Ok(computed.map(Completed::Computed))
-            }
+            Some(rows) => match found.edit(context, insert, &rows, &calls, parsed) {
+                // The first shard finds out all there is.
+                Err(_) if mirrored && !calls.iter().any(is_unique) => Ok(None),
+                computed => Ok(computed?.map(Completed::Computed)),
+            },
             None if context.catalog.shards <= 1 => Err(reasons::unique_id()),
             None if calls.iter().any(is_unique) => Err(reasons::unique_id()),
             None if found.key.is_some() => {
                 let write = added(context, &found, insert, parsed, plain)?;
                 Ok(write.map(|write| Completed::Write(Arc::new(write))))
             }
+            None if mirrored => Ok(None),
             None => found.check_selected(insert, write::width_of(context, insert).unwrap_or(0)).map(|()| None),
         };
     }
-    if context.catalog.shards > 1 {
+    if context.catalog.shards > 1 && !mirrored {
         check(context, dml)?;
     }
     let alone = matches!(dml, Dml::Query(query) if is_one_row(context, query));
@@ -119,6 +122,46 @@ pub(super) fn computed(
     let shown = calls.iter().filter(|call| known(call) || takes(call));
     let shown = shown.map(|call| context.text[call.place.clone()].to_owned()).collect();
     Ok(Some(Completed::Computed(Arc::new(Computed { insert: None, shown, any_values: true }))))
+}
+
+/// Whether the first shard runs the statement and the others get its rows.
+fn is_mirrored(plan: &Plan) -> bool {
+    let Plan::Write(write) = plan else { return false };
+    matches!(&**write, Write::Each(EachShard { copies: Some(Copies { mirror: Some(_), .. }), .. }))
+}
+
+/// Defaults which every shard would evaluate for itself.
+pub(super) struct OpenDefaults {
+    /// One of the columns.
+    pub column: String,
+    /// One of them takes values of a sequence.
+    pub counted: bool,
+}
+
+/// The columns that a statement leaves to such defaults. Those of INSERT ... VALUES are the router's.
+pub(super) fn open_defaults(context: Context<'_>, dml: &Dml) -> Option<OpenDefaults> {
+    let (table, set) = match dml {
+        Dml::Insert(insert) => (&insert.table, insert.conflict.as_ref().map_or(&[][..], |conflict| &conflict.set)),
+        Dml::Update(update) => (&update.table, &*update.set),
+        _ => return None,
+    };
+    let found = Filled::of(context, table)?;
+    let is_set = |column: &Column| set.iter().any(|to| *to.column == *column.name && to.value == Expr::Default);
+    let given = match dml {
+        Dml::Insert(insert) if rows_of(insert).is_none() => {
+            found.given(insert, write::width_of(context, insert).unwrap_or(0)).unwrap_or_default()
+        }
+        _ => (0..found.table.columns.len()).collect(),
+    };
+    let columns = found.table.columns.iter().enumerate();
+    let open = columns.filter(|(at, column)| (!given.contains(at) || is_set(column)) && found.differs(column));
+    let open: Vec<&Column> = open.map(|(_, column)| column).collect();
+    let counts = |column: &&Column| match &column.default {
+        ColumnDefault::None => false,
+        ColumnDefault::Sequence { .. } => true,
+        ColumnDefault::Expression(sql) => calls::find(sql, 0..sql.len()).iter().any(takes_value),
+    };
+    Some(OpenDefaults { column: open.first()?.name.clone(), counted: open.iter().any(counts) })
 }
 
 /// Refuses writes that leave to every shard what the router has to give.
@@ -393,19 +436,21 @@ impl<'c> Filled<'c> {
 
     /// Refuses to leave columns to their defaults, those that are not `given`, for which every shard would find something else.
     fn check_open(&self, table: &str, given: impl Fn(&Column) -> bool) -> Result<(), Refusal> {
-        for column in self.table.columns.iter().filter(|column| !given(column)) {
-            let differs = match &column.default {
-                ColumnDefault::None => false,
-                ColumnDefault::Sequence { .. } => true,
-                ColumnDefault::Expression(sql) => {
-                    self.key.is_none() && varies(sql) || calls::find(sql, 0..sql.len()).iter().any(takes_value)
-                }
-            };
-            if differs {
-                return Err(reasons::default_of_rows(table, &column.name));
+        match self.table.columns.iter().find(|column| !given(column) && self.differs(column)) {
+            Some(column) => Err(reasons::default_of_rows(table, &column.name)),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether the default of a column would be another value on every shard.
+    fn differs(&self, column: &Column) -> bool {
+        match &column.default {
+            ColumnDefault::None => false,
+            ColumnDefault::Sequence { .. } => true,
+            ColumnDefault::Expression(sql) => {
+                self.key.is_none() && varies(sql) || calls::find(sql, 0..sql.len()).iter().any(takes_value)
             }
         }
-        Ok(())
     }
 
     fn edit(

@@ -9,8 +9,8 @@ use super::decide::{Context, Decided, access_of, anywhere, can_be_many, first_sh
 use super::route::Place;
 use super::scope::{Found, Names};
 use super::scope::{is_sharded, is_view};
-use super::{Broadcast, NewIndex, Node, Plan, Shards, build, code_of_ddl, copy_plan, reasons, stored};
-use crate::catalog::{Column, Relation, Table, TableKind, column_of};
+use super::{Broadcast, NewIndex, Node, Plan, Shards, build, code_of_ddl, copy_plan, hazards, reasons, stored};
+use crate::catalog::{Column, Event, Relation, Table, TableKind, column_of};
 use crate::copy::CopyQuery;
 use crate::refusal::Refusal;
 use crate::sql::code::pin_of_code;
@@ -460,6 +460,10 @@ fn copy_table(names: &Names<'_>, copy: &Copy) -> Plan {
         Found::Unknown if copy.from => return refused(reasons::unknown_target(&table.name)),
         Found::Unknown => return anywhere(),
     };
+    let event = if copy.from { Event::Insert } else { Event::Select };
+    if let Err(refusal) = hazards::check_copied(names, table, event) {
+        return refused(refusal);
+    }
     match (found.kind, copy.from) {
         (TableKind::Local(home), _) => Plan::Route { shards: Shards::One(home), many: None },
         (TableKind::Reference, false) => anywhere(),

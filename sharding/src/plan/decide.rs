@@ -8,7 +8,8 @@ use super::phases::Phase;
 use super::route::Place;
 use super::scope::Names;
 use super::{
-    FinalQuery, Plan, Shards, Write, build, computed, ddl, final_groups, final_query, moved, reasons, view, write,
+    FinalQuery, Plan, Shards, Write, build, computed, ddl, final_groups, final_query, hazards, moved, reasons, view,
+    write,
 };
 use crate::catalog::Catalog;
 use crate::map::ShardId;
@@ -132,6 +133,11 @@ fn decide(context: Context<'_>, stmt: &Stmt, parsed: &Parsed) -> Decided {
 /// A statement that reads or writes rows; if values stand in it that the router gives, it is planned with them.
 fn with_values(context: Context<'_>, dml: &Dml, parsed: &Parsed) -> Decided {
     let plain = rows(context, dml, parsed);
+    if let (Dml::Insert(insert), Plan::Refused(_)) = (dml, &plain.plan)
+        && hazards::wakes_by_insert(&Names::new(context.catalog, context.search_path), &insert.table)
+    {
+        return plain;
+    }
     let (plan, any_values) = match computed::computed(context, dml, parsed, &plain.plan) {
         Ok(None) => return plain,
         Ok(Some(Completed::Write(write))) => (Plan::Write(write), false),
@@ -201,6 +207,8 @@ fn rows(context: Context<'_>, dml: &Dml, parsed: &Parsed) -> Decided {
         refused(reasons::select_into())
     } else if let Some(table) = &binder.facts.missing_table {
         refused(reasons::no_such_table(table))
+    } else if let Err(refusal) = hazards::check(&binder, dml) {
+        refused(refusal)
     } else if binder.reference_writes.is_empty()
         && let Dml::Query(query) = dml
     {

@@ -10,7 +10,7 @@ use crate::catalog::{
 };
 use crate::refusal::Refusal;
 use crate::sql::parse::{Parsed, parse};
-use crate::sql::tree::{CreateTable, Query, Stmt};
+use crate::sql::tree::{Constraint, CreateTable, Query, Stmt};
 use crate::sql::{Limits, spans};
 
 impl Catalog {
@@ -36,6 +36,7 @@ impl Catalog {
             let mut columns = columns;
             if let Stmt::CreateTable(create) = &stmt {
                 give_defaults(&sql[span.clone()], &schema, create, &mut columns);
+                note_primary(create, &mut columns);
             }
             let kind = match &stmt {
                 Stmt::CreateTable(create) => created_kind(context, &names, create, &columns)?,
@@ -65,6 +66,15 @@ impl Catalog {
             (view.kind, view.relation) = (kind, Relation::KnownView);
         } else {
             self.views.entry(schema).or_default().insert(name, definition.to_owned());
+        }
+    }
+}
+
+fn note_primary(create: &CreateTable, columns: &mut [Column]) {
+    for constraint in &create.constraints {
+        if let Constraint::Unique { primary: true, columns: key } = constraint {
+            let is_key = |column: &&mut Column| key.iter().any(|name| **name == *column.name);
+            columns.iter_mut().filter(is_key).for_each(|column| column.primary = true);
         }
     }
 }

@@ -27,6 +27,8 @@ mod final_parts;
 mod final_query;
 mod from_ddl;
 mod having;
+pub mod hazards;
+mod mirror;
 mod moved;
 mod phases;
 pub mod promises;
@@ -52,6 +54,7 @@ use crate::map::ShardId;
 use crate::refusal::Refusal;
 
 pub use added::{AddedColumn, AddedColumns, AddedValue};
+pub use code_of_trigger::TriggerCode;
 pub use computed::Computed;
 pub(crate) use decide::{Context, plan_statement};
 pub use draft::{Draft, Given, Sequence, Sequences, Wanted, without_unique_ids};
@@ -307,6 +310,23 @@ pub struct Copies {
     pub table: Box<str>,
     /// What each shard runs before: [`turn_of_writers`].
     pub turn: Box<str>,
+    /// For a statement that would find other values on every shard.
+    pub mirror: Option<Arc<Mirror>>,
+}
+
+/// How the copies of a reference table get the same rows from a statement that only the first shard runs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Mirror {
+    /// What stands behind the statement, so that it gives the rows as it leaves them: behind the client's own columns one for each of the
+    /// table's, and whether they tell all of the row.
+    pub returning: String,
+    /// The types of those columns.
+    pub elements: Vec<u32>,
+    /// What the other shards run, with one array for each of those columns as its parameters. It tells how many rows it has changed, how many
+    /// of them are not as they came, and how many came without being told in full.
+    pub sql: String,
+    /// The statement takes values of sequences.
+    pub moves_sequences: bool,
 }
 
 /// Rows that stand in the text of an INSERT.

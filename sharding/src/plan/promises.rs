@@ -6,6 +6,8 @@
 use std::collections::HashSet;
 
 use super::bind::Binder;
+use super::code_of_trigger::{TriggerCode, reason_against};
+use super::hazards;
 use super::reasons;
 use super::scope::Names;
 use crate::catalog::{Catalog, Relation, Table, TableKind};
@@ -54,9 +56,7 @@ pub struct Default {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trigger {
     pub table: TableName,
-    pub function: String,
-    /// `None` if it is not written in plpgsql.
-    pub body: Option<String>,
+    pub code: TriggerCode,
 }
 
 /// What a server tells of its tables.
@@ -66,6 +66,8 @@ pub struct Promises {
     pub foreign_keys: Vec<ForeignKey>,
     pub defaults: Vec<Default>,
     pub triggers: Vec<Trigger>,
+    /// Policies that the statement has made.
+    pub policies: Vec<(TableName, String)>,
 }
 
 /// Tables that may have no rows on any shard, each with what is said if they have.
@@ -102,6 +104,7 @@ pub fn check(before: &Catalog, after: &Catalog, found: &Promises) -> Result<Must
     let concerned = |key: &&ForeignKey| key.new || moved.contains(&key.table) || moved.contains(&key.other);
     found.foreign_keys.iter().filter(concerned).try_for_each(|key| check_foreign(after, key))?;
     found.triggers.iter().try_for_each(|trigger| check_trigger(after, trigger))?;
+    found.policies.iter().try_for_each(|(table, policy)| hazards::check_policy(after, table, policy))?;
     for default in &found.defaults {
         must_be_empty.extend(check_default(before, after, default).map(|refusal| (default.table.clone(), refusal)));
     }
@@ -213,9 +216,8 @@ fn check_trigger(catalog: &Catalog, trigger: &Trigger) -> Result<(), Refusal> {
     if matches!(table.kind, TableKind::Local(_)) && table.relation == Relation::Table {
         return Ok(());
     }
-    let said = trigger.body.as_deref().and_then(|body| super::code_of_trigger::reason_against(catalog, table, body));
-    match said {
-        Some(reason) => Err(reasons::trigger(name, &trigger.function, &reason)),
+    match reason_against(catalog, table, &trigger.code) {
+        Some(reason) => Err(reasons::trigger(name, &trigger.code.function, &reason)),
         None => Ok(()),
     }
 }

@@ -80,6 +80,26 @@ pub(crate) fn copies_differ(table: &str, what: &str) -> Refusal {
     )
 }
 
+pub(crate) fn copies_without_key(table: &str, what: &str) -> Refusal {
+    no(
+        format!(
+            "with {what} the copies of reference table \"{table}\" would differ between the shards, and without a primary key its rows \
+             cannot be told apart"
+        ),
+        "Give the table a primary key, or compute the value first and write it as a literal or a parameter.",
+    )
+}
+
+pub(crate) fn copies_lose_key(table: &str, column: &str, what: &str) -> Refusal {
+    no(
+        format!(
+            "with {what} the copies of reference table \"{table}\" would differ between the shards, and their rows could not be found again \
+             when \"{column}\" of its primary key changes"
+        ),
+        "Change the primary key in an UPDATE of its own, or compute the value first and write it as a literal or a parameter.",
+    )
+}
+
 pub(crate) fn several_targets() -> Refusal {
     no(
         "writing several tables in one statement is not supported over several shards",
@@ -209,6 +229,13 @@ pub(crate) fn rule(table: &str) -> Refusal {
     no(
         format!("a rule on \"{table}\" would run statements on each shard that the router does not see"),
         "Write these statements in the application, or use a trigger that looks at its own row only.",
+    )
+}
+
+pub(crate) fn hazard(table: &str, what: &str, why: &str) -> Refusal {
+    no(
+        format!("{what} of \"{table}\" would act on each shard by itself, and {why}"),
+        format!("Do in the application what it does, then drop it or ALTER TABLE {table} DISABLE it."),
     )
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Display, Formatter};
 
-use super::{Count, FinalQuery, Gather, Input, Node, Plan, Write};
+use super::{Copies, Count, FinalQuery, Gather, Input, Node, Plan, Write};
 
 /// One step: its heading, what stands below it, and the steps whose rows it takes.
 ///
@@ -79,9 +79,14 @@ impl Write {
     pub fn steps(&self, full: bool) -> Step {
         match self {
             Self::Each(each) => {
-                let whose = if each.copies.is_some() { "the same on " } else { "its own rows on " };
-                let steps = each.query.steps(full);
-                Step { name: "WriteEach", detail: format!("{whose}{}", each.target), ..steps }
+                let detail = match &each.copies {
+                    Some(Copies { mirror: Some(_), .. }) => {
+                        format!("on the first shard, its rows then on {}", each.target)
+                    }
+                    Some(_) => format!("the same on {}", each.target),
+                    None => format!("its own rows on {}", each.target),
+                };
+                Step { name: "WriteEach", detail, ..each.query.steps(full) }
             }
             Self::Rows(insert) => {
                 Step { name: "InsertRows", detail: format!("each row on {}", insert.keys), ..Step::default() }

@@ -17,7 +17,7 @@ use super::decide::{Context, rows_of};
 use super::scope::{Columns, Names};
 use super::{
     Copies, EachShard, InsertRows, KeyColumn, Node, Plan, RowArrays, RowColumns, SelectedRows, Shards, TargetColumn,
-    Turns, Write, build, final_query, reasons,
+    Turns, Write, build, final_query, mirror, reasons,
 };
 use crate::catalog::{Column, Table, TableKind};
 use crate::refusal::Refusal;
@@ -66,13 +66,14 @@ pub(super) fn copies(
     if binder.targets > 1 {
         return Err(reasons::several_targets());
     }
-    if let Some(function) = binder.facts.volatile.as_ref().or(binder.facts.home.as_ref()) {
-        return Err(reasons::copies_differ(&table, &format!("{function}()")));
-    }
-    check_all(context, binder, parsed)?;
+    let mirror = match mirror::varying(context, binder, dml) {
+        Some(varies) => Some(Arc::new(mirror::mirror(context, binder, dml, parsed, &varies)?)),
+        None => None,
+    };
+    check_clocks(context, binder, parsed)?;
     let query = final_query::beside(context, binder, dml, (&[], None), Shards::All, parsed)?;
     let turn = turn_of_writers(&binder.reference_writes, &binder.reference_reads);
-    let copies = Some(Copies { table: table.into(), turn: turn.into() });
+    let copies = Some(Copies { table: table.into(), turn: turn.into(), mirror });
     Ok(Write::Each(EachShard { query: Arc::new(query), target: Shards::All, copies }))
 }
 
@@ -401,7 +402,13 @@ fn check_all(context: Context<'_>, binder: &Binder<'_>, parsed: &Parsed) -> Resu
     if facts.time_word {
         return Err(reasons::differs("the string 'now', 'today', 'tomorrow' or 'yesterday'"));
     }
-    if facts.clocks > 0 && spans::clocks(context.text, &parsed.span) != facts.clocks {
+    check_clocks(context, binder, parsed)
+}
+
+/// Every place must be found where the time is asked for.
+fn check_clocks(context: Context<'_>, binder: &Binder<'_>, parsed: &Parsed) -> Result<(), Refusal> {
+    let clocks = binder.facts.clocks;
+    if clocks > 0 && spans::clocks(context.text, &parsed.span) != clocks {
         return Err(reasons::differs("CURRENT_TIMESTAMP"));
     }
     Ok(())

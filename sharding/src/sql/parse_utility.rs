@@ -158,7 +158,9 @@ fn ddl(node: Node<'_>) -> Stmt {
         Node::RefreshMatViewStmt(refresh) => {
             Stmt::Refresh { table: table_or_nothing(refresh.relation()), concurrently: refresh.concurrent }
         }
-        Node::CreateTrigStmt(_) | Node::CreateSchemaStmt(_) => Stmt::Unread,
+        Node::CreateTrigStmt(_) | Node::CreateSchemaStmt(_) | Node::CreatePolicyStmt(_) | Node::AlterPolicyStmt(_) => {
+            Stmt::Unread
+        }
         Node::CreateFunctionStmt(function) if function.replace => Stmt::Unread,
         Node::RuleStmt(rule) if !rule.actions().is_empty() => Stmt::Rule { table: table_or_nothing(rule.relation()) },
         Node::AlterOwnerStmt(owner) if owner.object_type == ObjectType::OBJECT_LARGEOBJECT => Stmt::AtHome,

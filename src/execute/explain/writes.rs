@@ -18,7 +18,15 @@ use crate::session::statements::{FinalRead, ManyWrite, RowSource};
 impl Conversation {
     pub(super) async fn explain_write(&mut self, asked: Asked<'_>, write: &ManyWrite) -> Result<Explained, Failure> {
         let report = match write {
-            ManyWrite::Each { read, target, copies } => self.explain_each(asked, read, target, copies.as_ref()).await?,
+            ManyWrite::Each { read, target, copies } => {
+                let (whose, target) = match copies {
+                    Some(Copies { mirror: Some(_), .. }) => ("its rows are then copied, on", &target[..1]),
+                    Some(_) => ("the same on", &target[..]),
+                    None => ("its own rows on", &target[..]),
+                };
+                let turn = copies.as_ref().map(|copies| &*copies.turn);
+                self.explain_each(asked, read, target, (whose, turn)).await?
+            }
             ManyWrite::Rows { insert, places } => self.explain_rows(asked, insert, places).await?,
             ManyWrite::Selected { write, source } => self.explain_selected(asked, write, source).await?,
             ManyWrite::Moved { write, target } => self.explain_moved(asked, write, target).await?,
@@ -32,17 +40,16 @@ impl Conversation {
         asked: Asked<'_>,
         read: &FinalRead,
         target: &[ShardId],
-        copies: Option<&Copies>,
+        (whose, turn): (&str, Option<&str>),
     ) -> Result<Report, Failure> {
         let query = &read.query;
-        let whose = if copies.is_some() { "the same on" } else { "its own rows on" };
         let steps = query.steps(asked.explain.is_on("verbose", false));
         let mut report = Report::of(Step { name: "WriteEach", detail: self.named(whose, target), ..steps });
         let ids = self.link_explained(asked, target).await?;
         let arguments = asked.request.arguments;
         if query.inputs.is_empty() {
-            if let (Some(copies), Runs::Apart) = (copies, asked.runs) {
-                self.take_turn(&ids, &copies.turn).await?;
+            if let (Some(turn), Runs::Apart) = (turn, asked.runs) {
+                self.take_turn(&ids, turn).await?;
             }
             let types = self.write_description(ids[0], arguments).await?.parameter_types.clone();
             let told = match query.timed {

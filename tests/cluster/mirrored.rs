@@ -1,0 +1,208 @@
+//! Reference tables written by statements that find other values each time they run: all copies get those of the first shard.
+
+use crate::support::running::{RULES, Running, database_config, databases, shared, superuser};
+use crate::support::wire::Wire;
+
+/// A router over shards whose copies are looked at past it.
+struct Copies {
+    shards: Vec<String>,
+    router: Running,
+}
+
+impl Copies {
+    fn new(name: &str, shards: usize) -> Self {
+        let shards = databases(name, shards);
+        let router = Running::start(&database_config(shared(), &shards, RULES));
+        router.wait_until_ready();
+        Self { shards, router }
+    }
+
+    fn client(&self, sql: &[&str]) -> Wire {
+        let mut wire = self.router.client();
+        sql.iter().for_each(|sql| done(&mut wire, sql));
+        wire
+    }
+
+    /// What all shards say alike.
+    #[track_caller]
+    fn same(&self, sql: &str) -> String {
+        let told: Vec<String> = self.shards.iter().map(|shard| superuser(shared(), shard).text(sql)).collect();
+        assert!(told.iter().all(|one| *one == told[0]), "{sql}: {told:#?}");
+        told[0].clone()
+    }
+}
+
+#[track_caller]
+fn done(wire: &mut Wire, sql: &str) {
+    let answer = wire.query(sql);
+    assert_eq!(answer.sqlstate(), "", "{sql}: {:?}", answer.error);
+}
+
+#[track_caller]
+fn refused(wire: &mut Wire, sql: &str, why: &str) {
+    let answer = wire.query(sql);
+    assert_eq!(answer.sqlstate(), "0A000", "{sql}: {:?}", answer.error);
+    assert!(format!("{:?}", answer.error).contains(why), "{sql}: {:?}", answer.error);
+}
+
+const PLANS: &str = "SELECT count(*), count(DISTINCT token), md5(string_agg(p::text, ',' ORDER BY id)) FROM plans p";
+
+#[test]
+fn every_copy_gets_the_values_of_the_first_shard() {
+    let copies = Copies::new("mirrored", 3);
+    let mut wire = copies.client(&[
+        "CREATE SEQUENCE numbers",
+        "CREATE TABLE plans (id int PRIMARY KEY, token uuid, number bigint, luck float8, at timestamptz, twice float8 \
+         GENERATED ALWAYS AS (luck * 2) STORED)",
+        "INSERT INTO plans SELECT g, NULL, g FROM generate_series(1, 100) g",
+    ]);
+    for (sql, tag) in [
+        ("UPDATE plans SET token = gen_random_uuid(), luck = random()", "UPDATE 100"),
+        ("UPDATE plans SET number = nextval('numbers'), at = clock_timestamp() WHERE id <= 50", "UPDATE 50"),
+        ("UPDATE plans AS p SET luck = random() + o.id FROM plans o WHERE o.id = p.id + 1", "UPDATE 99"),
+        (
+            "WITH r AS (SELECT random() AS r) UPDATE plans SET luck = (SELECT r FROM r), at = 'now' -- all\n",
+            "UPDATE 100",
+        ),
+        ("UPDATE plans SET luck = random() WHERE false", "UPDATE 0"),
+        ("DELETE FROM plans WHERE id > 90 AND random() >= 0", "DELETE 10"),
+        (
+            "INSERT INTO plans SELECT g, gen_random_uuid(), nextval('numbers'), random() FROM generate_series(91, 95) g",
+            "INSERT 0 5",
+        ),
+        (
+            "INSERT INTO plans (id, luck) SELECT g, random() FROM generate_series(91, 100) g ON CONFLICT DO NOTHING",
+            "INSERT 0 5",
+        ),
+        (
+            "INSERT INTO plans (id, luck) VALUES (1, random()), (101, 2) ON CONFLICT (id) DO UPDATE \
+             SET token = gen_random_uuid(), luck = excluded.luck + random(), number = nextval('numbers')",
+            "INSERT 0 2",
+        ),
+        (
+            "INSERT INTO plans (id) VALUES (2) ON CONFLICT (id) DO UPDATE SET token = gen_random_uuid() WHERE plans.id > 2",
+            "INSERT 0 0",
+        ),
+    ] {
+        assert_eq!(wire.query(sql).tag(), tag, "{sql}");
+        copies.same(PLANS);
+    }
+    // A half of the rows, whichever they are.
+    let left = wire.query("DELETE FROM plans WHERE random() < 0.5");
+    assert!(left.tag().starts_with("DELETE "), "{left:?}");
+    assert!(!copies.same(PLANS).starts_with("101|"));
+    assert_eq!(copies.same("SELECT count(*) FROM plans WHERE twice IS DISTINCT FROM luck * 2"), "0");
+}
+
+#[test]
+fn what_comes_back_is_what_is_stored() {
+    let copies = Copies::new("returned", 2);
+    let mut wire = copies.client(&[
+        "CREATE TABLE plans (id int PRIMARY KEY, token uuid, name text)",
+        "INSERT INTO plans VALUES (1, NULL, 'a'), (2, NULL, 'b'), (3, NULL, NULL)",
+    ]);
+    let text = wire.text("UPDATE plans SET token = gen_random_uuid() WHERE id < 3 RETURNING *");
+    assert_eq!(text, copies.same("SELECT * FROM plans WHERE id < 3 ORDER BY id"));
+    for binary in [false, true] {
+        let sql =
+            "UPDATE plans SET token = gen_random_uuid(), name = $2 WHERE id = $1 RETURNING id, name, random() >= 0";
+        let answer = wire.execute(sql, &[Some("2"), Some("new")], binary);
+        assert_eq!(answer.tag(), "UPDATE 1");
+        if !binary {
+            assert_eq!(answer.text(), "2|new|t");
+        }
+        assert_eq!(copies.same("SELECT count(DISTINCT token) FROM plans WHERE name = 'new'"), "1");
+    }
+    // In a transaction that is rolled back nothing stays.
+    let before = copies.same("SELECT string_agg(p::text, ',' ORDER BY id) FROM plans p");
+    done(&mut wire, "BEGIN");
+    done(&mut wire, "UPDATE plans SET name = md5(random()::text)");
+    done(&mut wire, "ROLLBACK");
+    assert_eq!(copies.same("SELECT string_agg(p::text, ',' ORDER BY id) FROM plans p"), before);
+    let shown = wire.text("EXPLAIN UPDATE plans SET name = md5(random()::text)");
+    assert!(shown.contains("its rows are then copied"), "{shown}");
+    assert_eq!(copies.same("SELECT string_agg(p::text, ',' ORDER BY id) FROM plans p"), before);
+}
+
+#[test]
+fn values_of_all_types_get_over() {
+    let copies = Copies::new("kinds", 2);
+    // The numbers of types are others on the second shard.
+    superuser(shared(), &copies.shards[1]).query("CREATE TYPE first AS ENUM ('x'); CREATE TYPE second AS (a int)");
+    let mut wire = copies.client(&[
+        "CREATE TYPE mood AS ENUM ('sad', 'happy')",
+        "CREATE TYPE pair AS (a integer, m mood)",
+        "CREATE DOMAIN grade AS integer CHECK (value > 0)",
+        "CREATE DOMAIN feeling AS mood",
+        "CREATE TABLE plans (id grade, sort mood, \"odd \"\" name\" text, m mood, ms mood[], p pair, f feeling, l int[], tl text[], \
+         fl float8[], dl timestamptz[], j jsonb, js json, b bytea, tag varchar(4), code char(4), n numeric(8,2), i interval, d date, c regclass, \
+         x xml, pt point, r int4range, v tsvector, q tsquery, luck float8, PRIMARY KEY (sort, id))",
+    ]);
+    done(
+        &mut wire,
+        "INSERT INTO plans SELECT g, 'happy', 'o', 'sad', '{sad,NULL}', ROW(1, 'happy')::pair, 'sad', '[2:3]={1,NULL}', '{\"a,b\",NULL,\"\"}', \
+         ARRAY[0.1, 1e300, 'NaN'], ARRAY['2024-01-02 03:04:05+00'::timestamptz, '-infinity'], '{\"a\": [1.50]}', '{\"a\":  1}', '\\x00ff', \
+         'ab  ', 'a', 1.5, '1 day -02:03', '2024-01-02', 'plans', '<a/>', '(1,2)', '[1,5)', 'a:1 b', 'a & b', random() \
+         FROM generate_series(1, 3) g",
+    );
+    done(&mut wire, "INSERT INTO plans (id, sort, luck) SELECT 9, 'sad', random()");
+    let all = "SELECT string_agg(o::text, ',' ORDER BY sort, id) FROM plans o";
+    let before = copies.same(all);
+    assert!(before.contains("[2:3]={1,NULL}"), "{before}");
+    done(&mut wire, "SET DateStyle = 'SQL, DMY'");
+    done(&mut wire, "SET TimeZone = 'Asia/Tokyo'");
+    done(&mut wire, "SET bytea_output = 'escape'");
+    done(
+        &mut wire,
+        "UPDATE plans SET luck = random(), p = ROW(2, 'sad')::pair, ms = ms || ARRAY['happy'::mood], i = '-1 month', \"odd \"\" name\" = 'x'",
+    );
+    let after = copies.same(all);
+    assert_ne!(before, after);
+    assert!(after.contains("{sad,NULL,happy}") && after.contains("(2,sad)"), "{after}");
+    // Digits would be lost.
+    done(&mut wire, "SET extra_float_digits = -5");
+    refused(&mut wire, "UPDATE plans SET fl = ARRAY[random() / 3, 1 / 3.0::float8]", "lose something");
+    assert_eq!(copies.same(all), after);
+    done(&mut wire, "RESET ALL");
+    done(&mut wire, "UPDATE plans SET fl = ARRAY[random() / 3, 1 / 3.0::float8]");
+    done(&mut wire, "DELETE FROM plans WHERE random() >= 0 AND sort = 'sad'");
+    assert_eq!(copies.same("SELECT count(*) FROM plans"), "3");
+}
+
+#[test]
+fn rows_that_cannot_be_found_again_are_refused() {
+    let copies = Copies::new("unfound", 2);
+    let mut wire = copies.client(&[
+        "CREATE TABLE countries (code text, luck float8)",
+        "CREATE TABLE plans (id int PRIMARY KEY, luck float8)",
+        "INSERT INTO plans VALUES (1, 0)",
+        // What is inserted need not be found.
+        "INSERT INTO countries SELECT md5(random()::text), random() FROM generate_series(1, 5)",
+    ]);
+    let all = "SELECT string_agg(c::text, ',' ORDER BY code) FROM countries c";
+    let before = copies.same(all);
+    refused(&mut wire, "UPDATE countries SET luck = random()", "without a primary key");
+    refused(&mut wire, "DELETE FROM countries WHERE luck < random()", "without a primary key");
+    refused(&mut wire, "UPDATE plans SET id = id + floor(random() * 10)", "of its primary key changes");
+    assert_eq!(copies.same(all), before);
+    // One copy that is not like the other is found out.
+    superuser(shared(), &copies.shards[1]).query("DELETE FROM plans");
+    assert_eq!(wire.query("UPDATE plans SET luck = random()").sqlstate(), "40001");
+    assert_eq!(superuser(shared(), &copies.shards[0]).text("SELECT luck FROM plans"), "0");
+}
+
+#[test]
+fn sequences_go_on_behind_what_a_shard_has_taken() {
+    let copies = Copies::new("numbered", 3);
+    let mut wire = copies.client(&[
+        "CREATE TABLE plans (id serial PRIMARY KEY, name text)",
+        "INSERT INTO plans (name) VALUES ('a'), ('b')",
+        "INSERT INTO plans (name) SELECT 'c' FROM generate_series(1, 10)",
+        "INSERT INTO plans (name) VALUES ('d')",
+    ]);
+    assert_eq!(copies.same("SELECT count(*), count(DISTINCT id) FROM plans"), "13|13");
+    assert_eq!(wire.text("SELECT currval('plans_id_seq') = max(id) FROM plans"), "t");
+    done(&mut wire, "INSERT INTO plans (name) SELECT 'e'");
+    // Only a server knows what it has given out.
+    assert_eq!(wire.query("SELECT currval('plans_id_seq')").sqlstate(), "0A000");
+}
