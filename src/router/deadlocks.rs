@@ -43,6 +43,9 @@ const LOOKS_IN_DOUBT_MAX: u32 = 10;
 /// How long an instance may take to tell its locks.
 const ANSWER_TIME_MAX: Duration = Duration::from_millis(500);
 
+/// How much of a stranger's statement is shown.
+const STATEMENT_CHARACTERS_MAX: usize = 1000;
+
 /// Who waits for whom in one PostgreSQL, over all of its databases, in PostgreSQL's words.
 const LOCKS: &str = "\
 SELECT l.pid, (extract(epoch FROM l.waitstart) * 1000000)::bigint, \
@@ -159,12 +162,32 @@ async fn locks(pool: &Pool) -> Result<Vec<LockWait>, String> {
     Ok(waits.collect())
 }
 
+/// What these processes run or have run last, as far as this user may know.
+async fn statements(pool: &Pool, processes: &BTreeSet<i32>) -> Result<Vec<(i32, String)>, String> {
+    let list: Vec<String> = processes.iter().map(i32::to_string).collect();
+    // Without the right to see it, it is a remark in angle brackets.
+    let sql = format!(
+        "SELECT pid, pg_catalog.left(query, {STATEMENT_CHARACTERS_MAX}) FROM pg_catalog.pg_stat_activity \
+         WHERE pid IN ({}) AND query NOT IN ('', '<insufficient privilege>')",
+        list.join(", ")
+    );
+    let client = pool.get().await.map_err(|error| control::reason(&error))?;
+    let rows = client.simple_query(&sql).await.map_err(|error| control::reason(&error))?;
+    let read = |message: &SimpleQueryMessage| match message {
+        SimpleQueryMessage::Row(row) => Some((row.get(0)?.parse().ok()?, row.get(1)?.to_owned())),
+        _ => None,
+    };
+    Ok(rows.iter().filter_map(read).collect())
+}
+
 /// Everything that is known of who waits, at about one moment.
 struct Moment {
     holders: Vec<Holder>,
     /// By the position of the instance in `instances`.
     locks: Vec<Vec<LockWait>>,
     instances: Vec<Address>,
+    /// What strangers run, by instance and process, for those who were asked about.
+    statements: HashMap<(usize, i32), String>,
     config: Arc<Config>,
     pools: Vec<(PoolKey, Mode, PoolSnapshot)>,
     budgets: Vec<(Host, u16, u32, u32)>,
@@ -221,6 +244,7 @@ impl Shared {
         let config = self.config();
         let mut moment = Moment {
             locks: Vec::new(),
+            statements: HashMap::new(),
             instances: first.iter().map(|instance| (instance.host.clone(), instance.port)).collect(),
             pools: self.directory.snapshots(Instant::now()),
             budgets: self.directory.instances(),
@@ -246,8 +270,27 @@ impl Shared {
     pub(super) async fn lock_waits(self: Arc<Self>) -> Vec<LockWaitRow> {
         let shared = self.clone();
         // Control connections live on the control thread.
-        let asked = self.control.spawn(async move { shared.moment(&[]).await.lock_waits() });
+        let asked = self.control.spawn(async move {
+            let mut moment = shared.moment(&[]).await;
+            shared.ask_what_strangers_do(&mut moment).await;
+            moment.lock_waits()
+        });
         asked.await.unwrap_or_default()
+    }
+
+    /// What those do for whom clients wait, and who are not this router's.
+    async fn ask_what_strangers_do(&self, moment: &mut Moment) {
+        for instance in 0..moment.instances.len() {
+            let waits = moment.locks[instance].iter().filter(|wait| moment.party(instance, wait.pid).1.is_some());
+            let strangers = waits.flat_map(|wait| &wait.blockers).copied();
+            let strangers: BTreeSet<i32> =
+                strangers.filter(|pid| *pid != 0 && moment.party(instance, *pid).1.is_none()).collect();
+            let pool = self.locks.lock().await.pools.get(&moment.instances[instance]).cloned();
+            let (Some(pool), false) = (pool, strangers.is_empty()) else { continue };
+            let told = timeout(ANSWER_TIME_MAX, statements(&pool, &strangers)).await;
+            let told = told.unwrap_or_else(|_| Err("it does not answer in time".to_owned())).unwrap_or_default();
+            moment.statements.extend(told.into_iter().map(|(pid, statement)| ((instance, pid), statement)));
+        }
     }
 
     /// Has one client give up; the others go on when its servers have failed.
@@ -318,7 +361,8 @@ impl Moment {
     fn lock_holder(&self, instance: usize, pid: i32) -> LockHolder {
         match self.party(instance, pid).1 {
             Some((_, server)) => LockHolder::Server(server.id),
-            None => LockHolder::Process(pid),
+            None if pid == 0 => LockHolder::Prepared,
+            None => LockHolder::Stranger { pid, statement: self.statements.get(&(instance, pid)).cloned() },
         }
     }
 

@@ -33,6 +33,7 @@ mod pipelines;
 mod placement;
 mod prepared;
 mod regressions;
+mod routers;
 mod routing;
 mod sequences;
 mod slt;

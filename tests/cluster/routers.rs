@@ -1,0 +1,193 @@
+//! Transactions through several routers of the same shards that wait for each other.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::support::running::{RULES, Running, database_config, databases, shared, superuser, wait_for};
+use crate::support::wire::{self, Answer, Wire};
+
+/// A deadlock is found within this, however busy the machine is; within two seconds when it is not.
+const FOUND_TIME_MAX: Duration = Duration::from_secs(10);
+
+struct Stage {
+    shards: Vec<String>,
+    routers: Vec<Running>,
+    /// One user of each shard.
+    users: Vec<u32>,
+}
+
+impl Stage {
+    fn new(name: &str, shards: usize, routers: usize) -> Self {
+        let shards = databases(name, shards);
+        let admin = "[[user]]\nname = \"admin\"\nrole = \"admin\"\n[[user]]\nname = \"app\"\n";
+        let config = format!("{admin}{}", database_config(shared(), &shards, RULES));
+        let first = Running::start(&config);
+        first.wait_until_ready();
+        let mut owner = first.client();
+        assert_eq!(owner.query("CREATE TABLE accounts (name bigint PRIMARY KEY, amount bigint)").sqlstate(), "");
+        let rows: String = (1..=100).map(|id| format!("{id}\t100\n")).collect();
+        assert_eq!(owner.copy("COPY accounts FROM STDIN", rows.as_bytes()).tag(), "COPY 100");
+        let others = (1..routers).map(|_| Running::start(&config));
+        let routers: Vec<Running> = std::iter::once(first).chain(others).collect();
+        routers.iter().for_each(Running::wait_until_ready);
+        let least = |shard: &String| superuser(shared(), shard).text("SELECT min(name) FROM accounts").parse().unwrap();
+        let users = shards.iter().map(least).collect();
+        Self { shards, routers, users }
+    }
+
+    fn begin(&self, router: usize, shard: usize) -> Wire {
+        let mut client = self.routers[router].client();
+        assert_eq!(client.query("BEGIN").tag(), "BEGIN");
+        assert_eq!(client.query(&self.lock(shard)).tag(), "SELECT 1");
+        client
+    }
+
+    fn lock(&self, shard: usize) -> String {
+        format!("SELECT amount FROM accounts WHERE name = {} FOR UPDATE", self.users[shard])
+    }
+
+    /// What the routers have told each other.
+    fn entries(&self) -> String {
+        superuser(shared(), &self.shards[0]).text("SELECT count(*) FROM sluice.waiting")
+    }
+}
+
+/// The parts of a deadlock's error that PostgreSQL has, too.
+fn assert_is_victim(answer: &Answer, processes: &[i32]) {
+    let error = answer.error.as_ref().unwrap();
+    assert_eq!((error.sqlstate(), error.message()), ("40P01", "deadlock detected"));
+    let lines: Vec<&str> = error.field(b'D').lines().collect();
+    assert_eq!(lines.len(), processes.len(), "{lines:?}");
+    for (at, line) in lines.iter().enumerate() {
+        let (head, next) = line.split_once("; blocked by process ").unwrap();
+        let next: i32 = next.trim_end_matches('.').parse().unwrap();
+        assert!(processes.contains(&next), "{line}");
+        let next_line = lines[(at + 1) % lines.len()];
+        assert!(next_line.starts_with(&format!("Process {next} waits for ")), "{lines:?}");
+        assert!(head.contains("waits for ") && head.contains(" on shard \""), "{line}");
+    }
+    assert_eq!(answer.status, b'E', "the whole transaction has failed");
+}
+
+/// Each client, of a router of its own, locks a row of its own shard, then the next one's.
+fn ring(name: &str, count: usize, routers: usize) {
+    let stage = Stage::new(name, count, routers);
+    let mut clients: Vec<Wire> = (0..count).map(|shard| stage.begin(shard % routers, shard)).collect();
+    let processes: Vec<i32> = clients.iter().map(|client| client.pid).collect();
+    let began = Instant::now();
+    for (at, client) in clients.iter_mut().enumerate() {
+        client.send(&wire::query(&stage.lock((at + 1) % count)));
+    }
+    let mut victim = clients.pop().unwrap();
+    let answer = victim.answer(b"");
+    let found = began.elapsed();
+    assert_is_victim(&answer, &processes);
+    println!("found after {found:?}");
+    assert!(found < FOUND_TIME_MAX, "{found:?}");
+    for client in clients.iter_mut().rev() {
+        assert_eq!(client.answer(b"").sqlstate(), "", "there is one victim");
+        assert_eq!(client.query("COMMIT").tag(), "COMMIT");
+    }
+    assert_eq!(victim.query("ROLLBACK").tag(), "ROLLBACK");
+    assert_eq!(victim.query(&stage.lock(0)).tag(), "SELECT 1", "its connection is as good as before");
+    wait_for("nothing to be left that is told", || (stage.entries() == "0").then_some(()));
+}
+
+#[test]
+fn of_two_that_cross_over_two_routers_the_younger_gives_up() {
+    ring("crossed_routers", 2, 2);
+}
+
+#[test]
+fn a_ring_over_three_routers_has_one_victim() {
+    ring("three_routers", 3, 3);
+}
+
+#[test]
+fn a_ring_may_go_through_two_clients_of_one_router_and_one_of_another() {
+    ring("mixed_routers", 3, 2);
+}
+
+/// However long a row of waits over two routers lasts, nobody gives up.
+#[test]
+fn a_row_of_waits_over_two_routers_is_no_ring() {
+    let stage = Stage::new("routers_row", 2, 2);
+    let mut first = stage.begin(0, 0);
+    let mut second = stage.begin(1, 1);
+    second.send(&wire::query(&stage.lock(0)));
+    let mut third = stage.routers[0].client();
+    third.send(&wire::query(&stage.lock(1)));
+    wait_for("the wait between strangers to be told", || (stage.entries() == "1").then_some(()));
+    let looked_at = "SELECT count(*) FROM sluice.waiting WHERE seen > began + interval '3 s'";
+    wait_for("many looks", || (superuser(shared(), &stage.shards[0]).text(looked_at) == "1").then_some(()));
+    assert_eq!(first.query("COMMIT").tag(), "COMMIT");
+    assert_eq!(second.answer(b"").tag(), "SELECT 1");
+    assert_eq!(second.query("COMMIT").tag(), "COMMIT");
+    assert_eq!(third.answer(b"").tag(), "SELECT 1");
+    wait_for("nothing to be left that is told", || (stage.entries() == "0").then_some(()));
+}
+
+/// Whoever looks at one router sees that another's client is waited for, and what it has run.
+#[test]
+fn show_waiting_tells_of_holders_behind_other_routers() {
+    let stage = Stage::new("routers_console", 2, 2);
+    let mut first = stage.begin(0, 0);
+    let process = first.text("SELECT pg_backend_pid()");
+    let mut second = stage.routers[1].client();
+    second.send(&wire::query(&stage.lock(0)));
+    let mut console = Wire::connect(stage.routers[1].port, "admin", "sluice");
+    let holder =
+        format!(", held by process {process}, which serves no client of this router, with: SELECT pg_backend_pid()|1|");
+    wait_for("the holder to be seen", || console.query("SHOW WAITING").text().contains(&holder).then_some(()));
+    assert_eq!(first.query("COMMIT").tag(), "COMMIT");
+    assert_eq!(second.answer(b"").tag(), "SELECT 1");
+}
+
+/// Transfers between few rows of two shards in any order, over two routers: some give up, none waits for ever.
+#[test]
+fn transfers_in_any_order_over_two_routers_all_end() {
+    const CLIENTS: u64 = 6;
+    const TRANSFERS: usize = 25;
+    let stage = Stage::new("routers_transfers", 2, 2);
+    let work = |seed: u64| {
+        let mut client = stage.routers[usize::try_from(seed % 2).unwrap()].client();
+        let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        let mut next = move || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state % 8 + 1
+        };
+        let (mut done, mut gave_up) = (0, 0);
+        while done < TRANSFERS {
+            let (from, to) = (next(), next());
+            assert_eq!(client.query("BEGIN").tag(), "BEGIN");
+            let add =
+                |name: u64, amount: i32| format!("UPDATE accounts SET amount = amount + {amount} WHERE name = {name}");
+            let mut answer = client.query(&add(from, -1));
+            if answer.sqlstate().is_empty() {
+                answer = client.query(&add(to, 1));
+            }
+            match answer.sqlstate() {
+                "" => {
+                    assert_eq!(client.query("COMMIT").tag(), "COMMIT");
+                    done += 1;
+                }
+                "40P01" => {
+                    assert_eq!(client.query("ROLLBACK").tag(), "ROLLBACK");
+                    gave_up += 1;
+                }
+                _ => panic!("{answer:?}"),
+            }
+        }
+        gave_up
+    };
+    let gave_up: usize = thread::scope(|scope| {
+        let work = &work;
+        let clients: Vec<_> = (1..=CLIENTS).map(|seed| scope.spawn(move || work(seed))).collect();
+        clients.into_iter().map(|client| client.join().unwrap()).sum()
+    });
+    println!("{gave_up} gave up");
+    assert!(gave_up < 75, "{gave_up} gave up: not everybody may");
+    assert_eq!(stage.routers[0].client().text("SELECT sum(amount) FROM accounts"), "10000");
+}
