@@ -3,13 +3,15 @@
 use std::time::Instant;
 
 use bytes::BytesMut;
+use pgsluice_sharding::ShardId;
+use tokio::time::{timeout, timeout_at};
 
 use crate::clock;
 use crate::commit::coordinator::{Action, Coordinator, Event, Outcome, Step};
 use crate::commit::recover::{DECISION_TIME_MAX, UNDEFINED_OBJECT};
 use crate::commit::shards::{Known, NOT_PREPARED};
 use crate::pool::server::{Audience, Due};
-use crate::protocol::backend::TransactionStatus;
+use crate::protocol::backend::{self, TransactionStatus};
 use crate::protocol::error::{ErrorFields, Severity};
 use crate::protocol::frontend;
 
@@ -18,6 +20,8 @@ use super::links::Sent;
 use super::worker::Served;
 use super::{Conversation, End, Failure};
 
+const SERVER_LOST: &str = "the transaction has been committed, but the session has lost its server";
+
 const UNIQUE_VIOLATION: &str = "23505";
 const CHECK_VIOLATION: &str = "23514";
 
@@ -25,8 +29,20 @@ const CHECK_VIOLATION: &str = "23514";
 struct TwoPhase {
     /// By their ids, in the order of the participants.
     servers: Vec<u64>,
+    /// The shards of those.
+    shards: Vec<ShardId>,
     began: Instant,
     failure: Option<Cause>,
+    /// The participants that have not heard that it is committed, or not said so.
+    left: Vec<usize>,
+}
+
+impl TwoPhase {
+    fn note(&mut self, step: Step, event: Event) {
+        if let (Step::CommitPrepared, Event::Failed(at) | Event::Open(at) | Event::Lost(at)) = (step, event) {
+            self.left.push(at);
+        }
+    }
 }
 
 /// Why a commit fails: the first reason counts.
@@ -47,7 +63,8 @@ impl Conversation {
     pub(super) async fn commit_links(&mut self) -> Result<bool, Failure> {
         let mut writers: Vec<usize> =
             (0..self.links.len()).filter(|i| self.links[*i].joined && self.links[*i].wrote).collect();
-        if writers.len() > 1 {
+        let is_decided = writers.len() > 1;
+        if is_decided {
             // The last one decides, and is not prepared: PostgreSQL prepares no transaction that has used temporary
             // tables, notified anybody or taken some advisory locks; the last two are done on the first shard.
             writers.sort_by_key(|i| (self.links[*i].temporary_tables, self.links[*i].shard == Served::HOME));
@@ -63,7 +80,7 @@ impl Conversation {
                 return Err(failure);
             }
         }
-        let committed = self.commit_one_phase().await;
+        let committed = self.commit_one_phase(is_decided).await;
         if matches!(committed, Err(Failure::Error(_) | Failure::Told)) {
             // Wherever the block is still open, what comes next would become a part of it.
             self.roll_back_links().await?;
@@ -71,15 +88,19 @@ impl Conversation {
         committed
     }
 
-    /// COMMIT wherever the block is still open.
-    async fn commit_one_phase(&mut self) -> Result<bool, Failure> {
+    /// COMMIT wherever the block is still open; what was written on several servers `is_decided` already.
+    async fn commit_one_phase(&mut self, is_decided: bool) -> Result<bool, Failure> {
         let mut committed = true;
         // Whoever wrote goes first: if that fails, the others have changed nothing.
         let joined = self.links.iter().filter(|link| link.joined);
         let mut order: Vec<(bool, u64)> = joined.map(|link| (!link.wrote, link.server.id.0)).collect();
         order.sort_by_key(|(only_read, _)| *only_read);
-        let writes = self.links.iter().any(|link| link.wrote);
+        let writes = is_decided || self.links.iter().any(|link| link.wrote);
         for (only_read, id) in order {
+            if writes && only_read {
+                self.end_reader(id).await?;
+                continue;
+            }
             let i = self.position(id)?;
             match self.ask(i, "COMMIT").await {
                 Ok(answer) if answer.error.is_none() && answer.tag_is("ROLLBACK") => {
@@ -87,15 +108,6 @@ impl Conversation {
                     self.left_block(i, false);
                 }
                 Ok(answer) if answer.error.is_none() => self.left_block(i, true),
-                // What was written is committed; this server had nothing to add to it.
-                Err(Failure::Error(fields)) if writes && only_read => {
-                    tracing::warn!(reason = %fields.message, "a server failed after the commit on the others");
-                }
-                Ok(answer) if writes && only_read => {
-                    self.left_block(i, false);
-                    let reason = answer.error.map(|message| ErrorFields::parse(&message[5..]).message);
-                    tracing::warn!(?reason, "a server refused to commit what it has only read");
-                }
                 Ok(answer) => {
                     self.left_block(i, false);
                     answer.into_result(self)?;
@@ -107,6 +119,38 @@ impl Conversation {
             }
         }
         Ok(committed)
+    }
+
+    /// COMMIT on a server that has only read, when what others wrote is committed: nothing that happens here changes that.
+    async fn end_reader(&mut self, server: u64) -> Result<(), Failure> {
+        let Some(i) = self.links.by_server(server) else { return Ok(()) };
+        let patience = self.served.commits.bounds().outcome_timeout;
+        match timeout(patience, self.ask(i, "COMMIT")).await {
+            Ok(Ok(answer)) => {
+                let committed = answer.error.is_none() && !answer.tag_is("ROLLBACK");
+                self.left_block(i, committed);
+                if let Some(message) = answer.error {
+                    let reason = ErrorFields::parse(&message[5..]).message;
+                    tracing::warn!(%reason, "a server refused to commit what it has only read");
+                }
+                Ok(())
+            }
+            Ok(Err(Failure::End(End::Fatal(_)))) => Err(End::Fatal(ErrorFields::fatal("08006", SERVER_LOST)).into()),
+            Ok(Err(end @ Failure::End(_))) => Err(end),
+            Ok(Err(Failure::Error(_) | Failure::Told)) | Err(_) => {
+                tracing::warn!("a server that has only read was lost after the commit on the others");
+                self.discard(server);
+                Ok(())
+            }
+        }
+    }
+
+    /// Closes a server of which nobody knows what it has done.
+    fn discard(&mut self, server: u64) {
+        if let Some(i) = self.links.by_server(server) {
+            self.links.remove(i).close();
+            self.presence.leave(server);
+        }
     }
 
     /// Two-phase commit over the servers that wrote: all or none.
@@ -127,7 +171,8 @@ impl Conversation {
             Err((_, Known::Ready(_))) => return Ok(()),
         };
         let mut coordinator = Coordinator::new(self.worker.new_transaction(), identities);
-        let mut commit = TwoPhase { servers, began: clock::now(), failure: None };
+        let places = shards.iter().filter_map(|shard| u16::try_from(*shard).ok().map(ShardId)).collect();
+        let mut commit = TwoPhase { servers, shards: places, began: clock::now(), failure: None, left: Vec::new() };
         self.reach(&commit, "begun").await;
         let outcome = loop {
             let mut together = Vec::new();
@@ -166,6 +211,9 @@ impl Conversation {
         together: &[(usize, Step)],
     ) -> Vec<Event> {
         let step = together.first().map_or(Step::RollBack, |(_, step)| *step);
+        // Before the outcome is known nobody can be told anything.
+        let is_known = matches!(step, Step::CommitPrepared | Step::RollBackPrepared | Step::RollBack);
+        let until = is_known.then(|| clock::now() + self.served.commits.bounds().outcome_timeout);
         let mut events = Vec::with_capacity(together.len());
         let mut sent = Vec::with_capacity(together.len());
         for (participant, step) in together.iter().copied() {
@@ -178,6 +226,7 @@ impl Conversation {
                 Ok(()) => sent.push((participant, step)),
                 Err(cause) => {
                     commit.failure.get_or_insert(cause);
+                    commit.note(step, Event::Lost(participant));
                     events.push(Event::Lost(participant));
                 }
             }
@@ -187,7 +236,9 @@ impl Conversation {
         }
         self.reach(commit, all_sent(step)).await;
         for (participant, step) in sent {
-            events.push(self.hear_step(commit, participant, step).await);
+            let event = self.hear_step_until(until, commit, participant, step).await;
+            commit.note(step, event);
+            events.push(event);
         }
         self.reach(commit, heard(step)).await;
         events
@@ -203,6 +254,25 @@ impl Conversation {
         self.send_out(i).await.map_err(cause_of)
     }
 
+    /// A server that has not answered by then is closed: others bring to an end what it has prepared.
+    async fn hear_step_until(
+        &mut self,
+        until: Option<Instant>,
+        commit: &mut TwoPhase,
+        participant: usize,
+        step: Step,
+    ) -> Event {
+        let server = commit.servers[participant];
+        let Some(until) = until else { return self.hear_step(commit, participant, step).await };
+        match timeout_at(until.into(), self.hear_step(commit, participant, step)).await {
+            Ok(event) => event,
+            Err(_) => {
+                self.discard(server);
+                Event::Lost(participant)
+            }
+        }
+    }
+
     async fn hear_step(&mut self, commit: &mut TwoPhase, participant: usize, step: Step) -> Event {
         let server = commit.servers[participant];
         let Some(i) = self.links.by_server(server) else {
@@ -213,11 +283,7 @@ impl Conversation {
             Ok(answer) => self.judge_step(commit, i, participant, step, answer),
             Err(failure) => {
                 commit.failure.get_or_insert(cause_of(failure));
-                // Whatever went wrong, nobody knows what this server has done.
-                if let Some(i) = self.links.by_server(server) {
-                    self.links.remove(i).close();
-                    self.presence.leave(server);
-                }
+                self.discard(server);
                 Event::Lost(participant)
             }
         }
@@ -252,10 +318,11 @@ impl Conversation {
     ) -> Result<(), Failure> {
         let ends = matches!(commit.failure, Some(Cause::Ends));
         let fields = match outcome {
-            Outcome::Committed if !ends => return Ok(()),
-            Outcome::Committed => {
-                ErrorFields::error("08006", "the transaction has been committed, but the session has lost its server")
+            Outcome::Committed if !ends => {
+                self.tell_of_unfinished(&commit, coordinator);
+                return Ok(());
             }
+            Outcome::Committed => ErrorFields::error("08006", SERVER_LOST),
             Outcome::RolledBack => match commit.failure {
                 Some(Cause::Said { message, by_decider }) => match explain_refusal(&message, by_decider) {
                     Some(fields) => fields,
@@ -288,6 +355,55 @@ impl Conversation {
             return Err(End::Fatal(ErrorFields { severity: Severity::Fatal, ..fields }).into());
         }
         Err(fields.into())
+    }
+
+    /// It is committed; where it has not been finished, the session's own statements wait for that.
+    fn tell_of_unfinished(&mut self, commit: &TwoPhase, coordinator: &Coordinator) {
+        // Also where the server was lost that did it.
+        commit.shards.iter().for_each(|shard| self.session.wrote_on(*shard, clock::now()));
+        if commit.left.is_empty() {
+            return;
+        }
+        let mut names = Vec::new();
+        for participant in commit.left.iter().copied() {
+            let shard = commit.shards[participant];
+            names.push(format!("\"{}\"", self.served.shard(shard).name));
+            self.unfinished.push((shard, coordinator.name(participant)));
+        }
+        let fields = ErrorFields::new(
+            Severity::Warning,
+            "01000",
+            "the transaction has been committed, but not all of its shards show that yet",
+        );
+        let detail = format!("No answer from: {}.", names.join(", "));
+        let fields = fields
+            .with_detail(detail)
+            .with_hint("Statements of this session wait for these shards; others may see the rows there as they were before.");
+        backend::notice_response(&mut self.client.out, &fields);
+    }
+
+    /// Before anything else runs on a shard for this session, what it has committed is committed there.
+    pub(super) async fn finish_on(&mut self, shard: ShardId) -> Result<(), Failure> {
+        while let Some(at) = self.unfinished.iter().position(|(unfinished, _)| *unfinished == shard) {
+            self.client.flush().await?;
+            let (commits, name) = (self.served.commits.clone(), self.unfinished[at].1);
+            let finished = tokio::select! {
+                biased;
+                finished = commits.finish(usize::from(shard.0), name) => finished,
+                gone = self.client.watch() => return Err(gone.into()),
+            };
+            if let Err(reason) = finished {
+                let message = "a shard has not finished an earlier transaction of this session, which is committed";
+                return Err(ErrorFields::error("08006", message)
+                    .with_detail(format!("Shard \"{}\": {reason}.", self.served.shard(shard).name))
+                    .with_hint("Try again when the shard answers; another session may see the rows there as they were before.")
+                    .into());
+            }
+            self.unfinished.remove(at);
+            // No replica that has not got that far is asked.
+            self.session.wrote_on(shard, clock::now());
+        }
+        Ok(())
     }
 
     /// A commit has come so far; tests may break a connection here.
