@@ -8,20 +8,25 @@ use tokio::time::{timeout, timeout_at};
 
 use crate::clock;
 use crate::commit::coordinator::{Action, Coordinator, Event, Outcome, Step};
+use crate::commit::points::Harm;
 use crate::commit::recover::{DECISION_TIME_MAX, UNDEFINED_OBJECT};
 use crate::commit::shards::{Known, NOT_PREPARED};
 use crate::pool::server::{Audience, Due};
 use crate::protocol::backend::{self, TransactionStatus};
 use crate::protocol::error::{ErrorFields, Severity};
 use crate::protocol::frontend;
+use crate::session::transaction::Block;
 
-use super::ask::Answer;
+use super::ask::{Answer, Notices};
 use super::links::Sent;
+use super::victim::FAIL;
 use super::worker::Served;
 use super::{Conversation, End, Failure};
 
 const SERVER_LOST: &str = "the transaction has been committed, but the session has lost its server";
 
+const READ_ONLY: &str = "25006";
+const IN_FAILED_TRANSACTION: &str = "25P02";
 const UNIQUE_VIOLATION: &str = "23505";
 const CHECK_VIOLATION: &str = "23514";
 
@@ -53,6 +58,8 @@ enum Cause {
         by_decider: bool,
     },
     Lost(ErrorFields),
+    /// The transaction of this participant had failed before: PREPARE or COMMIT has rolled it back.
+    HadFailed(usize),
     /// A server is lost without which the session cannot go on.
     Ends,
     TooLate,
@@ -63,6 +70,10 @@ impl Conversation {
     pub(super) async fn commit_links(&mut self) -> Result<bool, Failure> {
         let mut writers: Vec<usize> =
             (0..self.links.len()).filter(|i| self.links[*i].joined && self.links[*i].wrote).collect();
+        if writers.len() > 1 && self.session.transaction.block().is_some_and(Block::is_read_only) {
+            self.forget_those_without_changes(&writers).await?;
+            writers.retain(|i| self.links[*i].wrote);
+        }
         let is_decided = writers.len() > 1;
         if is_decided {
             // The last one decides, and is not prepared: PostgreSQL prepares no transaction that has used temporary
@@ -86,6 +97,34 @@ impl Conversation {
             self.roll_back_links().await?;
         }
         committed
+    }
+
+    /// In a transaction that only reads, what may write mostly has not: PostgreSQL knows.
+    async fn forget_those_without_changes(&mut self, writers: &[usize]) -> Result<(), Failure> {
+        const CHANGES: &str = "SELECT pg_catalog.pg_current_xact_id_if_assigned() IS NOT NULL";
+        let servers: Vec<u64> = writers.iter().map(|i| self.links[*i].server.id.0).collect();
+        for server in servers {
+            let asked = match self.position(server) {
+                Ok(i) => self.ask(i, CHANGES).await.map(|answer| (i, answer)),
+                Err(failure) => Err(failure),
+            };
+            match asked {
+                Ok((i, answer)) if answer.error.is_none() => {
+                    // One column of one letter.
+                    self.links[i].wrote = answer.rows().next().is_none_or(|row| row.last() == Some(&b't'));
+                }
+                Ok((_, answer)) => {
+                    self.roll_back_links().await?;
+                    return answer.into_result(self);
+                }
+                Err(end @ Failure::End(_)) => return Err(end),
+                Err(failure) => {
+                    self.roll_back_links().await?;
+                    return Err(failure);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// COMMIT wherever the block is still open; what was written on several servers `is_decided` already.
@@ -299,7 +338,11 @@ impl Conversation {
             self.left_block(i, done && step != Step::RollBack);
         }
         let Some(message) = answer.error else {
-            return if done { Event::Done(participant) } else { Event::Failed(participant) };
+            if done {
+                return Event::Done(participant);
+            }
+            commit.failure.get_or_insert(Cause::HadFailed(participant));
+            return Event::Failed(participant);
         };
         // Somebody who looks after what is left has been quicker.
         if !ends_block && ErrorFields::parse(&message[5..]).sqlstate == UNDEFINED_OBJECT {
@@ -333,6 +376,10 @@ impl Conversation {
                     }
                 },
                 Some(Cause::TooLate) => rolled_back("the commit has taken too long"),
+                Some(Cause::HadFailed(participant)) => {
+                    let shard = &self.served.shard(commit.shards[participant]).name;
+                    had_failed().with_detail(format!("It had failed on shard \"{shard}\" before."))
+                }
                 Some(Cause::Lost(fields)) => ErrorFields {
                     hint: None,
                     ..ErrorFields::error(
@@ -412,13 +459,18 @@ impl Conversation {
             return;
         }
         let commits = self.served.commits.clone();
-        if let Some(participant) = commits.points.reach(point).await
-            && let Some(i) = commit.servers.get(participant).and_then(|server| self.links.by_server(*server))
-        {
-            let server = self.links[i].server.id.0;
-            // Without goodbye: what has been sent may or may not have arrived.
-            drop(self.links.remove(i));
-            self.presence.leave(server);
+        let Some(harm) = commits.points.reach(point).await else { return };
+        let (Harm::Lost(participant) | Harm::Failed(participant)) = harm;
+        let Some(server) = commit.servers.get(participant).copied() else { return };
+        let Some(i) = self.links.by_server(server) else { return };
+        match harm {
+            Harm::Lost(_) => {
+                // Without goodbye: what has been sent may or may not have arrived.
+                drop(self.links.remove(i));
+                self.presence.leave(server);
+            }
+            // The connection may have broken by itself.
+            Harm::Failed(_) => drop(self.ask_hearing(i, FAIL, Notices::Dropped).await),
         }
     }
 
@@ -440,6 +492,11 @@ impl Conversation {
 /// The decider refuses the row that would have been the commit: the words are the router's business.
 fn explain_refusal(message: &[u8], by_decider: bool) -> Option<ErrorFields> {
     let said = ErrorFields::parse(&message[5..]);
+    match &*said.sqlstate {
+        READ_ONLY if by_decider => return Some(cannot_become_read_only()),
+        IN_FAILED_TRANSACTION if by_decider => return Some(had_failed()),
+        _ => {}
+    }
     if !by_decider || !said.message.contains("\"decision") {
         return None;
     }
@@ -458,6 +515,18 @@ fn rolled_back(why: &str) -> ErrorFields {
     ErrorFields::error("40001", "the transaction was rolled back on all shards during its commit")
         .with_detail(format!("Another router has ended it, or could have: {why}."))
         .with_hint("Run the transaction again.")
+}
+
+/// Its commit leaves a row, which is a write.
+pub(super) fn cannot_become_read_only() -> ErrorFields {
+    ErrorFields::error("0A000", "a transaction that has written on several shards cannot become READ ONLY")
+        .with_detail("Its commit writes a row on one of them.")
+        .with_hint("Leave the transaction READ WRITE, or commit it before.")
+}
+
+/// A server has answered COMMIT with ROLLBACK, though nobody has been told of an error.
+pub(super) fn had_failed() -> ErrorFields {
+    ErrorFields::error("40000", "the transaction has been rolled back instead of committed")
 }
 
 /// The client must not take an error for a rollback.

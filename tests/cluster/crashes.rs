@@ -287,3 +287,46 @@ fn a_session_sees_what_it_has_committed_on_a_shard_that_was_cut_off() {
     assert_eq!(client.text(&format!("SELECT name FROM users WHERE id = {}", world.ids[1])), "unseen");
     world.check("unseen", &told);
 }
+
+/// PostgreSQL answers PREPARE and COMMIT of a transaction that has failed with ROLLBACK, without an error.
+#[test]
+fn a_participant_that_had_failed_has_all_rolled_back() {
+    let world = World::start();
+    for (point, participant) in [("begun", 0), ("prepared", 2)] {
+        let router = world.router(point, &format!("fail:{participant}"));
+        let mut client = world.begin_to_commit(&router, point);
+        let told = client.answer(b"");
+        let error = told.error.as_ref().unwrap();
+        let message = "the transaction has been rolled back instead of committed";
+        assert_eq!((error.sqlstate(), error.message(), told.status), ("40000", message, b'I'));
+        world.check(point, &told);
+    }
+}
+
+/// Whoever has only read says nothing about what is committed.
+#[test]
+fn servers_that_are_lost_after_the_decision_do_not_put_it_in_doubt() {
+    let world = World::start();
+    let gate = Gate::new("reader");
+    let router = world.router("decide", &gate.what());
+    let mut client = world.ready(&router, "SELECT count(*) FROM users");
+    client.query("BEGIN");
+    for id in [world.ids[0], world.ids[1]] {
+        let update = format!("UPDATE users SET name = 'reader' WHERE id = {id}");
+        assert_eq!(client.query(&update).tag(), "UPDATE 1");
+    }
+    assert_eq!(client.query(&format!("SELECT name FROM users WHERE id = {}", world.ids[2])).tag(), "SELECT 1");
+    let decided = || world.cluster.primary(DECIDER).psql("SELECT count(*) FROM sluice.decision").unwrap();
+    let before = decided();
+    client.send(&wire::query("COMMIT"));
+    wait_for("the decision", || (decided() != before).then_some(()));
+    world.wires.iter().for_each(Proxy::cut);
+    gate.open();
+    std::thread::sleep(Duration::from_millis(200));
+    world.wires.iter().for_each(Proxy::mend);
+    let told = client.answer(b"");
+    assert_eq!((told.sqlstate(), told.tag(), told.status), ("", "COMMIT", b'I'), "{:?}", told.error);
+    for shard in [0, 1] {
+        assert_eq!(client.text(&format!("SELECT name FROM users WHERE id = {}", world.ids[shard])), "reader");
+    }
+}
