@@ -191,3 +191,26 @@ fn transfers_in_any_order_over_two_routers_all_end() {
     assert!(gave_up < 75, "{gave_up} gave up: not everybody may");
     assert_eq!(stage.routers[0].client().text("SELECT sum(amount) FROM accounts"), "10000");
 }
+
+/// Two INSERTs of the same keys may store them on two shards in opposite orders. One of the two is done; the other hears of the
+/// keys that are there, or has to give up.
+#[test]
+fn of_two_inserts_of_the_same_keys_one_is_done() {
+    const ROUNDS: usize = 25;
+    let stage = Stage::new("routers_inserts", 2, 2);
+    let mut owner = stage.routers[0].client();
+    let rows: Vec<String> = (201..=230).map(|id| format!("({id}, 1)")).collect();
+    let insert = format!("INSERT INTO accounts VALUES {}", rows.join(", "));
+    let mut clients: Vec<Wire> = stage.routers.iter().map(Running::client).collect();
+    let mut gave_up = 0;
+    for _ in 0..ROUNDS {
+        clients.iter_mut().for_each(|client| client.send(&wire::query(&insert)));
+        let mut told: Vec<String> = clients.iter_mut().map(|client| client.answer(b"").sqlstate().to_owned()).collect();
+        told.sort();
+        assert_eq!(told[0], "");
+        assert!(["23505", "40P01"].contains(&&*told[1]), "{told:?}");
+        gave_up += usize::from(told[1] == "40P01");
+        assert_eq!(owner.query("DELETE FROM accounts WHERE name > 200").tag(), "DELETE 30");
+    }
+    println!("{gave_up} of {ROUNDS} gave up");
+}
