@@ -297,7 +297,7 @@ mod tests {
         graph.add(client(2), need_of(stranger(8)));
         graph.add(client(3), need_of(stranger(8)));
         assert_eq!(graph.between_strangers(), [client(1), client(2)].into());
-        let mut prepared = super::WaitGraph::default();
+        let mut prepared = WaitGraph::default();
         prepared.add(stranger(7), need_of(client(1)));
         prepared.add(client(1), need_of(stranger(0)));
         assert!(prepared.between_strangers().is_empty(), "a prepared transaction waits for nobody");

@@ -444,8 +444,7 @@ mod tests {
                 let can_end = |transaction: &&Transaction| {
                     !ended.contains(&transaction.client)
                         && transaction.waits.is_none_or(|(lock, _)| {
-                            let mut before =
-                                self.locks[&lock].iter().take_while(|other| **other != transaction.client);
+                            let mut before = self.locks[&lock].iter().take_while(|other| **other != transaction.client);
                             before.all(|other| ended.contains(other))
                         })
                 };

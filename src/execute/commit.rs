@@ -423,9 +423,9 @@ impl Conversation {
             "the transaction has been committed, but not all of its shards show that yet",
         );
         let detail = format!("No answer from: {}.", names.join(", "));
-        let fields = fields
-            .with_detail(detail)
-            .with_hint("Statements of this session wait for these shards; others may see the rows there as they were before.");
+        let fields = fields.with_detail(detail).with_hint(
+            "Statements of this session wait for these shards; others may see the rows there as they were before.",
+        );
         backend::notice_response(&mut self.client.out, &fields);
     }
 
@@ -443,7 +443,9 @@ impl Conversation {
                 let message = "a shard has not finished an earlier transaction of this session, which is committed";
                 return Err(ErrorFields::error("08006", message)
                     .with_detail(format!("Shard \"{}\": {reason}.", self.served.shard(shard).name))
-                    .with_hint("Try again when the shard answers; another session may see the rows there as they were before.")
+                    .with_hint(
+                        "Try again when the shard answers; another session may see the rows there as they were before.",
+                    )
                     .into());
             }
             self.unfinished.remove(at);

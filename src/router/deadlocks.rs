@@ -18,7 +18,6 @@ use tokio_postgres::SimpleQueryMessage;
 
 use super::Shared;
 use super::worker::Message;
-use published::Publisher;
 use crate::config::{Config, Host, Instance};
 use crate::control;
 use crate::deadlock::published::{LockWait, stuck_within};
@@ -27,6 +26,7 @@ use crate::pool::budget::{Mode, PoolSnapshot};
 use crate::pool::directory::PoolKey;
 use crate::protocol::error::ErrorFields;
 use crate::view::{LockHolder, LockWaitRow};
+use published::Publisher;
 
 /// How long a client may wait before anybody looks; PostgreSQL's own default.
 const PATIENCE: Duration = Duration::from_secs(1);

@@ -217,7 +217,9 @@ impl Bank {
             );
             match told {
                 Told::Committed => assert_eq!(found.len(), 2, "seed {seed}: {id} was acknowledged, and is lost"),
-                Told::Undone | Told::GaveUp => assert_eq!(found.len(), 0, "seed {seed}: {id} was told to be undone, and is there"),
+                Told::Undone | Told::GaveUp => {
+                    assert_eq!(found.len(), 0, "seed {seed}: {id} was told to be undone, and is there");
+                }
                 Told::Nothing => {}
             }
         }

@@ -45,8 +45,7 @@ impl World {
         let map = ShardMap::even(BUCKETS, SHARDS);
         let ids = (0..SHARDS).map(|shard| (1..).find(|id| map.shard_of(&Key::Int(*id)).0 == shard).unwrap());
         let observer = Sluice::start(&format!("{sluice_settings}{}", cluster.database_config("app", RULES)));
-        let world =
-            Self { ids: ids.collect(), cluster, wires, observer, settings: sluice_settings.to_owned() };
+        let world = Self { ids: ids.collect(), cluster, wires, observer, settings: sluice_settings.to_owned() };
         let mut client = world.ready(&world.observer, "CREATE TABLE users (id bigint PRIMARY KEY, name text)");
         for id in &world.ids {
             assert_eq!(client.query(&format!("INSERT INTO users VALUES ({id}, 'none')")).tag(), "INSERT 0 1");

@@ -214,3 +214,49 @@ fn of_two_inserts_of_the_same_keys_one_is_done() {
     }
     println!("{gave_up} of {ROUNDS} gave up");
 }
+
+/// A router may come before the one whose user owns the schema: commits over shards need nothing new.
+#[test]
+fn the_tables_of_an_older_version_of_another_user_are_good_enough_to_commit() {
+    let shards = databases("routers_older", 2);
+    for shard in &shards {
+        let mut owner = superuser(shared(), shard);
+        let first = include_str!("../../migrations/0001_decision.sql");
+        let make = format!(
+            "CREATE SCHEMA sluice; CREATE TABLE sluice.migration (number int PRIMARY KEY, made timestamptz DEFAULT now()); \
+             {first}; INSERT INTO sluice.migration VALUES (1)"
+        );
+        assert_eq!(owner.query(&make).sqlstate(), "");
+    }
+    let router = Running::over(&shards);
+    let mut client = router.client();
+    assert_eq!(client.query("CREATE TABLE accounts (name bigint PRIMARY KEY, amount bigint)").sqlstate(), "");
+    assert_eq!(client.query("INSERT INTO accounts SELECT id, 1 FROM generate_series(1, 20) AS id").sqlstate(), "");
+    assert_eq!(client.query("UPDATE accounts SET amount = 2").tag(), "UPDATE 20");
+}
+
+/// Routers that log in as different users find each other's clients, if both may write where they are told.
+#[test]
+fn routers_of_different_users_need_a_grant() {
+    let stage = Stage::new("routers_users", 2, 1);
+    let mut owner = superuser(shared(), &stage.shards[0]);
+    owner.query("DO $$ BEGIN CREATE ROLE neighbour LOGIN; EXCEPTION WHEN duplicate_object THEN END $$");
+    for shard in &stage.shards {
+        assert_eq!(superuser(shared(), shard).query("GRANT ALL ON accounts TO neighbour").sqlstate(), "");
+    }
+    let grant = "GRANT SELECT, INSERT, UPDATE, DELETE ON sluice.waiting TO neighbour";
+    assert_eq!(owner.query(grant).sqlstate(), "");
+    let config = database_config(shared(), &stage.shards, RULES).replace("//app:app@", "//neighbour@");
+    assert!(config.contains("neighbour"), "{config}");
+    let other = Running::start(&config);
+    other.wait_until_ready();
+    let mut first = stage.begin(0, 0);
+    let mut second = other.client();
+    assert_eq!(second.query("BEGIN").tag(), "BEGIN");
+    assert_eq!(second.query(&stage.lock(1)).tag(), "SELECT 1");
+    assert_eq!(second.text("SELECT current_user"), "neighbour");
+    first.send(&wire::query(&stage.lock(1)));
+    second.send(&wire::query(&stage.lock(0)));
+    assert_is_victim(&second.answer(b""), &[first.pid, second.pid]);
+    assert_eq!(first.answer(b"").tag(), "SELECT 1");
+}

@@ -52,7 +52,8 @@ struct Shards {
 impl Shards {
     fn of(database: &Database) -> Self {
         let mut shards = Self { instances: Vec::new(), places: Vec::new() };
-        for (position, (known, shard)) in database.commits.known().into_iter().zip(&database.config.shards).enumerate() {
+        for (position, (known, shard)) in database.commits.known().into_iter().zip(&database.config.shards).enumerate()
+        {
             let Known::Ready(identity) = known else { continue };
             let Some(primary) = primary(database, position) else { continue };
             let same = |other: &Instance| (&other.host, other.port) == (&primary.host, primary.port);
