@@ -326,7 +326,7 @@ fn the_tables_of_the_router_are_none_of_the_applications() {
     let three = Three::start("hidden");
     let shards = &three.shards;
     let migrations = three.on_shards("SELECT string_agg(number::text, ',' ORDER BY number) FROM sluice.migration");
-    assert_eq!(migrations, ["1"; 3]);
+    assert_eq!(migrations, ["1,2"; 3]);
     let identities = three.on_shards("SELECT identity FROM sluice.shard");
     assert!(identities.iter().all(|identity| identity.len() == 16), "{identities:?}");
     assert!(identities[0] != identities[1] && identities[1] != identities[2], "{identities:?}");
