@@ -78,23 +78,28 @@ fn ring(name: &str, count: usize, routers: usize) {
     for (at, client) in clients.iter_mut().enumerate() {
         client.send(&wire::query(&stage.lock((at + 1) % count)));
     }
-    let mut victim = clients.pop().unwrap();
-    let answer = victim.answer(b"");
+    // They began at almost the same moment, so any may be taken for the youngest, but only one.
+    let victims: Vec<Answer> = thread::scope(|scope| {
+        let go_on = |client: &mut Wire| {
+            let answer = client.answer(b"");
+            let end = if answer.error.is_none() { "COMMIT" } else { "ROLLBACK" };
+            assert_eq!(client.query(end).tag(), end, "its connection is as good as before");
+            answer
+        };
+        let waiting: Vec<_> = clients.iter_mut().map(|client| scope.spawn(move || go_on(client))).collect();
+        let answers = waiting.into_iter().map(|thread| thread.join().unwrap());
+        answers.filter(|answer| answer.error.is_some()).collect()
+    });
     let found = began.elapsed();
-    assert_is_victim(&answer, &processes);
     println!("found after {found:?}");
     assert!(found < FOUND_TIME_MAX, "{found:?}");
-    for client in clients.iter_mut().rev() {
-        assert_eq!(client.answer(b"").sqlstate(), "", "there is one victim");
-        assert_eq!(client.query("COMMIT").tag(), "COMMIT");
-    }
-    assert_eq!(victim.query("ROLLBACK").tag(), "ROLLBACK");
-    assert_eq!(victim.query(&stage.lock(0)).tag(), "SELECT 1", "its connection is as good as before");
+    assert_eq!(victims.len(), 1, "{victims:?}");
+    assert_is_victim(&victims[0], &processes);
     wait_for("nothing to be left that is told", || (stage.entries() == "0").then_some(()));
 }
 
 #[test]
-fn of_two_that_cross_over_two_routers_the_younger_gives_up() {
+fn of_two_that_cross_over_two_routers_one_gives_up() {
     ring("crossed_routers", 2, 2);
 }
 
@@ -257,6 +262,15 @@ fn routers_of_different_users_need_a_grant() {
     assert_eq!(second.text("SELECT current_user"), "neighbour");
     first.send(&wire::query(&stage.lock(1)));
     second.send(&wire::query(&stage.lock(0)));
-    assert_is_victim(&second.answer(b""), &[first.pid, second.pid]);
-    assert_eq!(first.answer(b"").tag(), "SELECT 1");
+    // Whoever gives up, the other goes on.
+    let (first_told, second_told) = thread::scope(|scope| {
+        let first = scope.spawn(|| first.answer(b""));
+        (first.join().unwrap(), second.answer(b""))
+    });
+    let (victim, other) = match first_told.error {
+        Some(_) => (first_told, second_told),
+        None => (second_told, first_told),
+    };
+    assert_is_victim(&victim, &[first.pid, second.pid]);
+    assert_eq!(other.tag(), "SELECT 1");
 }

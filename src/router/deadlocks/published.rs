@@ -87,7 +87,7 @@ impl Publisher {
         );
         for (database, home) in self.homes.drain() {
             // What stays does not count for long, and goes with the next who withdraws.
-            if let Err(reason) = home.ask(&sql).await {
+            if let Err(reason) = home.ask(|| sql.clone()).await {
                 tracing::debug!(database, reason, "entries of transactions that wait are left");
             }
         }
@@ -97,7 +97,7 @@ impl Publisher {
     async fn publish(&mut self, database: &Database, config: &Arc<Config>, own: &[Entry]) -> Vec<Published> {
         let name = &database.config.name;
         let Some(home) = self.home(database, config) else { return Vec::new() };
-        match home.ask(&self.publication(own)).await {
+        match home.ask(|| self.publication(own)).await {
             Ok(rows) => rows.iter().filter_map(read).collect(),
             Err(reason) => {
                 if !std::mem::replace(&mut self.has_complained, true) {
@@ -133,8 +133,8 @@ impl Publisher {
         let rows: Vec<String> = own
             .iter()
             .map(|entry| {
-                let Entry { client, transaction, pid, running, members } = entry;
-                let (running, members) = (running.as_micros(), write_members(members));
+                let Entry { client, transaction, pid, began, members } = entry;
+                let (running, members) = (began.elapsed().as_micros(), write_members(members));
                 format!(
                     "('{router:016x}', {client}, {transaction}, {pid}, \
                      pg_catalog.clock_timestamp() - interval '{running} microseconds', '{members}')"
@@ -160,10 +160,11 @@ impl Publisher {
 }
 
 impl Home {
-    async fn ask(&self, sql: &str) -> Result<Vec<SimpleQueryMessage>, String> {
+    /// The text is made when it can be sent: it may tell how long ago something was.
+    async fn ask(&self, sql: impl FnOnce() -> String) -> Result<Vec<SimpleQueryMessage>, String> {
         let work = async {
             let client = self.pool.get().await.map_err(|error| control::reason(&error))?;
-            client.simple_query(sql).await.map_err(|error| control::reason(&error))
+            client.simple_query(&sql()).await.map_err(|error| control::reason(&error))
         };
         timeout(ANSWER_TIME_MAX, work).await.unwrap_or_else(|_| Err("it does not answer in time".to_owned()))
     }
@@ -175,7 +176,7 @@ struct Entry {
     /// Tells its transaction from its others.
     transaction: u128,
     pid: i32,
-    running: Duration,
+    began: Instant,
     members: Vec<Member>,
 }
 
@@ -251,7 +252,6 @@ impl Moment {
     fn entries(&self, database: &Database, shards: &Shards, epoch: Instant) -> Vec<Entry> {
         let suspects = self.graph().between_strangers();
         let is_suspect = |holder: &&Holder| suspects.contains(&Party::Client(holder.id));
-        let now = Instant::now();
         let entry = |holder: &Holder| {
             let of_database = |server: &&HeldServer| *server.pool.database == *database.config.name;
             let members = holder.servers.iter().filter(of_database);
@@ -260,7 +260,7 @@ impl Moment {
                 client: holder.id,
                 transaction: holder.began.saturating_duration_since(epoch).as_micros(),
                 pid: holder.pid,
-                running: now.saturating_duration_since(holder.began),
+                began: holder.began,
                 members,
             })
         };
