@@ -2,6 +2,10 @@
 //!
 //! Pure. A transaction goes on when each of its [`Need`]s is met; a need is met when one of those it names ends. A lock of
 //! PostgreSQL is held by one (several holders are several needs); a pool's queue goes on with whichever server comes back first.
+//!
+//! [`published`]: the same over the clients of several routers, by what those tell each other.
+
+pub mod published;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -13,6 +17,8 @@ pub enum Party {
     Client(u64),
     /// A process of an instance (by position) that serves no client of this router.
     Process { instance: usize, pid: i32 },
+    /// A client of any router, as that router tells all others of it.
+    Published { router: u64, client: u64 },
 }
 
 /// What a party waits for.
@@ -64,6 +70,27 @@ impl WaitGraph {
     /// Those who can never go on unless somebody gives up.
     pub fn stuck(&self) -> BTreeSet<Party> {
         self.stuck_without(&BTreeSet::new())
+    }
+
+    /// The clients that wait, over some steps, for a process that this router does not know, and for which such a process waits
+    /// over some steps: a ring may pass through them that only several routers together can see.
+    pub fn between_strangers(&self) -> BTreeSet<Party> {
+        let mut waiting: BTreeMap<Party, BTreeSet<Party>> = BTreeMap::new();
+        let mut waited_for: BTreeMap<Party, BTreeSet<Party>> = BTreeMap::new();
+        for (party, needs) in &self.needs {
+            for other in needs.iter().flat_map(|need| &need.any_of) {
+                waiting.entry(*other).or_default().insert(*party);
+                waited_for.entry(*party).or_default().insert(*other);
+            }
+        }
+        // A process with number 0 is a prepared transaction, which waits for nobody.
+        let strangers = || {
+            let all = waiting.keys().chain(waited_for.keys()).copied();
+            all.filter(|party| matches!(party, Party::Process { pid, .. } if *pid != 0))
+        };
+        let behind = all_beyond(strangers().collect(), &waiting);
+        let ahead = all_beyond(strangers().collect(), &waited_for);
+        behind.intersection(&ahead).copied().filter(|party| matches!(party, Party::Client(_))).collect()
     }
 
     /// The fewest that must give up, each the youngest of those whose end would help. `age` orders them, the youngest last;
@@ -168,6 +195,15 @@ impl Victim {
     }
 }
 
+/// Those whom some of `todo` lead to, over one step or more.
+fn all_beyond(mut todo: Vec<Party>, steps: &BTreeMap<Party, BTreeSet<Party>>) -> BTreeSet<Party> {
+    let mut found = BTreeSet::new();
+    while let Some(party) = todo.pop() {
+        todo.extend(steps.get(&party).into_iter().flatten().copied().filter(|next| found.insert(*next)));
+    }
+    found
+}
+
 struct Line<'a> {
     pid: i32,
     what: &'a str,
@@ -206,7 +242,7 @@ mod tests {
     fn victims(graph: &WaitGraph) -> Vec<Party> {
         let by_number = |party| match party {
             Party::Client(id) => Some(id),
-            Party::Process { .. } => None,
+            Party::Process { .. } | Party::Published { .. } => None,
         };
         graph.victims(by_number).into_iter().map(|victim| victim.party).collect()
     }
@@ -248,6 +284,23 @@ mod tests {
             foreign.add(other(from), Need { any_of: [other(to)].into(), ..need("", &[]) });
         }
         assert_eq!(victims(&foreign), [client(2)]);
+    }
+
+    #[test]
+    fn only_those_between_strangers_may_be_in_a_ring_with_them() {
+        let stranger = |pid| Party::Process { instance: 0, pid };
+        let need_of = |other| Need { any_of: [other].into(), ..need("", &[]) };
+        let mut graph = graph(&[(1, &[2]), (5, &[6])]);
+        assert!(graph.between_strangers().is_empty());
+        graph.add(stranger(7), need_of(client(1)));
+        assert!(graph.between_strangers().is_empty(), "nobody waits for a stranger");
+        graph.add(client(2), need_of(stranger(8)));
+        graph.add(client(3), need_of(stranger(8)));
+        assert_eq!(graph.between_strangers(), [client(1), client(2)].into());
+        let mut prepared = WaitGraph::default();
+        prepared.add(stranger(7), need_of(client(1)));
+        prepared.add(client(1), need_of(stranger(0)));
+        assert!(prepared.between_strangers().is_empty(), "a prepared transaction waits for nobody");
     }
 
     #[test]

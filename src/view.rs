@@ -171,12 +171,17 @@ pub struct LockWaitRow {
     pub holders: Vec<LockHolder>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LockHolder {
     /// A server in a client's hands, by its number in SHOW SERVERS.
     Server(u64),
-    /// A process of PostgreSQL that serves no client of this router; 0 for a prepared transaction.
-    Process(i32),
+    Prepared,
+    /// A process of PostgreSQL that serves no client of this router: one of another router's, or past all routers.
+    Stranger {
+        pid: i32,
+        /// What it runs or has run last, as far as PostgreSQL tells this router's user.
+        statement: Option<String>,
+    },
 }
 
 #[derive(Clone, Debug)]

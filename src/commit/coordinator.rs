@@ -133,13 +133,18 @@ impl Coordinator {
         self.transaction
     }
 
-    /// The text of a statement.
-    pub fn sql(&self, participant: usize, step: Step) -> String {
-        let name = PreparedName {
+    /// Of what a participant prepares.
+    pub fn name(&self, participant: usize) -> PreparedName {
+        PreparedName {
             transaction: self.transaction,
             decider: self.shards[self.decider()],
             participant: self.shards[participant],
-        };
+        }
+    }
+
+    /// The text of a statement.
+    pub fn sql(&self, participant: usize, step: Step) -> String {
+        let name = self.name(participant);
         match step {
             Step::Prepare => format!("PREPARE TRANSACTION '{name}'"),
             Step::Decide => decide(self.transaction),

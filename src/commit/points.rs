@@ -21,6 +21,15 @@ enum What {
     Hold(PathBuf),
     /// The connection to this participant breaks, by position.
     Lose(usize),
+    /// The transaction of this participant fails, by position, and nobody hears of it.
+    Fail(usize),
+}
+
+/// What a test does to a participant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Harm {
+    Lost(usize),
+    Failed(usize),
 }
 
 /// The one point that is armed, if any.
@@ -43,8 +52,8 @@ impl Points {
         self.armed.is_some()
     }
 
-    /// A commit has come to `point`. Gives the participant whose connection is to break.
-    pub async fn reach(&self, point: &str) -> Option<usize> {
+    /// A commit has come to `point`. Gives what happens to a participant.
+    pub async fn reach(&self, point: &str) -> Option<Harm> {
         let (_, what) = self.armed.as_ref().filter(|(armed, _)| armed == point)?;
         if self.passed.swap(true, Ordering::Relaxed) {
             return None;
@@ -63,7 +72,8 @@ impl Points {
                 }
                 None
             }
-            What::Lose(participant) => Some(*participant),
+            What::Lose(participant) => Some(Harm::Lost(*participant)),
+            What::Fail(participant) => Some(Harm::Failed(*participant)),
         }
     }
 }
@@ -75,6 +85,7 @@ fn read(text: &str) -> Option<(String, What)> {
         None if what == "stop" => What::Stop,
         Some(("hold", file)) => What::Hold(file.into()),
         Some(("lose", participant)) => What::Lose(participant.parse().ok()?),
+        Some(("fail", participant)) => What::Fail(participant.parse().ok()?),
         _ => return None,
     };
     Some((point.to_owned(), what))

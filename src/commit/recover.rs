@@ -358,6 +358,16 @@ async fn resolve(
     result
 }
 
+/// Commits what has been prepared by this name, if nobody has yet; it must have been decided so.
+pub(super) async fn finish(name: PreparedName, shard: usize, logins: &dyn Logins) -> Result<(), String> {
+    let client = connect(logins.primary(shard)).await?;
+    let sql = format!("SELECT owner FROM pg_catalog.pg_prepared_xacts WHERE gid = '{name}'");
+    let answer = client.simple_query(&sql).await.map_err(|error| crate::control::reason(&error))?;
+    let Some(owner) = value(&answer, 0) else { return Ok(()) };
+    let part = Listed { name, shard, owner: owner.to_owned(), age: Duration::ZERO };
+    end(&part, Decision::Commit, logins).await
+}
+
 /// COMMIT PREPARED or ROLLBACK PREPARED, as somebody who may.
 async fn end(part: &Listed, decision: Decision, logins: &dyn Logins) -> Result<(), String> {
     let sql = match decision {

@@ -4,7 +4,13 @@
 use tokio_postgres::{Client, Error, SimpleQueryMessage};
 
 /// Number `n` is at position `n - 1`.
-const MIGRATIONS: [&str; 1] = [include_str!("../../migrations/0001_decision.sql")];
+const MIGRATIONS: [&str; 2] =
+    [include_str!("../../migrations/0001_decision.sql"), include_str!("../../migrations/0002_waiting.sql")];
+
+/// Without these there is no commit over several shards; without the others something less goes.
+const VITAL: usize = 1;
+
+const INSUFFICIENT_PRIVILEGE: &str = "42501";
 
 /// Two routers that start at once wait for each other by this number.
 const LOCK: &str = "SELECT pg_catalog.pg_advisory_xact_lock(8317708086157697893)";
@@ -21,7 +27,8 @@ const LAST: &str = "SELECT COALESCE(pg_catalog.max(number), 0) FROM sluice.migra
 /// # Errors
 /// The server's, when the user may not make it.
 pub async fn make(client: &Client) -> Result<(), Error> {
-    if last(client).await? >= MIGRATIONS.len() {
+    let made = last(client).await?;
+    if made >= MIGRATIONS.len() {
         return Ok(());
     }
     client.batch_execute("BEGIN").await?;
@@ -29,7 +36,14 @@ pub async fn make(client: &Client) -> Result<(), Error> {
         Ok(()) => client.batch_execute("COMMIT").await,
         Err(error) => {
             client.batch_execute("ROLLBACK").await?;
-            Err(error)
+            match error.code() {
+                // They are another user's; its router will make what is new.
+                Some(code) if made >= VITAL && code.code() == INSUFFICIENT_PRIVILEGE => {
+                    tracing::warn!(%error, "the tables in schema sluice are those of an older version");
+                    Ok(())
+                }
+                _ => Err(error),
+            }
         }
     }
 }

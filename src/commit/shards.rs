@@ -10,9 +10,9 @@ use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
 use super::coordinator::Decision;
-use super::name::{Identity, TransactionId};
+use super::name::{Identity, PreparedName, TransactionId};
 use super::points::Points;
-use super::recover::{LEARN_TIME_MAX, connect, decide};
+use super::recover::{LEARN_TIME_MAX, connect, decide, finish};
 
 /// How long a commit waits to learn who its shards are, in a router that has just started.
 const IDENTITY_TIME_MAX: Duration = Duration::from_secs(5);
@@ -51,7 +51,8 @@ impl Logins for Nowhere {
 pub struct Bounds {
     /// What is prepared for longer may have lost its router, and is resolved.
     pub in_doubt_after: Duration,
-    /// How long a client waits for the outcome when its decider was lost while it committed.
+    /// How long a client waits for the outcome when its decider was lost while it committed, and for the shards that do not
+    /// answer when the outcome is known.
     pub outcome_timeout: Duration,
 }
 
@@ -171,6 +172,29 @@ impl Commits {
         let task = self.control.spawn(async move { timeout(patience, ask).await.ok() });
         let decision = task.await.ok().flatten();
         decision.filter(|decision| *decision == Decision::Commit || began.elapsed() < LEARN_TIME_MAX)
+    }
+
+    /// Commits what a committed transaction has left prepared on a shard, if nobody has yet.
+    ///
+    /// # Errors
+    /// Why that could not be done in time.
+    pub async fn finish(&self, shard: usize, name: PreparedName) -> Result<(), String> {
+        let (logins, patience) = (self.logins(), self.bounds().outcome_timeout);
+        let work = async move {
+            loop {
+                match finish(name, shard, &*logins).await {
+                    Ok(()) => return,
+                    Err(error) => tracing::warn!(gid = %name, error, "a committed transaction is not finished yet"),
+                }
+                tokio::time::sleep(LEARN_PAUSE).await;
+            }
+        };
+        let task = self.control.spawn(async move { timeout(patience, work).await });
+        match task.await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err("it does not answer in time".to_owned()),
+            Err(_) => Err("the router is shutting down".to_owned()),
+        }
     }
 
     /// Something that this transaction has prepared is left to be resolved.

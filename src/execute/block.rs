@@ -10,9 +10,10 @@ use crate::protocol::backend;
 use crate::protocol::error::{ErrorFields, Severity};
 use crate::protocol::reply;
 use crate::session::SettingChange;
-use crate::session::transaction::Snapshot;
+use crate::session::transaction::{Snapshot, is_on};
 
 use super::ask::Notices;
+use super::commit::cannot_become_read_only;
 use super::extended::no_statement;
 use super::gather::rounds_floats;
 use super::greeting::unreadable;
@@ -71,6 +72,7 @@ impl Conversation {
 
     /// The servers are in a transaction already; whether its modes may still change is theirs to say.
     async fn begin_amid_text(&mut self, options: &TransactionOptions) -> Result<(), Failure> {
+        self.refuse_to_become(options.read_only)?;
         if let Some(modes) = options.modes() {
             let text = format!("SET TRANSACTION {modes}");
             self.tell_all(&text).await?;
@@ -339,8 +341,20 @@ impl Conversation {
         Ok(())
     }
 
+    /// A transaction that only reads cannot leave the row that a commit over several shards needs.
+    fn refuse_to_become(&self, read_only: Option<bool>) -> Result<(), Failure> {
+        let writers = self.links.iter().filter(|link| link.joined && link.wrote).count();
+        if read_only == Some(true) && writers > 1 {
+            return Err(cannot_become_read_only().into());
+        }
+        Ok(())
+    }
+
     /// What the planner relies on when it reads a statement must stay as it is.
     fn refuse_setting(&self, command: &Command) -> Result<(), Failure> {
+        if let Command::SetTransaction(options) = command {
+            self.refuse_to_become(options.read_only)?;
+        }
         let (Command::Set { name, value: SetValue::Text(value), .. } | Command::SetConfig { name, value }) = command
         else {
             return Ok(());
@@ -349,6 +363,9 @@ impl Conversation {
             && let Some(refusal) = unreadable(name, value.trim_matches('\''))
         {
             return Err(refusal.into());
+        }
+        if name.eq_ignore_ascii_case("transaction_read_only") {
+            self.refuse_to_become(Some(is_on(value.trim_matches('\''))))?;
         }
         if name.eq_ignore_ascii_case(SETTING) && Snapshots::parse(value).is_none() {
             return Err(invalid_value(value).into());

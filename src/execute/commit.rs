@@ -3,21 +3,30 @@
 use std::time::Instant;
 
 use bytes::BytesMut;
+use pgsluice_sharding::ShardId;
+use tokio::time::{timeout, timeout_at};
 
 use crate::clock;
 use crate::commit::coordinator::{Action, Coordinator, Event, Outcome, Step};
+use crate::commit::points::Harm;
 use crate::commit::recover::{DECISION_TIME_MAX, UNDEFINED_OBJECT};
 use crate::commit::shards::{Known, NOT_PREPARED};
 use crate::pool::server::{Audience, Due};
-use crate::protocol::backend::TransactionStatus;
+use crate::protocol::backend::{self, TransactionStatus};
 use crate::protocol::error::{ErrorFields, Severity};
 use crate::protocol::frontend;
+use crate::session::transaction::Block;
 
-use super::ask::Answer;
+use super::ask::{Answer, Notices};
 use super::links::Sent;
+use super::victim::FAIL;
 use super::worker::Served;
 use super::{Conversation, End, Failure};
 
+const SERVER_LOST: &str = "the transaction has been committed, but the session has lost its server";
+
+const READ_ONLY: &str = "25006";
+const IN_FAILED_TRANSACTION: &str = "25P02";
 const UNIQUE_VIOLATION: &str = "23505";
 const CHECK_VIOLATION: &str = "23514";
 
@@ -25,8 +34,20 @@ const CHECK_VIOLATION: &str = "23514";
 struct TwoPhase {
     /// By their ids, in the order of the participants.
     servers: Vec<u64>,
+    /// The shards of those.
+    shards: Vec<ShardId>,
     began: Instant,
     failure: Option<Cause>,
+    /// The participants that have not heard that it is committed, or not said so.
+    left: Vec<usize>,
+}
+
+impl TwoPhase {
+    fn note(&mut self, step: Step, event: Event) {
+        if let (Step::CommitPrepared, Event::Failed(at) | Event::Open(at) | Event::Lost(at)) = (step, event) {
+            self.left.push(at);
+        }
+    }
 }
 
 /// Why a commit fails: the first reason counts.
@@ -37,6 +58,8 @@ enum Cause {
         by_decider: bool,
     },
     Lost(ErrorFields),
+    /// The transaction of this participant had failed before: PREPARE or COMMIT has rolled it back.
+    HadFailed(usize),
     /// A server is lost without which the session cannot go on.
     Ends,
     TooLate,
@@ -47,7 +70,12 @@ impl Conversation {
     pub(super) async fn commit_links(&mut self) -> Result<bool, Failure> {
         let mut writers: Vec<usize> =
             (0..self.links.len()).filter(|i| self.links[*i].joined && self.links[*i].wrote).collect();
-        if writers.len() > 1 {
+        if writers.len() > 1 && self.session.transaction.block().is_some_and(Block::is_read_only) {
+            self.forget_those_without_changes(&writers).await?;
+            writers.retain(|i| self.links[*i].wrote);
+        }
+        let is_decided = writers.len() > 1;
+        if is_decided {
             // The last one decides, and is not prepared: PostgreSQL prepares no transaction that has used temporary
             // tables, notified anybody or taken some advisory locks; the last two are done on the first shard.
             writers.sort_by_key(|i| (self.links[*i].temporary_tables, self.links[*i].shard == Served::HOME));
@@ -63,7 +91,7 @@ impl Conversation {
                 return Err(failure);
             }
         }
-        let committed = self.commit_one_phase().await;
+        let committed = self.commit_one_phase(is_decided).await;
         if matches!(committed, Err(Failure::Error(_) | Failure::Told)) {
             // Wherever the block is still open, what comes next would become a part of it.
             self.roll_back_links().await?;
@@ -71,15 +99,47 @@ impl Conversation {
         committed
     }
 
-    /// COMMIT wherever the block is still open.
-    async fn commit_one_phase(&mut self) -> Result<bool, Failure> {
+    /// In a transaction that only reads, what may write mostly has not: PostgreSQL knows.
+    async fn forget_those_without_changes(&mut self, writers: &[usize]) -> Result<(), Failure> {
+        const CHANGES: &str = "SELECT pg_catalog.pg_current_xact_id_if_assigned() IS NOT NULL";
+        let servers: Vec<u64> = writers.iter().map(|i| self.links[*i].server.id.0).collect();
+        for server in servers {
+            let asked = match self.position(server) {
+                Ok(i) => self.ask(i, CHANGES).await.map(|answer| (i, answer)),
+                Err(failure) => Err(failure),
+            };
+            match asked {
+                Ok((i, answer)) if answer.error.is_none() => {
+                    // One column of one letter.
+                    self.links[i].wrote = answer.rows().next().is_none_or(|row| row.last() == Some(&b't'));
+                }
+                Ok((_, answer)) => {
+                    self.roll_back_links().await?;
+                    return answer.into_result(self);
+                }
+                Err(end @ Failure::End(_)) => return Err(end),
+                Err(failure) => {
+                    self.roll_back_links().await?;
+                    return Err(failure);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// COMMIT wherever the block is still open; what was written on several servers `is_decided` already.
+    async fn commit_one_phase(&mut self, is_decided: bool) -> Result<bool, Failure> {
         let mut committed = true;
         // Whoever wrote goes first: if that fails, the others have changed nothing.
         let joined = self.links.iter().filter(|link| link.joined);
         let mut order: Vec<(bool, u64)> = joined.map(|link| (!link.wrote, link.server.id.0)).collect();
         order.sort_by_key(|(only_read, _)| *only_read);
-        let writes = self.links.iter().any(|link| link.wrote);
+        let writes = is_decided || self.links.iter().any(|link| link.wrote);
         for (only_read, id) in order {
+            if writes && only_read {
+                self.end_reader(id).await?;
+                continue;
+            }
             let i = self.position(id)?;
             match self.ask(i, "COMMIT").await {
                 Ok(answer) if answer.error.is_none() && answer.tag_is("ROLLBACK") => {
@@ -87,15 +147,6 @@ impl Conversation {
                     self.left_block(i, false);
                 }
                 Ok(answer) if answer.error.is_none() => self.left_block(i, true),
-                // What was written is committed; this server had nothing to add to it.
-                Err(Failure::Error(fields)) if writes && only_read => {
-                    tracing::warn!(reason = %fields.message, "a server failed after the commit on the others");
-                }
-                Ok(answer) if writes && only_read => {
-                    self.left_block(i, false);
-                    let reason = answer.error.map(|message| ErrorFields::parse(&message[5..]).message);
-                    tracing::warn!(?reason, "a server refused to commit what it has only read");
-                }
                 Ok(answer) => {
                     self.left_block(i, false);
                     answer.into_result(self)?;
@@ -107,6 +158,38 @@ impl Conversation {
             }
         }
         Ok(committed)
+    }
+
+    /// COMMIT on a server that has only read, when what others wrote is committed: nothing that happens here changes that.
+    async fn end_reader(&mut self, server: u64) -> Result<(), Failure> {
+        let Some(i) = self.links.by_server(server) else { return Ok(()) };
+        let patience = self.served.commits.bounds().outcome_timeout;
+        match timeout(patience, self.ask(i, "COMMIT")).await {
+            Ok(Ok(answer)) => {
+                let committed = answer.error.is_none() && !answer.tag_is("ROLLBACK");
+                self.left_block(i, committed);
+                if let Some(message) = answer.error {
+                    let reason = ErrorFields::parse(&message[5..]).message;
+                    tracing::warn!(%reason, "a server refused to commit what it has only read");
+                }
+                Ok(())
+            }
+            Ok(Err(Failure::End(End::Fatal(_)))) => Err(End::Fatal(ErrorFields::fatal("08006", SERVER_LOST)).into()),
+            Ok(Err(end @ Failure::End(_))) => Err(end),
+            Ok(Err(Failure::Error(_) | Failure::Told)) | Err(_) => {
+                tracing::warn!("a server that has only read was lost after the commit on the others");
+                self.discard(server);
+                Ok(())
+            }
+        }
+    }
+
+    /// Closes a server of which nobody knows what it has done.
+    fn discard(&mut self, server: u64) {
+        if let Some(i) = self.links.by_server(server) {
+            self.links.remove(i).close();
+            self.presence.leave(server);
+        }
     }
 
     /// Two-phase commit over the servers that wrote: all or none.
@@ -127,7 +210,8 @@ impl Conversation {
             Err((_, Known::Ready(_))) => return Ok(()),
         };
         let mut coordinator = Coordinator::new(self.worker.new_transaction(), identities);
-        let mut commit = TwoPhase { servers, began: clock::now(), failure: None };
+        let places = shards.iter().filter_map(|shard| u16::try_from(*shard).ok().map(ShardId)).collect();
+        let mut commit = TwoPhase { servers, shards: places, began: clock::now(), failure: None, left: Vec::new() };
         self.reach(&commit, "begun").await;
         let outcome = loop {
             let mut together = Vec::new();
@@ -166,6 +250,9 @@ impl Conversation {
         together: &[(usize, Step)],
     ) -> Vec<Event> {
         let step = together.first().map_or(Step::RollBack, |(_, step)| *step);
+        // Before the outcome is known nobody can be told anything.
+        let is_known = matches!(step, Step::CommitPrepared | Step::RollBackPrepared | Step::RollBack);
+        let until = is_known.then(|| clock::now() + self.served.commits.bounds().outcome_timeout);
         let mut events = Vec::with_capacity(together.len());
         let mut sent = Vec::with_capacity(together.len());
         for (participant, step) in together.iter().copied() {
@@ -178,6 +265,7 @@ impl Conversation {
                 Ok(()) => sent.push((participant, step)),
                 Err(cause) => {
                     commit.failure.get_or_insert(cause);
+                    commit.note(step, Event::Lost(participant));
                     events.push(Event::Lost(participant));
                 }
             }
@@ -187,7 +275,9 @@ impl Conversation {
         }
         self.reach(commit, all_sent(step)).await;
         for (participant, step) in sent {
-            events.push(self.hear_step(commit, participant, step).await);
+            let event = self.hear_step_until(until, commit, participant, step).await;
+            commit.note(step, event);
+            events.push(event);
         }
         self.reach(commit, heard(step)).await;
         events
@@ -203,6 +293,25 @@ impl Conversation {
         self.send_out(i).await.map_err(cause_of)
     }
 
+    /// A server that has not answered by then is closed: others bring to an end what it has prepared.
+    async fn hear_step_until(
+        &mut self,
+        until: Option<Instant>,
+        commit: &mut TwoPhase,
+        participant: usize,
+        step: Step,
+    ) -> Event {
+        let server = commit.servers[participant];
+        let Some(until) = until else { return self.hear_step(commit, participant, step).await };
+        match timeout_at(until.into(), self.hear_step(commit, participant, step)).await {
+            Ok(event) => event,
+            Err(_) => {
+                self.discard(server);
+                Event::Lost(participant)
+            }
+        }
+    }
+
     async fn hear_step(&mut self, commit: &mut TwoPhase, participant: usize, step: Step) -> Event {
         let server = commit.servers[participant];
         let Some(i) = self.links.by_server(server) else {
@@ -213,11 +322,7 @@ impl Conversation {
             Ok(answer) => self.judge_step(commit, i, participant, step, answer),
             Err(failure) => {
                 commit.failure.get_or_insert(cause_of(failure));
-                // Whatever went wrong, nobody knows what this server has done.
-                if let Some(i) = self.links.by_server(server) {
-                    self.links.remove(i).close();
-                    self.presence.leave(server);
-                }
+                self.discard(server);
                 Event::Lost(participant)
             }
         }
@@ -233,7 +338,11 @@ impl Conversation {
             self.left_block(i, done && step != Step::RollBack);
         }
         let Some(message) = answer.error else {
-            return if done { Event::Done(participant) } else { Event::Failed(participant) };
+            if done {
+                return Event::Done(participant);
+            }
+            commit.failure.get_or_insert(Cause::HadFailed(participant));
+            return Event::Failed(participant);
         };
         // Somebody who looks after what is left has been quicker.
         if !ends_block && ErrorFields::parse(&message[5..]).sqlstate == UNDEFINED_OBJECT {
@@ -252,10 +361,11 @@ impl Conversation {
     ) -> Result<(), Failure> {
         let ends = matches!(commit.failure, Some(Cause::Ends));
         let fields = match outcome {
-            Outcome::Committed if !ends => return Ok(()),
-            Outcome::Committed => {
-                ErrorFields::error("08006", "the transaction has been committed, but the session has lost its server")
+            Outcome::Committed if !ends => {
+                self.tell_of_unfinished(&commit, coordinator);
+                return Ok(());
             }
+            Outcome::Committed => ErrorFields::error("08006", SERVER_LOST),
             Outcome::RolledBack => match commit.failure {
                 Some(Cause::Said { message, by_decider }) => match explain_refusal(&message, by_decider) {
                     Some(fields) => fields,
@@ -266,6 +376,10 @@ impl Conversation {
                     }
                 },
                 Some(Cause::TooLate) => rolled_back("the commit has taken too long"),
+                Some(Cause::HadFailed(participant)) => {
+                    let shard = &self.served.shard(commit.shards[participant]).name;
+                    had_failed().with_detail(format!("It had failed on shard \"{shard}\" before."))
+                }
                 Some(Cause::Lost(fields)) => ErrorFields {
                     hint: None,
                     ..ErrorFields::error(
@@ -290,19 +404,75 @@ impl Conversation {
         Err(fields.into())
     }
 
+    /// It is committed; where it has not been finished, the session's own statements wait for that.
+    fn tell_of_unfinished(&mut self, commit: &TwoPhase, coordinator: &Coordinator) {
+        // Also where the server was lost that did it.
+        commit.shards.iter().for_each(|shard| self.session.wrote_on(*shard, clock::now()));
+        if commit.left.is_empty() {
+            return;
+        }
+        let mut names = Vec::new();
+        for participant in commit.left.iter().copied() {
+            let shard = commit.shards[participant];
+            names.push(format!("\"{}\"", self.served.shard(shard).name));
+            self.unfinished.push((shard, coordinator.name(participant)));
+        }
+        let fields = ErrorFields::new(
+            Severity::Warning,
+            "01000",
+            "the transaction has been committed, but not all of its shards show that yet",
+        );
+        let detail = format!("No answer from: {}.", names.join(", "));
+        let fields = fields.with_detail(detail).with_hint(
+            "Statements of this session wait for these shards; others may see the rows there as they were before.",
+        );
+        backend::notice_response(&mut self.client.out, &fields);
+    }
+
+    /// Before anything else runs on a shard for this session, what it has committed is committed there.
+    pub(super) async fn finish_on(&mut self, shard: ShardId) -> Result<(), Failure> {
+        while let Some(at) = self.unfinished.iter().position(|(unfinished, _)| *unfinished == shard) {
+            self.client.flush().await?;
+            let (commits, name) = (self.served.commits.clone(), self.unfinished[at].1);
+            let finished = tokio::select! {
+                biased;
+                finished = commits.finish(usize::from(shard.0), name) => finished,
+                gone = self.client.watch() => return Err(gone.into()),
+            };
+            if let Err(reason) = finished {
+                let message = "a shard has not finished an earlier transaction of this session, which is committed";
+                return Err(ErrorFields::error("08006", message)
+                    .with_detail(format!("Shard \"{}\": {reason}.", self.served.shard(shard).name))
+                    .with_hint(
+                        "Try again when the shard answers; another session may see the rows there as they were before.",
+                    )
+                    .into());
+            }
+            self.unfinished.remove(at);
+            // No replica that has not got that far is asked.
+            self.session.wrote_on(shard, clock::now());
+        }
+        Ok(())
+    }
+
     /// A commit has come so far; tests may break a connection here.
     async fn reach(&mut self, commit: &TwoPhase, point: &str) {
         if !self.served.commits.points.is_armed() {
             return;
         }
         let commits = self.served.commits.clone();
-        if let Some(participant) = commits.points.reach(point).await
-            && let Some(i) = commit.servers.get(participant).and_then(|server| self.links.by_server(*server))
-        {
-            let server = self.links[i].server.id.0;
-            // Without goodbye: what has been sent may or may not have arrived.
-            drop(self.links.remove(i));
-            self.presence.leave(server);
+        let Some(harm) = commits.points.reach(point).await else { return };
+        let (Harm::Lost(participant) | Harm::Failed(participant)) = harm;
+        let Some(server) = commit.servers.get(participant).copied() else { return };
+        let Some(i) = self.links.by_server(server) else { return };
+        match harm {
+            Harm::Lost(_) => {
+                // Without goodbye: what has been sent may or may not have arrived.
+                drop(self.links.remove(i));
+                self.presence.leave(server);
+            }
+            // The connection may have broken by itself.
+            Harm::Failed(_) => drop(self.ask_hearing(i, FAIL, Notices::Dropped).await),
         }
     }
 
@@ -324,6 +494,11 @@ impl Conversation {
 /// The decider refuses the row that would have been the commit: the words are the router's business.
 fn explain_refusal(message: &[u8], by_decider: bool) -> Option<ErrorFields> {
     let said = ErrorFields::parse(&message[5..]);
+    match &*said.sqlstate {
+        READ_ONLY if by_decider => return Some(cannot_become_read_only()),
+        IN_FAILED_TRANSACTION if by_decider => return Some(had_failed()),
+        _ => {}
+    }
     if !by_decider || !said.message.contains("\"decision") {
         return None;
     }
@@ -342,6 +517,18 @@ fn rolled_back(why: &str) -> ErrorFields {
     ErrorFields::error("40001", "the transaction was rolled back on all shards during its commit")
         .with_detail(format!("Another router has ended it, or could have: {why}."))
         .with_hint("Run the transaction again.")
+}
+
+/// Its commit leaves a row, which is a write.
+pub(super) fn cannot_become_read_only() -> ErrorFields {
+    ErrorFields::error("0A000", "a transaction that has written on several shards cannot become READ ONLY")
+        .with_detail("Its commit writes a row on one of them.")
+        .with_hint("Leave the transaction READ WRITE, or commit it before.")
+}
+
+/// A server has answered COMMIT with ROLLBACK, though nobody has been told of an error.
+pub(super) fn had_failed() -> ErrorFields {
+    ErrorFields::error("40000", "the transaction has been rolled back instead of committed")
 }
 
 /// The client must not take an error for a rollback.

@@ -389,6 +389,9 @@ impl Conversation {
     }
 
     pub(super) async fn link_on(&mut self, shard: ShardId, access: Access) -> Result<usize, Failure> {
+        if !self.unfinished.is_empty() {
+            Box::pin(self.finish_on(shard)).await?;
+        }
         let replica_ok = self.may_use_replica(access) && !self.links.have_written_on(shard);
         if let Some(i) = self.links.find(shard, replica_ok) {
             return Ok(i);

@@ -79,9 +79,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use pgsluice_sharding::ShardId;
 use pgsluice_sharding::catalog::Catalog;
 
 use crate::clock;
+use crate::commit::name::PreparedName;
 use crate::config::PoolMode;
 use crate::listening::{Speaker, Subscription};
 use crate::protocol::backend::{self, TransactionStatus};
@@ -198,6 +200,8 @@ pub struct Conversation {
     transaction_began: Option<Instant>,
     /// What a write on several shards gives back, if it is to wait.
     kept: Option<Vec<u8>>,
+    /// What it has committed, and not all shards have heard of.
+    unfinished: Vec<(ShardId, PreparedName)>,
 }
 
 impl Conversation {
@@ -229,6 +233,7 @@ impl Conversation {
             measure: Measure::default(),
             made: None,
             transaction_began: None,
+            unfinished: Vec::new(),
         }
     }
 

@@ -13,6 +13,7 @@ use crate::protocol::error::ErrorFields;
 use crate::session::transaction::Transaction;
 
 use super::arguments::Arguments;
+use super::commit::had_failed;
 use super::decide::{Decision, decide, leaves_nothing};
 use super::gather::ManyRequest;
 use super::links::{Effect, Expected, Sent};
@@ -402,7 +403,10 @@ impl Conversation {
             return result;
         }
         match result {
-            Ok(()) => self.commit_block().await.map(drop),
+            Ok(()) => match self.commit_block().await? {
+                true => Ok(()),
+                false => Err(had_failed().into()),
+            },
             Err(Failure::End(end)) => Err(end.into()),
             Err(failure) => {
                 if let Failure::Error(fields) = &failure {

@@ -15,7 +15,7 @@ use super::{Conversation, End, Failure};
 const CANCELLED: &[u8] = b"57014";
 
 /// Names no savepoint of anybody's: going back to it fails a transaction, and only that.
-const FAIL: &str = "ROLLBACK TO SAVEPOINT \"sluice: deadlock detected\"";
+pub(super) const FAIL: &str = "ROLLBACK TO SAVEPOINT \"sluice: deadlock detected\"";
 
 /// What a client is to be told in the place of an answer.
 #[derive(Clone, Debug)]

@@ -4,12 +4,15 @@
 //! whether any client that holds servers has been waiting for long; only then the instances are asked who waits for whom. What
 //! two looks have in common has lasted between them, so that a ring found in it is one. A ring within one PostgreSQL is left to it.
 
+mod published;
+
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use deadpool_postgres::Pool;
 use tokio::sync::oneshot;
+use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_postgres::SimpleQueryMessage;
 
@@ -17,11 +20,13 @@ use super::Shared;
 use super::worker::Message;
 use crate::config::{Config, Host, Instance};
 use crate::control;
-use crate::deadlock::{Need, Party, Victim, WaitGraph};
+use crate::deadlock::published::{LockWait, stuck_within};
+use crate::deadlock::{Need, Party, WaitGraph};
 use crate::pool::budget::{Mode, PoolSnapshot};
 use crate::pool::directory::PoolKey;
 use crate::protocol::error::ErrorFields;
 use crate::view::{LockHolder, LockWaitRow};
+use published::Publisher;
 
 /// How long a client may wait before anybody looks; PostgreSQL's own default.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -29,12 +34,21 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// How often the workers are asked.
 const INTERVAL: Duration = Duration::from_millis(300);
 
+/// The same while there is a wait that may be part of a ring through clients of other routers.
+const INTERVAL_IN_DOUBT: Duration = Duration::from_millis(100);
+
+/// So many looks are that close to each other; a long wait is no ring.
+const LOOKS_IN_DOUBT_MAX: u32 = 10;
+
 /// How long an instance may take to tell its locks.
 const ANSWER_TIME_MAX: Duration = Duration::from_millis(500);
 
+/// How much of a stranger's statement is shown.
+const STATEMENT_CHARACTERS_MAX: usize = 1000;
+
 /// Who waits for whom in one PostgreSQL, over all of its databases, in PostgreSQL's words.
 const LOCKS: &str = "\
-SELECT l.pid, l.waitstart, \
+SELECT l.pid, (extract(epoch FROM l.waitstart) * 1000000)::bigint, \
 (extract(epoch FROM pg_catalog.clock_timestamp() - l.waitstart) * 1000000)::bigint, pg_catalog.array_to_string(pg_catalog.pg_blocking_pids(l.pid), ','), l.mode || ' on ' || CASE l.locktype
  WHEN 'relation' THEN pg_catalog.format('relation %s of database %s', l.relation, l.database)
  WHEN 'extend' THEN pg_catalog.format('extension of relation %s of database %s', l.relation, l.database)
@@ -82,16 +96,6 @@ pub(super) struct Sentence {
     pub(super) servers: Vec<u64>,
 }
 
-/// A process that waits for a lock.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct LockWait {
-    pid: i32,
-    since: String,
-    wait: Duration,
-    what: String,
-    blockers: Vec<i32>,
-}
-
 type Address = (Host, u16);
 
 /// The ways to the instances, opened when they are needed first.
@@ -102,30 +106,43 @@ pub(super) struct LockReader {
 }
 
 impl LockReader {
-    /// The waits on an instance; nothing when it does not tell in time.
-    async fn read(&mut self, config: &Arc<Config>, instance: &Instance) -> Vec<LockWait> {
+    /// The way to an instance.
+    fn pool(&mut self, config: &Arc<Config>, instance: &Instance) -> Option<Pool> {
         if !self.config.as_ref().is_some_and(|known| Arc::ptr_eq(known, config)) {
             self.pools.clear();
             self.config = Some(config.clone());
         }
         let address = (instance.host.clone(), instance.port);
-        let pool = match self.pools.get(&address) {
-            Some(pool) => pool.clone(),
-            None => {
-                let login = control::config(instance, &config.users, config.pool.connect_timeout);
-                let Ok(pool) = control::pool(login, 1, config.pool.connect_timeout) else { return Vec::new() };
-                self.pools.insert(address, pool.clone());
-                pool
-            }
-        };
-        match timeout(ANSWER_TIME_MAX, locks(&pool)).await {
-            Ok(Ok(waits)) => waits,
-            Ok(Err(reason)) => {
-                tracing::debug!(instance = instance.address(), reason, "the locks are not known");
-                Vec::new()
-            }
-            Err(_) => Vec::new(),
+        if let Some(pool) = self.pools.get(&address) {
+            return Some(pool.clone());
         }
+        let login = control::config(instance, &config.users, config.pool.connect_timeout);
+        let pool = control::pool(login, 1, config.pool.connect_timeout).ok()?;
+        self.pools.insert(address, pool.clone());
+        Some(pool)
+    }
+
+    /// The waits on each instance, all asked at the same time; nothing from one that does not tell in time.
+    async fn read(&mut self, config: &Arc<Config>, instances: &[Instance]) -> Vec<Vec<LockWait>> {
+        let mut all = vec![Vec::new(); instances.len()];
+        let mut tasks = JoinSet::new();
+        for (at, instance) in instances.iter().enumerate() {
+            let Some(pool) = self.pool(config, instance) else { continue };
+            let address = instance.address();
+            tasks.spawn(async move {
+                let answer = timeout(ANSWER_TIME_MAX, locks(&pool)).await;
+                let answer = answer.unwrap_or_else(|_| Err("it does not answer in time".to_owned()));
+                if let Err(reason) = &answer {
+                    tracing::debug!(instance = address, reason, "the locks are not known");
+                }
+                (at, answer.unwrap_or_default())
+            });
+        }
+        while let Some(told) = tasks.join_next().await {
+            let Ok((at, waits)) = told else { continue };
+            all[at] = waits;
+        }
+        all
     }
 }
 
@@ -135,7 +152,7 @@ async fn locks(pool: &Pool) -> Result<Vec<LockWait>, String> {
     let waits = rows.iter().filter_map(|message| match message {
         SimpleQueryMessage::Row(row) => Some(LockWait {
             pid: row.get(0)?.parse().ok()?,
-            since: row.get(1)?.to_owned(),
+            since: row.get(1)?.parse().ok()?,
             wait: Duration::from_micros(row.get(2)?.parse().unwrap_or_default()),
             blockers: row.get(3)?.split(',').filter_map(|pid| pid.parse().ok()).collect(),
             what: row.get(4)?.to_owned(),
@@ -145,12 +162,32 @@ async fn locks(pool: &Pool) -> Result<Vec<LockWait>, String> {
     Ok(waits.collect())
 }
 
+/// What these processes run or have run last, as far as this user may know.
+async fn statements(pool: &Pool, processes: &BTreeSet<i32>) -> Result<Vec<(i32, String)>, String> {
+    let list: Vec<String> = processes.iter().map(i32::to_string).collect();
+    // Without the right to see it, it is a remark in angle brackets.
+    let sql = format!(
+        "SELECT pid, pg_catalog.left(query, {STATEMENT_CHARACTERS_MAX}) FROM pg_catalog.pg_stat_activity \
+         WHERE pid IN ({}) AND query NOT IN ('', '<insufficient privilege>')",
+        list.join(", ")
+    );
+    let client = pool.get().await.map_err(|error| control::reason(&error))?;
+    let rows = client.simple_query(&sql).await.map_err(|error| control::reason(&error))?;
+    let read = |message: &SimpleQueryMessage| match message {
+        SimpleQueryMessage::Row(row) => Some((row.get(0)?.parse().ok()?, row.get(1)?.to_owned())),
+        _ => None,
+    };
+    Ok(rows.iter().filter_map(read).collect())
+}
+
 /// Everything that is known of who waits, at about one moment.
 struct Moment {
     holders: Vec<Holder>,
     /// By the position of the instance in `instances`.
     locks: Vec<Vec<LockWait>>,
     instances: Vec<Address>,
+    /// What strangers run, by instance and process, for those who were asked about.
+    statements: HashMap<(usize, i32), String>,
     config: Arc<Config>,
     pools: Vec<(PoolKey, Mode, PoolSnapshot)>,
     budgets: Vec<(Host, u16, u32, u32)>,
@@ -159,19 +196,28 @@ struct Moment {
 impl Shared {
     /// Watches until the router ends.
     pub(super) async fn watch_deadlocks(self: Arc<Self>) {
+        let mut publisher = Publisher::new(self.random.seed);
+        let mut looks_in_doubt = 0;
         loop {
-            sleep(INTERVAL).await;
+            sleep(if (1..=LOOKS_IN_DOUBT_MAX).contains(&looks_in_doubt) { INTERVAL_IN_DOUBT } else { INTERVAL }).await;
             if !self.anybody_waits().await {
+                publisher.withdraw().await;
+                looks_in_doubt = 0;
                 continue;
             }
-            let first = self.moment().await.graph();
-            if first.victims(Some).is_empty() {
+            let first = self.moment(&[]).await;
+            let graph = first.graph();
+            if graph.victims(Some).is_empty() {
+                let is_in_doubt = self.look_beyond(&first, &mut publisher).await;
+                looks_in_doubt = if is_in_doubt { looks_in_doubt.saturating_add(1) } else { 0 };
                 continue;
             }
-            let second = self.moment().await;
-            let lasting = second.graph().lasting(&first);
+            let second = self.moment(&[]).await;
+            let lasting = second.graph().lasting(&graph);
             for victim in lasting.victims(|party| second.age(party)) {
-                self.give_up(&second, &victim).await;
+                if let Party::Client(client) = victim.party {
+                    self.give_up(&second, client, victim.detail(|party| second.pid(party))).await;
+                }
             }
         }
     }
@@ -187,7 +233,8 @@ impl Shared {
         waits
     }
 
-    async fn moment(&self) -> Moment {
+    /// Who waits for what now, also on the instances `first`, which are the first of the moment's.
+    async fn moment(&self, first: &[Instance]) -> Moment {
         let mut holders = Vec::new();
         for worker in 0..self.workers.len() {
             let (reply, answer) = oneshot::channel();
@@ -197,7 +244,8 @@ impl Shared {
         let config = self.config();
         let mut moment = Moment {
             locks: Vec::new(),
-            instances: Vec::new(),
+            statements: HashMap::new(),
+            instances: first.iter().map(|instance| (instance.host.clone(), instance.port)).collect(),
             pools: self.directory.snapshots(Instant::now()),
             budgets: self.directory.instances(),
             config: config.clone(),
@@ -206,14 +254,15 @@ impl Shared {
         let active = moment.holders.iter().filter(|holder| holder.asked_at.is_some());
         let places: Vec<Instance> =
             active.flat_map(|holder| &holder.servers).filter_map(|server| instance_of(&config, &server.pool)).collect();
-        let mut reader = self.locks.lock().await;
+        let mut asked = first.to_vec();
         for instance in places {
             let address = (instance.host.clone(), instance.port);
             if !moment.instances.contains(&address) {
-                moment.locks.push(reader.read(&config, &instance).await);
                 moment.instances.push(address);
+                asked.push(instance);
             }
         }
+        moment.locks = self.locks.lock().await.read(&config, &asked).await;
         moment
     }
 
@@ -221,21 +270,38 @@ impl Shared {
     pub(super) async fn lock_waits(self: Arc<Self>) -> Vec<LockWaitRow> {
         let shared = self.clone();
         // Control connections live on the control thread.
-        let asked = self.control.spawn(async move { shared.moment().await.lock_waits() });
+        let asked = self.control.spawn(async move {
+            let mut moment = shared.moment(&[]).await;
+            shared.ask_what_strangers_do(&mut moment).await;
+            moment.lock_waits()
+        });
         asked.await.unwrap_or_default()
     }
 
+    /// What those do for whom clients wait, and who are not this router's.
+    async fn ask_what_strangers_do(&self, moment: &mut Moment) {
+        for instance in 0..moment.instances.len() {
+            let waits = moment.locks[instance].iter().filter(|wait| moment.party(instance, wait.pid).1.is_some());
+            let strangers = waits.flat_map(|wait| &wait.blockers).copied();
+            let strangers: BTreeSet<i32> =
+                strangers.filter(|pid| *pid != 0 && moment.party(instance, *pid).1.is_none()).collect();
+            let pool = self.locks.lock().await.pools.get(&moment.instances[instance]).cloned();
+            let (Some(pool), false) = (pool, strangers.is_empty()) else { continue };
+            let told = timeout(ANSWER_TIME_MAX, statements(&pool, &strangers)).await;
+            let told = told.unwrap_or_else(|_| Err("it does not answer in time".to_owned())).unwrap_or_default();
+            moment.statements.extend(told.into_iter().map(|(pid, statement)| ((instance, pid), statement)));
+        }
+    }
+
     /// Has one client give up; the others go on when its servers have failed.
-    async fn give_up(&self, moment: &Moment, victim: &Victim) {
-        let Party::Client(id) = victim.party else { return };
-        let Some(holder) = moment.holders.iter().find(|holder| holder.id == id) else { return };
-        let detail = victim.detail(|party| moment.pid(party));
-        tracing::warn!(client = id, pid = holder.pid, detail, "a deadlock over shards: one transaction gives up");
+    async fn give_up(&self, moment: &Moment, client: u64, detail: String) {
+        let Some(holder) = moment.holders.iter().find(|holder| holder.id == client) else { return };
+        tracing::warn!(client, pid = holder.pid, detail, "a deadlock over shards: one transaction gives up");
         let fields = ErrorFields::error("40P01", "deadlock detected")
             .with_detail(detail)
             .with_hint("See the router's log for more details.");
         let servers = moment.waiting_servers(holder);
-        let sentence = Sentence { client: id, asked_at: holder.asked_at, fields, servers };
+        let sentence = Sentence { client, asked_at: holder.asked_at, fields, servers };
         let (done, told) = oneshot::channel();
         self.tell(holder.worker, Message::GiveUp { sentence: Box::new(sentence), done });
         // The sender is dropped, not used.
@@ -295,7 +361,8 @@ impl Moment {
     fn lock_holder(&self, instance: usize, pid: i32) -> LockHolder {
         match self.party(instance, pid).1 {
             Some((_, server)) => LockHolder::Server(server.id),
-            None => LockHolder::Process(pid),
+            None if pid == 0 => LockHolder::Prepared,
+            None => LockHolder::Stranger { pid, statement: self.statements.get(&(instance, pid)).cloned() },
         }
     }
 
@@ -348,6 +415,7 @@ impl Moment {
         match party {
             Party::Client(id) => self.holders.iter().find(|holder| holder.id == id).map_or(0, |holder| holder.pid),
             Party::Process { pid, .. } => pid,
+            Party::Published { .. } => 0,
         }
     }
 
@@ -366,23 +434,6 @@ impl Moment {
         let shard = database.and_then(|database| database.shards.get(usize::from(pool.shard)));
         shard.map(|shard| shard.name.clone()).unwrap_or_default()
     }
-}
-
-/// The processes that wait, over some steps, for a ring within the one PostgreSQL, which will break it.
-fn stuck_within(instance: usize, locks: &[LockWait]) -> BTreeSet<i32> {
-    let mut graph = WaitGraph::default();
-    for wait in locks {
-        for blocker in &wait.blockers {
-            let any_of = [Party::Process { instance, pid: *blocker }].into();
-            let need = Need { what: String::new(), mark: String::new(), any_of };
-            graph.add(Party::Process { instance, pid: wait.pid }, need);
-        }
-    }
-    let pid = |party| match party {
-        Party::Process { pid, .. } => Some(pid),
-        Party::Client(_) => None,
-    };
-    graph.stuck().into_iter().filter_map(pid).collect()
 }
 
 fn instance_of(config: &Config, pool: &PoolKey) -> Option<Instance> {

@@ -78,6 +78,8 @@ struct Savepoint {
     local: Option<Rc<Settings>>,
     /// How many changes of what it listens to came before.
     listens: usize,
+    /// What follows lasts until the savepoint is gone, one way or the other.
+    read_only: Option<bool>,
 }
 
 impl Block {
@@ -293,7 +295,8 @@ impl Transaction {
             let prelude = block.prelude.len();
             let listens = block.listens.len();
             let (on_servers, local) = (block.on_servers.clone(), block.local.clone());
-            block.savepoints.push(Savepoint { name: name.to_owned(), prelude, settings, on_servers, local, listens });
+            let (name, read_only) = (name.to_owned(), block.options.read_only);
+            block.savepoints.push(Savepoint { name, prelude, settings, on_servers, local, listens, read_only });
         }
     }
 
@@ -307,6 +310,7 @@ impl Transaction {
         if let Self::Open(block) = self
             && let Some(at) = block.savepoints.iter().rposition(|savepoint| savepoint.name == name)
         {
+            block.options.read_only = block.savepoints[at].read_only;
             block.savepoints.truncate(at);
             block.prelude.push(text.into());
         }
@@ -320,6 +324,7 @@ impl Transaction {
             let savepoint = &block.savepoints[at];
             block.prelude.truncate(savepoint.prelude);
             block.listens.truncate(savepoint.listens);
+            block.options.read_only = savepoint.read_only;
             block.on_servers = savepoint.on_servers.clone();
             block.local = savepoint.local.clone();
             savepoint.settings.clone()

@@ -30,17 +30,22 @@ struct World {
     wires: Vec<Proxy>,
     observer: Sluice,
     ids: Vec<i64>,
+    settings: String,
 }
 
 impl World {
     fn start() -> Self {
+        Self::start_with(SETTINGS)
+    }
+
+    fn start_with(sluice_settings: &str) -> Self {
         let settings = vec![("fsync".to_owned(), "on".to_owned()), ("synchronous_commit".to_owned(), "on".to_owned())];
         let cluster = Cluster::start(ClusterOptions { shards: SHARDS.into(), settings, ..Default::default() }).unwrap();
         let wires = (0..usize::from(SHARDS)).map(|shard| Proxy::to(cluster.primary(shard).port())).collect();
         let map = ShardMap::even(BUCKETS, SHARDS);
         let ids = (0..SHARDS).map(|shard| (1..).find(|id| map.shard_of(&Key::Int(*id)).0 == shard).unwrap());
-        let observer = Sluice::start(&format!("{SETTINGS}{}", cluster.database_config("app", RULES)));
-        let world = Self { ids: ids.collect(), cluster, wires, observer };
+        let observer = Sluice::start(&format!("{sluice_settings}{}", cluster.database_config("app", RULES)));
+        let world = Self { ids: ids.collect(), cluster, wires, observer, settings: sluice_settings.to_owned() };
         let mut client = world.ready(&world.observer, "CREATE TABLE users (id bigint PRIMARY KEY, name text)");
         for id in &world.ids {
             assert_eq!(client.query(&format!("INSERT INTO users VALUES ({id}, 'none')")).tag(), "INSERT 0 1");
@@ -56,7 +61,7 @@ impl World {
             config = config.replace(&format!(":{port}/"), &format!(":{}/", wire.port));
         }
         let armed = format!("{point}={what}");
-        Sluice::start_with_env(&format!("{SETTINGS}{config}"), &[("SLUICE_TEST_COMMIT_POINT", &armed)])
+        Sluice::start_with_env(&format!("{}{config}", self.settings), &[("SLUICE_TEST_COMMIT_POINT", &armed)])
     }
 
     /// A client, once the router is able to run this.
@@ -230,4 +235,97 @@ fn an_outcome_that_cannot_be_learned_in_time_is_told_as_unknown() {
     world.check("unknown", &told);
     // The connection is as good as new.
     assert_eq!(client.text("SELECT count(*) FROM users"), "3");
+}
+
+/// What a client is told that has committed where a shard has not heard of it.
+fn assert_is_warned(told: &Answer) {
+    assert_eq!((told.sqlstate(), told.tag(), told.status), ("", "COMMIT", b'I'), "{:?}", told.error);
+    let [warning] = &told.notices[..] else { panic!("{:?}", told.notices) };
+    assert_eq!((warning.field(b'S'), warning.sqlstate()), ("WARNING", "01000"));
+    assert!(warning.field(b'D').contains("\"b\""), "{warning:?}");
+}
+
+/// Nobody waits for a shard that sleeps after the decision but who wants something of it.
+#[test]
+fn a_shard_that_freezes_after_the_decision_holds_no_commit_up() {
+    let world = World::start_with(&SETTINGS.replace("\"8s\"", "\"1s\""));
+    let gate = Gate::new("frozen");
+    let router = world.router("decided", &gate.what());
+    let mut client = world.begin_to_commit(&router, "frozen");
+    router.wait_for_log("a commit has reached its point");
+    world.cluster.primary(1).pause();
+    gate.open();
+    let told = client.answer(b"");
+    assert_is_warned(&told);
+    let name = |shard: usize| format!("SELECT name FROM users WHERE id = {}", world.ids[shard]);
+    assert_eq!(client.text(&name(2)), "frozen");
+    // It waits for the shard, not for ever, and sees nothing older than what it has done.
+    assert_eq!(client.query(&name(1)).sqlstate(), "08006");
+    world.cluster.primary(1).resume();
+    let seen = wait_for("the shard to answer", || {
+        let answer = client.query(&name(1));
+        answer.error.is_none().then(|| answer.text())
+    });
+    assert_eq!(seen, "frozen");
+    world.check("frozen", &told);
+}
+
+/// What a session has committed it sees at once, though nobody has looked for what was left yet.
+#[test]
+fn a_session_sees_what_it_has_committed_on_a_shard_that_was_cut_off() {
+    let world = World::start_with(&SETTINGS.replace("\"400ms\"", "\"60s\""));
+    let gate = Gate::new("unseen");
+    let router = world.router("decided", &gate.what());
+    let mut client = world.begin_to_commit(&router, "unseen");
+    router.wait_for_log("a commit has reached its point");
+    world.wires[1].cut();
+    gate.open();
+    let told = client.answer(b"");
+    assert_is_warned(&told);
+    world.wires[1].mend();
+    assert_eq!(client.text(&format!("SELECT name FROM users WHERE id = {}", world.ids[1])), "unseen");
+    world.check("unseen", &told);
+}
+
+/// PostgreSQL answers PREPARE and COMMIT of a transaction that has failed with ROLLBACK, without an error.
+#[test]
+fn a_participant_that_had_failed_has_all_rolled_back() {
+    let world = World::start();
+    for (point, participant) in [("begun", 0), ("prepared", 2)] {
+        let router = world.router(point, &format!("fail:{participant}"));
+        let mut client = world.begin_to_commit(&router, point);
+        let told = client.answer(b"");
+        let error = told.error.as_ref().unwrap();
+        let message = "the transaction has been rolled back instead of committed";
+        assert_eq!((error.sqlstate(), error.message(), told.status), ("40000", message, b'I'));
+        world.check(point, &told);
+    }
+}
+
+/// Whoever has only read says nothing about what is committed.
+#[test]
+fn servers_that_are_lost_after_the_decision_do_not_put_it_in_doubt() {
+    let world = World::start();
+    let gate = Gate::new("reader");
+    let router = world.router("decide", &gate.what());
+    let mut client = world.ready(&router, "SELECT count(*) FROM users");
+    client.query("BEGIN");
+    for id in [world.ids[0], world.ids[1]] {
+        let update = format!("UPDATE users SET name = 'reader' WHERE id = {id}");
+        assert_eq!(client.query(&update).tag(), "UPDATE 1");
+    }
+    assert_eq!(client.query(&format!("SELECT name FROM users WHERE id = {}", world.ids[2])).tag(), "SELECT 1");
+    let decided = || world.cluster.primary(DECIDER).psql("SELECT count(*) FROM sluice.decision").unwrap();
+    let before = decided();
+    client.send(&wire::query("COMMIT"));
+    wait_for("the decision", || (decided() != before).then_some(()));
+    world.wires.iter().for_each(Proxy::cut);
+    gate.open();
+    std::thread::sleep(Duration::from_millis(200));
+    world.wires.iter().for_each(Proxy::mend);
+    let told = client.answer(b"");
+    assert_eq!((told.sqlstate(), told.tag(), told.status), ("", "COMMIT", b'I'), "{:?}", told.error);
+    for shard in [0, 1] {
+        assert_eq!(client.text(&format!("SELECT name FROM users WHERE id = {}", world.ids[shard])), "reader");
+    }
 }

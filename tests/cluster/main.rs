@@ -36,6 +36,7 @@ mod pipelines;
 mod placement;
 mod prepared;
 mod regressions;
+mod routers;
 mod routing;
 mod sequences;
 mod slt;

@@ -155,6 +155,52 @@ fn settings_of_a_transaction_hold_on_servers_that_join_later() {
     assert_ne!(shown(&mut client, 1, "work_mem"), "9MB");
 }
 
+/// PostgreSQL lets a transaction become READ ONLY after it has written. Over several shards that is refused, because the
+/// commit writes.
+#[test]
+fn a_transaction_that_has_written_on_several_shards_stays_read_write() {
+    let three = Three::start("become_read_only");
+    let mut client = three.router.client();
+    for form in ["SET TRANSACTION READ ONLY", "SET LOCAL transaction_read_only = on"] {
+        client.query("BEGIN");
+        (0..2).for_each(|at| three.update(&mut client, at, "no"));
+        let refused = client.query(form);
+        assert_eq!((refused.sqlstate(), refused.status), ("0A000", b'E'), "{form}");
+        assert_eq!(client.query("COMMIT").tag(), "ROLLBACK");
+        // One that has written on one shard only reads from then on, wherever.
+        client.query("BEGIN");
+        three.update(&mut client, 1, form.split(' ').next().unwrap());
+        assert_eq!(client.query(form).sqlstate(), "", "{form}");
+        assert_eq!(client.query("SELECT count(*), max(pg_backend_pid()) > 0 FROM users").text(), "3|t");
+        assert_eq!(client.query("COMMIT").tag(), "COMMIT", "{form}");
+    }
+    assert_eq!(three.names(), ["before", "SET", "before"]);
+    // What the router does not see is found by the one who decides, and all is undone.
+    client.query("BEGIN");
+    (0..2).for_each(|at| three.update(&mut client, at, "no"));
+    assert_eq!(client.query("SELECT set_config('transaction_read_only', 'on', true)").sqlstate(), "");
+    let refused = client.query("COMMIT");
+    assert_eq!((refused.sqlstate(), refused.status), ("0A000", b'I'));
+    assert_eq!(three.names(), ["before", "SET", "before"]);
+    // After the savepoint it is what it was before.
+    for end in ["RELEASE s", "ROLLBACK TO s"] {
+        client.query("BEGIN");
+        three.update(&mut client, 0, "one");
+        client.query("SAVEPOINT s");
+        assert_eq!(client.query("SET TRANSACTION READ ONLY").sqlstate(), "");
+        assert_eq!(client.query(end).sqlstate(), "");
+        three.update(&mut client, 2, end);
+        assert_eq!(client.query("COMMIT").tag(), "COMMIT", "{end}");
+    }
+    assert_eq!(three.names(), ["one", "SET", "ROLLBACK TO s"]);
+    // What might write and has not needs no commit over several shards.
+    assert_eq!(client.query("BEGIN READ ONLY").sqlstate(), "");
+    for id in &three.ids {
+        assert_eq!(client.text(&format!("SELECT id FROM users WHERE id = {id} AND random() >= 0")), id.to_string());
+    }
+    assert_eq!(client.query("COMMIT").tag(), "COMMIT");
+}
+
 #[test]
 fn a_chained_transaction_is_as_the_one_before() {
     let three = Three::start("chain");
@@ -280,7 +326,7 @@ fn the_tables_of_the_router_are_none_of_the_applications() {
     let three = Three::start("hidden");
     let shards = &three.shards;
     let migrations = three.on_shards("SELECT string_agg(number::text, ',' ORDER BY number) FROM sluice.migration");
-    assert_eq!(migrations, ["1"; 3]);
+    assert_eq!(migrations, ["1,2"; 3]);
     let identities = three.on_shards("SELECT identity FROM sluice.shard");
     assert!(identities.iter().all(|identity| identity.len() == 16), "{identities:?}");
     assert!(identities[0] != identities[1] && identities[1] != identities[2], "{identities:?}");

@@ -122,8 +122,13 @@ fn for_a_lock<'v>(view: &'v View, client: &'v ClientRow, row: &'v LockWaitRow) -
         view.servers.iter().filter(|server| server.state == ServerState::Active).filter(is_holder).collect();
     holders.sort_by_key(|server| std::cmp::Reverse(server.held));
     let others = row.holders.iter().filter_map(|holder| match holder {
-        LockHolder::Process(0) => Some(", held by a prepared transaction".to_owned()),
-        LockHolder::Process(pid) => Some(format!(", held by process {pid}")),
+        LockHolder::Prepared => Some(", held by a prepared transaction".to_owned()),
+        LockHolder::Stranger { pid, statement: None } => {
+            Some(format!(", held by process {pid}, which serves no client of this router"))
+        }
+        LockHolder::Stranger { pid, statement: Some(statement) } => {
+            Some(format!(", held by process {pid}, which serves no client of this router, with: {statement}"))
+        }
         LockHolder::Server(_) => None,
     });
     let reason = format!("{}{}", row.lock, others.collect::<String>());
