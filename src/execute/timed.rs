@@ -22,16 +22,16 @@ impl Conversation {
     /// has it, or the one that was first to join the client's transaction.
     pub(super) async fn timed(&mut self, arguments: &Arguments, params: u16, id: u64) -> Result<Arguments, Failure> {
         arguments.check_count(params)?;
+        let time = self.time_of_transaction(id).await?;
+        arguments.with(&time)
+    }
+
+    /// When the transaction began, in PostgreSQL's binary form, as server `id` has it, or the one that was first to join the client's.
+    pub(super) async fn time_of_transaction(&mut self, id: u64) -> Result<Bytes, Failure> {
         let i = match self.links.iter().position(|link| link.joined) {
             Some(first) => first,
             None => self.position(id)?,
         };
-        let time = self.transaction_time(i).await?;
-        arguments.with(&time)
-    }
-
-    /// When the transaction of server `i` began, in PostgreSQL's binary form.
-    async fn transaction_time(&mut self, i: usize) -> Result<Bytes, Failure> {
         let nothing = Arguments::none(QUESTION);
         let bind = nothing.bind()?;
         let put = |out: &mut BytesMut, portal: &[u8]| {

@@ -25,7 +25,7 @@ const ROWS_SHOWN: usize = 12;
 const FIRST_OWN_OID: u32 = 16384;
 
 /// Files with writes that read on other shards: what they read is kept in memory.
-const READ_ELSEWHERE: [&str; 2] = ["spread_writes", "write_traps"];
+const READ_ELSEWHERE: [&str; 3] = ["spread_writes", "staged", "write_traps"];
 
 macro_rules! files {
     ($($name:ident),* $(,)?) => {
@@ -68,6 +68,7 @@ files! {
     sessions,
     snapshots,
     spread_writes,
+    staged,
     stored,
     subqueries,
     tables,

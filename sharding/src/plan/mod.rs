@@ -27,6 +27,7 @@ mod final_parts;
 mod final_query;
 mod from_ddl;
 mod having;
+mod hindrances;
 mod moved;
 mod phases;
 pub mod promises;
@@ -36,6 +37,7 @@ mod resolve;
 mod route;
 mod scope;
 mod splice;
+mod stages;
 mod steps;
 mod stored;
 mod targets;
@@ -56,6 +58,7 @@ pub(crate) use decide::{Context, plan_statement};
 pub use draft::{Draft, Given, Sequence, Sequences, Wanted, without_unique_ids};
 pub use final_query::quoted;
 pub use phases::{Phase, build_with};
+pub use stages::{Carried, Stage, StageColumn, StagedWrite};
 pub use steps::Step;
 pub use view::{can_stand_for_view, view_kind};
 pub use write::turn_of_writers;
@@ -274,6 +277,8 @@ pub enum Write {
     Selected(SelectedRows),
     /// An UPDATE of the key: rows go to other shards.
     Moved(MovedRows),
+    /// CTEs that write beside something else: each of them by itself, then the rest.
+    Staged(StagedWrite),
 }
 
 impl Write {
@@ -284,6 +289,7 @@ impl Write {
             Self::Rows(insert) => &insert.keys,
             Self::Selected(rows) => &rows.shards,
             Self::Moved(_) => &Shards::All,
+            Self::Staged(staged) => &staged.shards,
         }
     }
 }
