@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use bytes::{Bytes, BytesMut};
 use pgsluice_sharding::Refusal;
-use pgsluice_sharding::catalog::{built_in_type, element_type};
+use pgsluice_sharding::catalog::element_type;
 use pgsluice_sharding::merge::ColumnType;
 use pgsluice_sharding::plan::{Carried, StagedWrite};
 use pgsluice_sharding::sql::Access;
@@ -23,7 +23,7 @@ use super::final_query::InputRows;
 use super::final_tables::Until;
 use super::gather::{BINARY, ManyRequest, Outflow, Sink, is_out_of_memory};
 use super::types::ParameterTypes;
-use super::worker::{Description, FIRST_USER_OID, Served};
+use super::worker::{Description, Served};
 use super::writes::{Part, Returned};
 use super::{Conversation, Failure};
 use crate::pool::server::{Audience, Due};
@@ -31,14 +31,11 @@ use crate::protocol::frontend;
 
 const TEXT_OID: u32 = 25;
 
-/// Types, as [`built_in_type`] names them, whose text means the same under all settings of a session.
-const PLAIN_ARRAYS: [&str; 16] = [
-    "_bool", "_bpchar", "_bytea", "_char", "_cidr", "_inet", "_int2", "_int4", "_int8", "_json", "_jsonb", "_name",
-    "_numeric", "_text", "_uuid", "_varchar",
-];
+/// Of those that PostgreSQL brings: `oid`, `xid` and what else means an object of one server by a number, and what has no binary form.
+const NEVER: [u32; 14] = [24, 26, 28, 1033, 2202, 2203, 2204, 2205, 2206, 3734, 3769, 4089, 4096, 4191];
 
-/// Types that mean an object of one server by a number, or have no binary form.
-const NEVER: [u32; 13] = [24, 26, 2202, 2203, 2204, 2205, 2206, 3734, 3769, 4089, 4096, 4191, 1033];
+/// Its binary form cannot be read when it is empty.
+const TSQUERY: u32 = 3615;
 
 /// What the stages before one have given back.
 #[derive(Default)]
@@ -148,8 +145,8 @@ impl Conversation {
     ) -> Result<Vec<i16>, Failure> {
         let description = self.write_description(whole.judge, &call.arguments()).await?;
         let types = &description.client_columns;
-        let own: Vec<u32> = types.iter().map(|found| found.type_oid).filter(|oid| *oid >= FIRST_USER_OID).collect();
-        let names = self.names_of_types(whole.judge, &own).await?;
+        let as_text = types.iter().map(|found| found.type_oid).filter(|oid| binary_element(*oid).is_none());
+        let names = self.names_of_types(whole.judge, &as_text.collect::<Vec<u32>>()).await?;
         let (mut carried, mut elements, mut formats) = (Vec::new(), Vec::new(), Vec::new());
         for (found, column) in types.iter().zip(&whole.staged.stages[stage].columns) {
             let name = names.iter().find(|(oid, _)| *oid == found.type_oid).map(|(_, name)| &**name);
@@ -168,7 +165,7 @@ impl Conversation {
         Ok(formats)
     }
 
-    /// The names of types of users that can be carried as text: whose text means the same under all settings.
+    /// The names of those types that can be carried as text: whose text means the same under all settings.
     async fn names_of_types(&mut self, id: u64, oids: &[u32]) -> Result<Vec<(u32, String)>, Failure> {
         if oids.is_empty() {
             return Ok(Vec::new());
@@ -178,8 +175,13 @@ impl Conversation {
             "SELECT t.oid, pg_catalog.quote_ident(n.nspname) OPERATOR(pg_catalog.||) '.' \
              OPERATOR(pg_catalog.||) pg_catalog.quote_ident(t.typname) FROM pg_catalog.pg_type t \
              JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) t.typnamespace \
+             LEFT JOIN pg_catalog.pg_type e ON t.typcategory OPERATOR(pg_catalog.=) 'A' AND e.oid OPERATOR(pg_catalog.=) t.typelem \
+             LEFT JOIN pg_catalog.pg_namespace s ON s.oid OPERATOR(pg_catalog.=) e.typnamespace \
              WHERE t.oid OPERATOR(pg_catalog.=) ANY ('{{{}}}'::pg_catalog.oid[]) \
-             AND (t.typtype OPERATOR(pg_catalog.=) 'e' OR t.typname OPERATOR(pg_catalog.=) 'citext')",
+             AND ('e'::pg_catalog.\"char\" OPERATOR(pg_catalog.=) ANY (ARRAY[t.typtype, e.typtype]) \
+             OR t.typname OPERATOR(pg_catalog.=) 'citext' OR t.oid OPERATOR(pg_catalog.=) {TSQUERY}::pg_catalog.oid \
+             OR s.nspname OPERATOR(pg_catalog.=) 'pg_catalog' AND e.typname OPERATOR(pg_catalog.=) ANY \
+             ('{{bool,bpchar,bytea,cidr,inet,int2,int4,int8,json,jsonb,numeric,text,uuid,varchar}}'::pg_catalog.name[]))",
             oids.join(",")
         );
         let i = self.position(id)?;
@@ -321,15 +323,18 @@ impl Conversation {
 }
 
 /// How a column of this type gets to later stages, the type of the elements of its array, and the format in which it is asked for. `name` is
-/// that of a type of users whose text is enough.
+/// that of a type whose text is enough.
 fn carry(type_oid: u32, name: Option<&str>) -> Option<(Carried, u32, i16)> {
-    if let Some(element) = element_type(type_oid).filter(|_| !NEVER.contains(&type_oid) && type_oid != 3615) {
+    if let Some(element) = binary_element(type_oid) {
         return Some((Carried { element, cast: String::new() }, type_oid, BINARY));
     }
-    let is_plain = |name: &String| type_oid == 3615 || PLAIN_ARRAYS.iter().any(|plain| name.ends_with(&format!("\"{plain}\"")));
-    let built_in = built_in_type(type_oid).filter(is_plain);
-    let name = built_in.or_else(|| name.map(str::to_owned))?;
-    Some((Carried { element: "pg_catalog.text".to_owned(), cast: format!("::{name}") }, TEXT_OID, 0))
+    let cast = format!("::{}", name?);
+    Some((Carried { element: "pg_catalog.text".to_owned(), cast }, TEXT_OID, 0))
+}
+
+/// A type whose values are carried in binary.
+fn binary_element(type_oid: u32) -> Option<String> {
+    element_type(type_oid).filter(|_| !NEVER.contains(&type_oid) && type_oid != TSQUERY)
 }
 
 /// The body of a Bind message: parameters with their formats, `more` in binary behind them.

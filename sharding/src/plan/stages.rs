@@ -13,7 +13,7 @@ use super::hindrances::{self, Use};
 use super::scope::{Columns, Names};
 use super::targets::parts;
 use super::{Plan, Shards, Write, reasons};
-use crate::catalog::{Relation, TableKind};
+use crate::catalog::{Column, Relation, TableKind};
 use crate::map::ShardId;
 use crate::refusal::Refusal;
 use crate::sql::calls::{self, CallKind};
@@ -246,10 +246,24 @@ impl Draft<'_> {
         inputs.sort_unstable();
         let (timed, number, plan) = (pieces.contains(&Piece::Time), self.stages.len(), Plan::Session);
         self.stages.push(Stage { name, params, timed, inputs, columns: Vec::new(), plan, pieces });
+        if let Some(input) = self.without_columns(number) {
+            return Err(input);
+        }
         let (columns, plan) = self.judged(number)?;
         let stage = &mut self.stages[number];
         (stage.columns, stage.plan) = (columns, plan);
         Ok(number)
+    }
+
+    /// Why a stage cannot read one before it that has no columns; for a write that is PostgreSQL's own error.
+    fn without_columns(&self, number: usize) -> Option<Refusal> {
+        let inputs = self.stages[number].inputs.iter().map(|input| &self.stages[*input]);
+        let empty = inputs.filter(|stage| stage.columns.is_empty()).find_map(|stage| stage.name.as_deref())?;
+        let cte = self.with.ctes.iter().find(|cte| *cte.name == *empty)?;
+        Some(match writes(&cte.statement) {
+            true => Refusal::error("0A000", format!("WITH query \"{empty}\" does not have a RETURNING clause")),
+            false => reasons::spread("a CTE without columns, beside one that writes,"),
+        })
     }
 
     /// The CTEs that a statement reads, directly or through others, ascending. Those behind a stage are needed by it alone.
@@ -436,30 +450,68 @@ fn columns(binder: &Binder<'_>, dml: &Dml, shown: Option<Vec<Output>>) -> Result
     }
     let unclear = || reasons::spread("a CTE whose columns are not known, beside one that writes,");
     let outputs = shown.ok_or_else(unclear)?;
-    let is_collated = |used: &TableUse<'_>| used.table.columns.iter().any(|column| column.crossing.collation.is_some());
-    let names_one = |part: &Expr| matches!(part, Expr::Other(other) if other.what.starts_with("collate "));
-    let named = targets.iter().any(|target| parts(&target.expr).into_iter().any(names_one));
-    let any_collation = named || binder.tables.iter().any(is_collated);
-    outputs.iter().map(|output| column(binder, output, any_collation)).collect()
+    let collations = Collations::of(binder);
+    let is_plain = |expr: &Expr| matches!(expr, Expr::Column(_) | Expr::Star(_));
+    let mut columns = Vec::with_capacity(outputs.len());
+    for (n, output) in outputs.iter().enumerate() {
+        let column = column(binder, output);
+        // With a star among them, the columns are not told from the expressions.
+        let expr = targets.get(n).map(|target| &target.expr).filter(|_| targets.len() == outputs.len());
+        let is_clear = match expr.filter(|expr| !is_plain(expr)) {
+            Some(expr) => !collations.may_follow(expr),
+            None => !collations.any() && !targets.iter().any(|target| collations.may_follow(&target.expr)),
+        };
+        let name = output.name.clone().unwrap_or_else(|| "?column?".into());
+        if column.is_none() && !is_clear {
+            return Err(reasons::staged_collation(&name));
+        }
+        let type_name = column.map(|column| column.crossing.type_name.clone()).filter(|name| !name.is_empty());
+        let collation = column.and_then(|column| column.crossing.collation.clone());
+        let type_name = type_name.unwrap_or_else(|| "pg_catalog.text".to_owned());
+        columns.push(StageColumn { name, collation, type_name });
+    }
+    Ok(columns)
 }
 
-fn column(binder: &Binder<'_>, output: &Output, any_collation: bool) -> Result<StageColumn, Refusal> {
-    let stored = output.term.and_then(|term| {
-        let rel = &binder.rels[binder.terms.owner(term)];
-        let Columns::Table(table) = rel.columns else { return None };
-        let position = rel.terms.iter().find(|(_, found)| **found == term).map(|(position, _)| *position)?;
-        table.columns.get(position)
-    });
-    let name = output.name.clone().unwrap_or_else(|| "?column?".into());
-    if stored.is_none() && any_collation {
-        return Err(reasons::staged_collation(&name));
+/// The column of a table that an output shows as it is.
+fn column<'c>(binder: &Binder<'c>, output: &Output) -> Option<&'c Column> {
+    let term = output.term?;
+    let rel = &binder.rels[binder.terms.owner(term)];
+    let Columns::Table(table) = rel.columns else { return None };
+    let position = rel.terms.iter().find(|(_, found)| **found == term).map(|(position, _)| *position)?;
+    table.columns.get(position)
+}
+
+/// The columns in a statement that have another collation than their type.
+struct Collations<'c> {
+    names: Vec<&'c str>,
+    /// Columns may go by other names.
+    renamed: bool,
+}
+
+impl<'c> Collations<'c> {
+    fn of(binder: &Binder<'c>) -> Self {
+        let columns = binder.tables.iter().flat_map(|used| &used.table.columns);
+        let names = columns.filter(|column| column.crossing.collation.is_some()).map(|column| &*column.name).collect();
+        let renamed = binder.rels.iter().any(|rel| !matches!(rel.columns, Columns::Table(_)) || !rel.renamed.is_empty());
+        Self { names, renamed }
     }
-    let type_name = stored.map(|column| column.crossing.type_name.clone()).filter(|name| !name.is_empty());
-    Ok(StageColumn {
-        name,
-        collation: stored.and_then(|column| column.crossing.collation.clone()),
-        type_name: type_name.unwrap_or_else(|| "pg_catalog.text".to_owned()),
-    })
+
+    fn any(&self) -> bool {
+        !self.names.is_empty()
+    }
+
+    /// Whether the value of an expression may have the collation of such a column, or one that is written.
+    fn may_follow(&self, expr: &Expr) -> bool {
+        parts(expr).into_iter().any(|part| match part {
+            Expr::Column(names) => {
+                self.any() && (self.renamed || names.last().is_some_and(|name| self.names.contains(&&**name)))
+            }
+            Expr::Sublink(_) => self.any(),
+            Expr::Other(other) => other.what.starts_with("collate "),
+            _ => false,
+        })
+    }
 }
 
 /// The names of the tables in the FROMs of a statement.
