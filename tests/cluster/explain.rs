@@ -553,6 +553,18 @@ fn writes_over_shards_are_explained_and_not_done() {
         ),
         ("UPDATE rt SET user_id = user_id + 1000 WHERE v = 2", "MoveRows: from all shards", 2, "LockRows"),
         (
+            "WITH gone AS (DELETE FROM rt RETURNING user_id, v) INSERT INTO orders SELECT user_id, v FROM gone",
+            "Stages: one after another",
+            2,
+            "Delete on rt",
+        ),
+        (
+            "WITH gone AS (DELETE FROM rt WHERE user_id = 3 RETURNING v), n AS (SELECT count(*) FROM orders) SELECT * FROM gone, n",
+            "Stages: one after another",
+            1,
+            "Delete on rt",
+        ),
+        (
             "MERGE INTO rt USING orders AS o ON o.user_id = rt.user_id WHEN MATCHED THEN DELETE WHEN NOT MATCHED THEN INSERT (user_id) VALUES (o.user_id)",
             "WriteEach: its own rows on all shards",
             2,

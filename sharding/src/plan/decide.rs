@@ -8,7 +8,8 @@ use super::phases::Phase;
 use super::route::Place;
 use super::scope::Names;
 use super::{
-    FinalQuery, Plan, Shards, Write, build, computed, ddl, final_groups, final_query, moved, reasons, stages, view, write,
+    FinalQuery, Plan, Shards, Write, build, computed, ddl, final_groups, final_query, moved, reasons, stages, view,
+    write,
 };
 use crate::catalog::Catalog;
 use crate::map::ShardId;

@@ -69,7 +69,8 @@ impl Change {
 pub(super) fn check(uses: &[Use]) -> Result<(), Refusal> {
     for first in uses {
         let Some(change) = &first.written else { continue };
-        let is_same = |then: &&Use| then.stage > first.stage && then.table == first.table && then.schema == first.schema;
+        let is_same =
+            |then: &&Use| then.stage > first.stage && then.table == first.table && then.schema == first.schema;
         for then in uses.iter().filter(is_same) {
             let name = first.cte.as_deref().unwrap_or_default();
             match (change, &then.written) {
@@ -159,7 +160,10 @@ pub(super) fn question(uses: &[Use]) -> String {
             literal(&class)
         );
     }
-    QUESTION.replace("$used", &used).replace(" = ", " OPERATOR(pg_catalog.=) ").replace(" || ", " OPERATOR(pg_catalog.||) ")
+    QUESTION
+        .replace("$used", &used)
+        .replace(" = ", " OPERATOR(pg_catalog.=) ")
+        .replace(" || ", " OPERATOR(pg_catalog.||) ")
 }
 
 fn literal(text: &str) -> String {

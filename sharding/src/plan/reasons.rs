@@ -142,14 +142,18 @@ pub(crate) fn differs(what: &str) -> Refusal {
 
 pub(crate) fn staged_read(cte: &str, table: &str) -> Refusal {
     no(
-        format!("what reads \"{table}\" behind \"{cte}\" would see over several shards what \"{cte}\" has written there"),
+        format!(
+            "what reads \"{table}\" behind \"{cte}\" would see over several shards what \"{cte}\" has written there"
+        ),
         "Read it in a statement before this one, or use what the CTE returns.",
     )
 }
 
 pub(crate) fn staged_write(cte: &str, table: &str) -> Refusal {
     no(
-        format!("\"{table}\" is written by \"{cte}\" and again by what follows, which would see over several shards what it has done"),
+        format!(
+            "\"{table}\" is written by \"{cte}\" and again by what follows, which would see over several shards what it has done"
+        ),
         "Write them one after another in a transaction; or use INSERT ... ON CONFLICT, or MERGE.",
     )
 }

@@ -229,13 +229,7 @@ impl Draft<'_> {
     }
 
     /// Adds the stage of a statement that stands at `body` and sees the first `visible` CTEs; its number.
-    fn add(
-        &mut self,
-        name: Option<Box<str>>,
-        dml: &Dml,
-        visible: usize,
-        body: Range<usize>,
-    ) -> Result<usize, Refusal> {
+    fn add(&mut self, name: Option<Box<str>>, dml: &Dml, visible: usize, body: Range<usize>) -> Result<usize, Refusal> {
         let pieces = self.pieces(&self.needed(dml, visible, false), body)?;
         let param = |piece: &Piece| if let Piece::Param(param) = piece { Some(*param) } else { None };
         let input = |piece: &Piece| if let Piece::Rows(input) = piece { Some(*input) } else { None };
@@ -349,8 +343,7 @@ impl Draft<'_> {
     fn judged(&mut self, number: usize) -> Result<(Vec<StageColumn>, Plan), Refusal> {
         let unclear = || reasons::spread("this form of WITH with a CTE that writes");
         let stages = std::mem::take(&mut self.stages);
-        let draft =
-            StagedWrite { shards: Shards::All, stages, hindrances: String::new(), judges: Vec::new() };
+        let draft = StagedWrite { shards: Shards::All, stages, hindrances: String::new(), judges: Vec::new() };
         let seeming = |stage: &Stage| {
             let carried = |column: &StageColumn| Carried { element: column.type_name.clone(), cast: String::new() };
             stage.columns.iter().map(carried).collect::<Vec<Carried>>()
@@ -493,7 +486,8 @@ impl<'c> Collations<'c> {
     fn of(binder: &Binder<'c>) -> Self {
         let columns = binder.tables.iter().flat_map(|used| &used.table.columns);
         let names = columns.filter(|column| column.crossing.collation.is_some()).map(|column| &*column.name).collect();
-        let renamed = binder.rels.iter().any(|rel| !matches!(rel.columns, Columns::Table(_)) || !rel.renamed.is_empty());
+        let renamed =
+            binder.rels.iter().any(|rel| !matches!(rel.columns, Columns::Table(_)) || !rel.renamed.is_empty());
         Self { names, renamed }
     }
 

@@ -37,7 +37,10 @@ pub(crate) fn ctes(text: &str, span: &Range<usize>) -> Option<(Vec<CteSpan>, usi
         next += usize::from(is(next, "not"));
         next += usize::from(is(next, "materialized"));
         let close = closing(&word, next, tokens.len()).filter(|_| word(next) == "(")?;
-        found.push(CteSpan { whole: start..tokens[close].end, body: tokens.get(next + 1)?.start..tokens[close - 1].end });
+        found.push(CteSpan {
+            whole: start..tokens[close].end,
+            body: tokens.get(next + 1)?.start..tokens[close - 1].end,
+        });
         at = close + 2;
         if word(close + 1) != "," {
             return Some((found, tokens.get(close + 1)?.start));
