@@ -22,6 +22,7 @@ use super::decide::Decision;
 use super::final_query::InputRows;
 use super::final_tables::Until;
 use super::gather::{BINARY, ManyRequest, Outflow, Sink, is_out_of_memory};
+use super::selected::TSQUERY;
 use super::types::ParameterTypes;
 use super::worker::{Description, Served};
 use super::writes::{Part, Returned};
@@ -33,9 +34,6 @@ const TEXT_OID: u32 = 25;
 
 /// Of those that PostgreSQL brings: `oid`, `xid` and what else means an object of one server by a number, and what has no binary form.
 const NEVER: [u32; 14] = [24, 26, 28, 1033, 2202, 2203, 2204, 2205, 2206, 3734, 3769, 4089, 4096, 4191];
-
-/// Its binary form cannot be read when it is empty.
-const TSQUERY: u32 = 3615;
 
 /// What the stages before one have given back.
 #[derive(Default)]

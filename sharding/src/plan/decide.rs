@@ -158,7 +158,7 @@ fn with_values_in_stages(
     found: &Result<Option<Completed>, Refusal>,
 ) -> Option<Plan> {
     let wants = matches!(found, Err(_) | Ok(Some(Completed::Write(_))));
-    if context.catalog.shards <= 1 || !wants || !stages::has_writes(dml) {
+    if context.catalog.shards <= 1 || !wants || !stages::has_stages(dml) {
         return None;
     }
     stages::staged(context, dml, parsed, Shards::All).ok().map(|write| Plan::Write(Arc::new(write)))
@@ -247,7 +247,7 @@ fn rows(context: Context<'_>, dml: &Dml, parsed: &Parsed) -> Decided {
     } else {
         plan_write(context, &mut binder, dml, verb, parsed)
     };
-    let plan = match context.catalog.shards > 1 && stages::has_writes(dml) {
+    let plan = match context.catalog.shards > 1 && stages::has_stages(dml) {
         true => in_stages(context, dml, parsed, plan),
         false => plan,
     };

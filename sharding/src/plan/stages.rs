@@ -145,6 +145,12 @@ pub(super) fn has_writes(dml: &Dml) -> bool {
     with_of(dml).is_some_and(|with| with.ctes.iter().any(|cte| writes(&cte.statement)))
 }
 
+/// Whether a statement can be cut into stages: CTEs write, or lock rows for a write.
+pub(super) fn has_stages(dml: &Dml) -> bool {
+    let locks = |dml: &Dml| matches!(dml, Dml::Query(query) if !query.locking.is_empty());
+    has_writes(dml) || writes(dml) && with_of(dml).is_some_and(|with| with.ctes.iter().any(|cte| locks(&cte.statement)))
+}
+
 /// How a statement runs whose CTEs write. If all its rows turn out to be on one of `shards`, that one runs it as it is.
 ///
 /// # Errors
