@@ -165,6 +165,13 @@ pub(crate) fn staged_view(view: &str) -> Refusal {
     )
 }
 
+pub(crate) fn staged_value(column: &str) -> Refusal {
+    no(
+        format!("the values of column \"{column}\", which a CTE returns, cannot be handed to other shards"),
+        "Return other columns, or cast it to text.",
+    )
+}
+
 pub(crate) fn staged_collation(column: &str) -> Refusal {
     no(
         format!("the collation of \"{column}\", which a CTE that writes returns, is not known over several shards"),

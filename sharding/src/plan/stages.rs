@@ -13,11 +13,12 @@ use super::hindrances::{self, Use};
 use super::scope::{Columns, Names};
 use super::targets::parts;
 use super::{Plan, Shards, Write, reasons};
-use crate::catalog::{Column, Relation, TableKind};
+use crate::catalog::{Column, Crossing, CrossingForm, Relation, TableKind};
 use crate::map::ShardId;
 use crate::refusal::Refusal;
 use crate::sql::calls::{self, CallKind};
 use crate::sql::ctes::{self, CteSpan};
+use crate::sql::insert::InsertSpans;
 use crate::sql::lex::{Lexer, TokenKind};
 use crate::sql::parse::{Parsed, parse};
 use crate::sql::tree::{Body, Dml, Expr, Stmt, TableRef, Target, With};
@@ -236,7 +237,7 @@ impl Draft<'_> {
 
     /// Adds the stage of a statement that stands at `body` and sees the first `visible` CTEs; its number.
     fn add(&mut self, name: Option<Box<str>>, dml: &Dml, visible: usize, body: Range<usize>) -> Result<usize, Refusal> {
-        let pieces = self.pieces(&self.needed(dml, visible, false), body)?;
+        let pieces = self.pieces(&self.needed(dml, visible, false), dml, body)?;
         let param = |piece: &Piece| if let Piece::Param(param) = piece { Some(*param) } else { None };
         let input = |piece: &Piece| if let Piece::Rows(input) = piece { Some(*input) } else { None };
         let mut params: Vec<u16> = pieces.iter().filter_map(param).collect();
@@ -289,7 +290,7 @@ impl Draft<'_> {
     }
 
     /// The text of a stage, with the CTEs that it needs.
-    fn pieces(&self, needed: &[usize], body: Range<usize>) -> Result<Vec<Piece>, Refusal> {
+    fn pieces(&self, needed: &[usize], dml: &Dml, body: Range<usize>) -> Result<Vec<Piece>, Refusal> {
         let text = self.context.text;
         let mut pieces = Vec::new();
         let mut rest = body.clone();
@@ -312,7 +313,15 @@ impl Draft<'_> {
             add_text(&mut pieces, if own.is_some() { "," } else { " " });
             rest.start = own.map_or(rest.start, |words| words.end);
         }
-        self.cut(rest, &mut pieces)?;
+        match row_with_queries(text, dml, &body).filter(|_| !needed.is_empty()) {
+            Some([values, row]) => {
+                self.cut(rest.start..values.start, &mut pieces)?;
+                add_text(&mut pieces, "SELECT ");
+                self.cut(row, &mut pieces)?;
+                self.cut(values.end..rest.end, &mut pieces)?;
+            }
+            None => self.cut(rest, &mut pieces)?,
+        }
         Ok(pieces)
     }
 
@@ -385,6 +394,25 @@ impl Draft<'_> {
             plan => Ok((columns, plan)),
         }
     }
+}
+
+/// Where VALUES stands with its only row, and what is in that: a row with subqueries, which is a query as well.
+fn row_with_queries(text: &str, dml: &Dml, body: &Range<usize>) -> Option<[Range<usize>; 2]> {
+    let Dml::Insert(insert) = dml else { return None };
+    let Body::Values(rows) = &insert.source.as_ref()?.body else { return None };
+    let [row] = rows.as_slice() else { return None };
+    let has_query = row.iter().any(|cell| parts(cell).into_iter().any(|part| matches!(part, Expr::Sublink(_))));
+    if !has_query || row.contains(&Expr::Default) {
+        return None;
+    }
+    let part = &text[body.clone()];
+    let spans = InsertSpans::of(part)?;
+    let [cells] = spans.rows.as_slice() else { return None };
+    let behind = spans.overriding.or(spans.list).map_or(spans.table_end, |part| part.end);
+    let values = Lexer::starting_at(part, behind).next()?.start;
+    let inside = cells.cells.first()?.start..cells.close;
+    let from = |place: Range<usize>| body.start + place.start..body.start + place.end;
+    Some([from(values..cells.close + 1), from(inside)])
 }
 
 fn use_of(used: &TableUse<'_>, stage: usize, cte: Option<Box<str>>, dml: &Dml) -> Use {
@@ -464,6 +492,9 @@ fn columns(binder: &Binder<'_>, dml: &Dml, shown: Option<Vec<Output>>) -> Result
         if column.is_none() && !is_clear {
             return Err(reasons::staged_collation(&name));
         }
+        if let Some(column) = column.filter(|column| column.crossing.form == CrossingForm::Never) {
+            return Err(reasons::staged_value(&column.name));
+        }
         let type_name = column.map(|column| column.crossing.type_name.clone()).filter(|name| !name.is_empty());
         let collation = column.and_then(|column| column.crossing.collation.clone());
         let type_name = type_name.unwrap_or_else(|| "pg_catalog.text".to_owned());
@@ -491,7 +522,9 @@ struct Collations<'c> {
 impl<'c> Collations<'c> {
     fn of(binder: &Binder<'c>) -> Self {
         let columns = binder.tables.iter().flat_map(|used| &used.table.columns);
-        let names = columns.filter(|column| column.crossing.collation.is_some()).map(|column| &*column.name).collect();
+        // Of what cannot cross it is not known.
+        let is_meant = |crossing: &Crossing| crossing.collation.is_some() || crossing.form == CrossingForm::Never;
+        let names = columns.filter(|column| is_meant(&column.crossing)).map(|column| &*column.name).collect();
         let renamed =
             binder.rels.iter().any(|rel| !matches!(rel.columns, Columns::Table(_)) || !rel.renamed.is_empty());
         Self { names, renamed }
