@@ -127,8 +127,10 @@ impl Conversation {
         let result = self.run_call(call).await;
         let kept = std::mem::replace(&mut self.kept, outer).unwrap_or_default();
         result?;
-        let rows = &mut done.rows[stage];
-        rows.take(&kept);
+        // What nobody reads needs no room.
+        if whole.staged.stages.iter().any(|later| later.inputs.contains(&stage)) {
+            done.rows[stage].take(&kept);
+        }
         let bytes: usize = done.rows.iter().map(InputRows::bytes).sum();
         self.check_size(bytes, self.array_bytes_max())
     }
