@@ -193,6 +193,14 @@ impl Conversation {
     }
 
     fn decide_made(&self, made: &PreparedStatement, body: &[u8]) -> Result<Decision, Failure> {
+        match self.decide_bound(made, body)? {
+            Decision::Compute(_) => Err(not_computed().into()),
+            decision => Ok(decision),
+        }
+    }
+
+    /// Where a statement goes that the router has made, with the body of its Bind message.
+    pub(super) fn decide_bound(&self, made: &PreparedStatement, body: &[u8]) -> Result<Decision, Failure> {
         let bind = Bind::read(body).map_err(ErrorFields::from)?;
         let inputs = bind.parameters().enumerate().map(|(n, (format, bytes))| Input {
             bytes,
@@ -203,11 +211,7 @@ impl Conversation {
         let literals = literals_of(made);
         let values = Values { text: &made.text, literals: &literals, params: &params };
         let first = made.script.statements.first().ok_or_else(not_computed)?;
-        let decision = decide(first, &self.served.map, values).inspect_err(|_| self.served.stats.refused.add(1))?;
-        match decision {
-            Decision::Compute(_) => Err(not_computed().into()),
-            decision => Ok(decision),
-        }
+        Ok(decide(first, &self.served.map, values).inspect_err(|_| self.served.stats.refused.add(1))?)
     }
 
     fn draft(&self, computed: &Computed, text: &str) -> Result<Draft, Failure> {

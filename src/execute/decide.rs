@@ -142,6 +142,7 @@ fn many_write(
             };
             Ok(ManyWrite::Selected { write: write.clone(), source })
         }
+        Write::Staged(_) => Ok(ManyWrite::Staged { write: write.clone() }),
         Write::Moved(moved) => {
             let target = match moved.target.resolve(map, values)? {
                 ShardSet::Any => shards[..1].to_vec(),
@@ -255,6 +256,8 @@ pub(super) fn uses_literals(plan: &Plan) -> bool {
             // The literals of its query are known by their values.
             Write::Selected(rows) => rows.shards.uses_literals(),
             Write::Moved(moved) => moved.target.uses_literals(),
+            // Those of its stages are found when they run.
+            Write::Staged(staged) => staged.shards.uses_literals(),
         },
         _ => false,
     }

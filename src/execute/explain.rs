@@ -200,7 +200,7 @@ impl Conversation {
             ManyWrite::Each { copies: Some(Copies { mirror: Some(_), .. }), .. } => true,
             ManyWrite::Each { read, .. } => !read.query.inputs.is_empty(),
             ManyWrite::Rows { .. } => false,
-            ManyWrite::Selected { .. } | ManyWrite::Moved { .. } => true,
+            ManyWrite::Selected { .. } | ManyWrite::Moved { .. } | ManyWrite::Staged { .. } => true,
         };
         if reads_elsewhere {
             return Err(self.refuse_to_write());

@@ -427,7 +427,7 @@ impl Conversation {
     }
 
     /// How large the arrays of one statement may be.
-    fn array_bytes_max(&self) -> usize {
+    pub(super) fn array_bytes_max(&self) -> usize {
         let limits = self.worker.limits();
         limits.final_query_array_bytes_max.min(limits.final_query_bytes_max)
     }

@@ -52,6 +52,8 @@ pub(super) enum Sink<'a> {
     Rows(&'a mut InputRows),
     /// Into a temporary table.
     Table(&'a mut InputTable),
+    /// They wait, as whole messages.
+    Kept(&'a mut Vec<u8>),
     /// They are only counted, in bytes.
     Nowhere(&'a mut u64),
 }
@@ -67,7 +69,7 @@ pub(super) struct Outflow {
 
 impl Outflow {
     /// Rows that are given out while others are still remembered wait until it is sure that the memory suffices.
-    fn of(gather: &Gather) -> Self {
+    pub(super) fn of(gather: &Gather) -> Self {
         let mut node = Some(&gather.tree);
         let mut remembers = false;
         while let Some(found) = node {
@@ -75,6 +77,13 @@ impl Outflow {
             node = found.input();
         }
         Self { began: false, held: (remembers && gather.or_else.is_some()).then(Vec::new) }
+    }
+}
+
+impl Outflow {
+    /// Whether the client has got rows.
+    pub(super) fn has_begun(&self) -> bool {
+        self.began
     }
 }
 
@@ -578,6 +587,7 @@ impl Conversation {
                 self.served.stats.sent.add(out.len() as u64);
             }
             Sink::Rows(rows) => rows.take(out),
+            Sink::Kept(rows) => self.keep(rows, out)?,
             Sink::Nowhere(bytes) => **bytes += out.len() as u64,
             Sink::Table(table) => self.put_into_table(table, out).await?,
         }

@@ -63,6 +63,7 @@ mod selected;
 mod sequences;
 mod simple;
 mod snapshots;
+mod stages;
 mod steps;
 mod sync;
 mod tables;

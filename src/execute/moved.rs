@@ -16,6 +16,7 @@ use super::ask::Notices;
 use super::final_query::InputRows;
 use super::gather::{BINARY, ManyRequest};
 use super::selected::{Route, Sorted, rounded};
+use super::timed::TIME_TYPE;
 use super::types::ParameterTypes;
 use super::worker::Served;
 use super::writes::{Part, Returned, added};
@@ -38,7 +39,10 @@ struct Found {
 /// The statement with its arguments, as every shard gets them.
 struct Asked<'a> {
     moved: &'a MovedRows,
+    /// With that of the time, if the texts ask for it.
     types: &'a ParameterTypes,
+    /// Of the client's parameters alone.
+    own_types: &'a ParameterTypes,
     /// The client's.
     own: &'a Arguments,
     /// And the time.
@@ -60,7 +64,12 @@ impl Conversation {
         if request.describe && !description.client_columns.is_empty() {
             self.send_row_description(&description, request.arguments)?;
         }
-        let types = description.parameter_types.clone();
+        let own_types = description.parameter_types.clone();
+        let mut types = own_types.clone();
+        if moved.timed {
+            // A text whose condition has given way to chosen rows may not mention it.
+            types.push(TIME_TYPE);
+        }
         let arguments = match moved.timed {
             true => self.timed(request.arguments, moved.insert.params, ids[0]).await?,
             false => request.arguments.clone(),
@@ -68,7 +77,8 @@ impl Conversation {
         let query = request.arguments.of_part(&types.settle(&moved.find)).with_types(types.numbers());
         let found = self.write_description(ids[0], &query).await?;
         let key = found.client_columns.get(FOUND - 1).copied().ok_or_else(unexpected)?;
-        let asked = Asked { moved, types: &types, own: request.arguments, arguments: &arguments, key };
+        let asked =
+            Asked { moved, types: &types, own_types: &own_types, own: request.arguments, arguments: &arguments, key };
         let mut all = Vec::with_capacity(ids.len());
         for (id, shard) in ids.iter().zip(target) {
             all.push(self.find_moving(*id, *shard, &asked).await?);
@@ -165,7 +175,7 @@ impl Conversation {
         let text = asked.types.settle(&asked.moved.delete);
         let query = asked.arguments.of_part(&text).with_types(asked.types.numbers());
         let given = self.write_description(home, &query).await?;
-        let route = Route::new(&asked.moved.insert, &given, asked.types, asked.own, &[])?;
+        let route = Route::new(&asked.moved.insert, &given, asked.own_types, asked.own, &[])?;
         let formats = route.formats.clone();
         let mut rows = Vec::new();
         self.run_chosen(found.id, &found.go, &asked.moved.delete, asked, &formats, &mut rows).await?;
@@ -184,7 +194,7 @@ impl Conversation {
         let text = asked.types.settle(&asked.moved.delete);
         let query = asked.arguments.of_part(&text).with_types(asked.types.numbers());
         let given = self.write_description(id, &query).await?;
-        let route = Route::new(insert, &given, asked.types, asked.own, &[])?;
+        let route = Route::new(insert, &given, asked.own_types, asked.own, &[])?;
         let mut sorted = Sorted { tag: "UPDATE 0".to_owned(), ..Sorted::default() };
         self.sort_rows(rows, &route, &mut sorted)?;
         self.store(&route, &mut sorted, 0).await?;

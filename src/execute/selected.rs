@@ -42,6 +42,9 @@ const PORTAL: &[u8] = b"sluice_rows";
 
 const TEXT_OID: u32 = 25;
 
+/// Its binary form cannot be read when it is empty.
+pub(super) const TSQUERY: u32 = 3615;
+
 /// The names of the columns within the statement that stores rows.
 const ROWS: &str = "sluice_rows";
 
@@ -490,7 +493,7 @@ fn crossing(type_oid: u32, target: Option<&TargetColumn>) -> Option<(String, i16
     if type_oid == TEXT_OID && is_text {
         return Some((text(), BINARY, String::new()));
     }
-    if let Some(name) = element_type(type_oid).filter(|_| type_oid != TEXT_OID) {
+    if let Some(name) = element_type(type_oid).filter(|_| ![TEXT_OID, TSQUERY].contains(&type_oid)) {
         return Some((name, BINARY, String::new()));
     }
     // As text it becomes a value of the column again.

@@ -4,7 +4,6 @@
 //! a CTE, which nothing reads, gives a parameter its type before anything else in the statement does.
 
 use std::borrow::Cow;
-use std::fmt::Write;
 
 use bytes::BytesMut;
 use pgsluice_sharding::sql::with_cte;
@@ -27,14 +26,14 @@ const CTE: &str = "sluice_types";
 pub(crate) struct ParameterTypes {
     /// 0 for a type that is told by its name.
     numbers: Vec<u32>,
-    /// The others with their types, `$1::name` each.
-    casts: Option<String>,
+    /// The others: number of the parameter, counted from 0, and name of the type.
+    named: Vec<(usize, String)>,
 }
 
 impl ParameterTypes {
     /// As the client has declared them; the server finds out the rest.
     pub(super) fn declared(numbers: &[u32]) -> Self {
-        Self { numbers: numbers.to_vec(), casts: None }
+        Self { numbers: numbers.to_vec(), named: Vec::new() }
     }
 
     pub(super) fn numbers(&self) -> &[u32] {
@@ -43,12 +42,21 @@ impl ParameterTypes {
 
     /// A SELECT in which the parameters have their types.
     pub(super) fn settle<'t>(&self, sql: &'t str) -> Cow<'t, str> {
-        let Some(casts) = &self.casts else { return sql.into() };
+        if self.named.is_empty() {
+            return sql.into();
+        }
+        let casts: Vec<String> = self.named.iter().map(|(n, name)| format!("${}::{name}", n + 1)).collect();
+        let casts = casts.join(", ");
         let mut name = CTE.to_owned();
         while sql.contains(&name) {
             name.push('s');
         }
         with_cte(sql, &format!("{name} AS (SELECT {casts})")).into()
+    }
+
+    /// The name of a parameter's type, if it is told by its name; counted from 0.
+    pub(super) fn name_of(&self, param: usize) -> Option<&str> {
+        self.named.iter().find(|(n, _)| *n == param).map(|(_, name)| &**name)
     }
 
     pub(super) fn push(&mut self, number: u32) {
@@ -57,16 +65,11 @@ impl ParameterTypes {
 
     /// Of types that server has named so: number and name each.
     fn new(numbers: Vec<u32>, names: &[(u32, String)]) -> Self {
-        let mut casts = String::new();
-        for (n, number) in numbers.iter().enumerate() {
-            if let Some((_, name)) = names.iter().find(|(found, _)| found == number) {
-                let comma = if casts.is_empty() { "" } else { ", " };
-                let _ = write!(casts, "{comma}${}::{name}", n + 1);
-            }
-        }
+        let name_of = |number: &u32| names.iter().find(|(found, _)| found == number).map(|(_, name)| name.clone());
+        let named = numbers.iter().enumerate().filter_map(|(n, number)| Some((n, name_of(number)?))).collect();
         let is_named = |number: u32| names.iter().any(|(found, _)| *found == number);
         let numbers = numbers.into_iter().map(|number| if is_named(number) { 0 } else { number }).collect();
-        Self { numbers, casts: Some(casts).filter(|casts| !casts.is_empty()) }
+        Self { numbers, named }
     }
 }
 

@@ -95,7 +95,8 @@ impl Conversation {
         }
     }
 
-    async fn write_all(&mut self, write: &ManyWrite, request: ManyRequest<'_>) -> Result<String, Failure> {
+    /// Writes in the client's transaction or in one of the router's own; gives the command tag.
+    pub(super) async fn write_all(&mut self, write: &ManyWrite, request: ManyRequest<'_>) -> Result<String, Failure> {
         let work = async |this: &mut Self| match write {
             ManyWrite::Each { read, target, copies } => this.write_each(read, target, copies.as_ref(), request).await,
             ManyWrite::Rows { insert, places } => this.insert_rows(insert, places, request).await,
@@ -106,6 +107,10 @@ impl Conversation {
             ManyWrite::Moved { write, target } => match &**write {
                 Write::Moved(moved) => this.move_rows(moved, target, request).await,
                 _ => Err(ErrorFields::error("XX000", "only an UPDATE moves rows").into()),
+            },
+            ManyWrite::Staged { write } => match &**write {
+                Write::Staged(staged) => Box::pin(this.write_in_stages(staged, request)).await,
+                _ => Err(ErrorFields::error("XX000", "only CTEs that write make stages").into()),
             },
         };
         self.in_own_block(work).await
@@ -405,6 +410,12 @@ impl Conversation {
             Some(failure) => Err(failure),
             None => Ok(tag),
         }
+    }
+
+    /// Keeps rows that are merged, as far as that is allowed.
+    pub(super) fn keep(&self, kept: &mut Vec<u8>, rows: &[u8]) -> Result<(), Failure> {
+        kept.extend_from_slice(rows);
+        if kept.len() > self.worker.limits().final_query_bytes_max { Err(too_much().into()) } else { Ok(()) }
     }
 
     fn keeps_too_much(&self, returned: &Returned<'_>) -> bool {

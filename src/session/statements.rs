@@ -163,6 +163,8 @@ pub enum ManyWrite {
     Selected { write: Arc<Write>, source: RowSource },
     /// An UPDATE of the key, of rows on these shards: [`Write::Moved`].
     Moved { write: Arc<Write>, target: Vec<ShardId> },
+    /// CTEs that write beside something else: [`Write::Staged`].
+    Staged { write: Arc<Write> },
 }
 
 /// Where the rows of an INSERT ... SELECT come from.

@@ -236,6 +236,50 @@ fn what_a_write_gives_back_is_fetched_in_portions() {
     ]);
 }
 
+/// The same of a statement whose CTE writes.
+#[test]
+fn what_stands_beside_a_writing_cte_is_fetched_in_portions() {
+    const READ: &str = "P r WITH gone AS (DELETE FROM notes WHERE v > $1 RETURNING user_id, w) SELECT w, $2 FROM gone ORDER BY user_id";
+    const JOIN: &str = "P j WITH gone AS (DELETE FROM notes WHERE v > 2 RETURNING user_id) \
+                        SELECT p.name, count(*) FROM gone JOIN plans p ON p.id < user_id GROUP BY p.name ORDER BY p.name";
+    compare(&[
+        &[
+            &["Q BEGIN"],
+            &[READ, "B p r 2 x", "D p", "E p 2", "S"],
+            // All of it is done at the first portion.
+            &["Q SELECT count(*) FROM notes"],
+            &["E p 2", "S"],
+            &["E p 0", "S"],
+            &["Q ROLLBACK"],
+            &["Q SELECT count(*) FROM notes"],
+        ],
+        &[
+            &["Q BEGIN"],
+            &[JOIN, "B p j", "D p", "E p 1", "S"],
+            &["E p 5", "S"],
+            &["B q r 0 y", "E q 0", "S"],
+            &["Q SELECT count(*) FROM notes"],
+            &["Q ROLLBACK"],
+        ],
+        // A pipeline is one transaction.
+        &[
+            &["Q INSERT INTO notes VALUES (500, 9, 'late'), (501, 9, 'late'), (502, 9, 'late')"],
+            &[
+                "P d WITH gone AS (DELETE FROM notes WHERE v = 9 RETURNING user_id) SELECT count(*) FROM gone",
+                "B _ d",
+                "E _ 0",
+                "P e SELECT 1 / 0",
+                "B _ e",
+                "E _ 0",
+                "S",
+            ],
+            &["Q SELECT count(*) FROM notes"],
+            &["B _ d", "E _ 0", "B _ d", "E _ 0", "S"],
+            &["Q SELECT count(*) FROM notes"],
+        ],
+    ]);
+}
+
 #[test]
 fn the_unnamed_portal_stays_the_clients() {
     compare(&[

@@ -608,3 +608,25 @@ fn writes_over_shards_are_explained_and_not_done() {
     assert_eq!(two.counts("SELECT sum(user_id + v) FROM rt"), before);
     assert_eq!(two.counts("SELECT count(*) FROM orders"), [0, 0]);
 }
+
+#[test]
+fn stages_are_explained_and_not_run() {
+    let two = Two::new("stages");
+    let mut client = two.router.client();
+    assert_eq!(client.query("CREATE TABLE orders (user_id bigint, no int, PRIMARY KEY (user_id, no))").sqlstate(), "");
+    let before = two.counts("SELECT sum(user_id + v) FROM rt");
+    let moved = "WITH gone AS (DELETE FROM rt WHERE v > $1 RETURNING user_id, v) INSERT INTO orders SELECT user_id, v FROM gone";
+    let read = "WITH gone AS (DELETE FROM rt WHERE user_id = $1 RETURNING v), n AS (SELECT count(*) FROM orders) SELECT * FROM gone, n";
+    for (sql, deletes, last) in [(moved, 2, "InsertSelected"), (read, 1, "Input: 1 orders")] {
+        let text = client.execute(&format!("EXPLAIN (COSTS OFF) {sql}"), &[Some("3")], false).text();
+        assert!(text.starts_with("Stages: one after another\n├─ Stage: 1 gone"), "{text}");
+        assert!(text.contains("the statement") && text.contains(last), "{text}");
+        assert_eq!(text.matches("Delete on rt").count(), deletes, "{text}");
+        let sql = sql.replace("$1", "3");
+        assert_eq!(client.text(&format!("EXPLAIN (COSTS OFF) {sql}")).matches("Delete on rt").count(), deletes);
+        assert!(explained(&mut client, "VERBOSE", &sql)["Plan"].is_object());
+        assert_eq!(client.query(&format!("EXPLAIN ANALYZE {sql}")).sqlstate(), "0A000");
+    }
+    assert_eq!(two.counts("SELECT sum(user_id + v) FROM rt"), before);
+    assert_eq!(two.counts("SELECT count(*) FROM orders"), [0, 0]);
+}

@@ -41,6 +41,7 @@ mod routing;
 mod sequences;
 mod slt;
 mod snapshots;
+mod stages;
 mod tagged;
 mod tpcc;
 mod tpch;

@@ -60,6 +60,16 @@ pub(crate) struct LocalTable {
     pub target: bool,
 }
 
+/// One place in a statement where a table of the catalog stands, whatever kind it is of.
+#[derive(Debug)]
+pub(crate) struct TableUse<'c> {
+    pub schema: &'c str,
+    pub name: &'c str,
+    pub table: &'c Table,
+    /// It is written.
+    pub target: bool,
+}
+
 /// A view whose rows the router cannot place.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ViewUse<'c> {
@@ -234,6 +244,9 @@ pub(crate) struct Binder<'c> {
     pub occurrences: Vec<Occurrence>,
     pub views: Vec<ViewUse<'c>>,
     pub locals: Vec<LocalTable>,
+    pub tables: Vec<TableUse<'c>>,
+    /// What the RETURNING shows that was bound last; none when it cannot be told.
+    pub returned: Option<Vec<Output>>,
     pub reference_writes: Vec<String>,
     pub reference_reads: Vec<String>,
     /// How many tables are written.
@@ -272,6 +285,8 @@ impl<'c> Binder<'c> {
             occurrences: Vec::new(),
             views: Vec::new(),
             locals: Vec::new(),
+            tables: Vec::new(),
+            returned: None,
             reference_writes: Vec::new(),
             reference_reads: Vec::new(),
             targets: 0,
@@ -361,6 +376,7 @@ impl<'c> Binder<'c> {
     ) {
         let hazards = self.names.catalog.hazards.get(schema).and_then(|tables| tables.get(name));
         self.hazards.extend(hazards.into_iter().flatten().map(|hazard| (name, hazard, usage)));
+        self.tables.push(TableUse { schema, name, table: found, target: usage == Usage::Target });
         if is_view(found) {
             self.facts.user_view = true;
             if !self.names.has_rule(table.schema.as_deref(), name) {

@@ -70,6 +70,8 @@ impl<'c> Binder<'c> {
 
     fn returning(&mut self, targets: &[Target]) {
         self.exprs(targets.iter().map(|target| &target.expr));
+        let block = self.block();
+        self.returned = self.shown(targets, block);
     }
 
     fn insert(&mut self, insert: &Insert) {

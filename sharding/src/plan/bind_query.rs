@@ -274,8 +274,22 @@ impl Binder<'_> {
         let open = open && !matches!(select.distinct, Distinct::On(_));
         let grouped = self.blocks[block].aggregates || !select.group.is_empty();
         let group: Vec<Term> = self.columns_of_exprs(&select.group);
-        let mut outputs = Vec::with_capacity(select.targets.len());
-        for target in &select.targets {
+        let mut outputs = self.shown(&select.targets, block)?;
+        let block = &self.blocks[block];
+        for output in &mut outputs {
+            let Some(term) = output.term else { continue };
+            let owner = &self.rels[self.terms.owner(term)];
+            let own = block.rels.contains(&self.terms.owner(term)) && !owner.nullable;
+            let windows = block.windows.iter().all(|partition| partition.contains(&term));
+            output.transparent = open && own && windows && (!grouped || group.contains(&term));
+        }
+        Some(outputs)
+    }
+
+    /// What a target list shows; `None` when a star hides it.
+    pub(crate) fn shown(&mut self, targets: &[Target], block: usize) -> Option<Vec<Output>> {
+        let mut outputs = Vec::with_capacity(targets.len());
+        for target in targets {
             if expands(&target.expr) {
                 return None;
             }
@@ -284,14 +298,6 @@ impl Binder<'_> {
             } else {
                 outputs.push(self.output(target));
             }
-        }
-        let block = &self.blocks[block];
-        for output in &mut outputs {
-            let Some(term) = output.term else { continue };
-            let owner = &self.rels[self.terms.owner(term)];
-            let own = block.rels.contains(&self.terms.owner(term)) && !owner.nullable;
-            let windows = block.windows.iter().all(|partition| partition.contains(&term));
-            output.transparent = open && own && windows && (!grouped || group.contains(&term));
         }
         Some(outputs)
     }

@@ -8,8 +8,8 @@ use super::phases::Phase;
 use super::route::Place;
 use super::scope::Names;
 use super::{
-    FinalQuery, Plan, Shards, Write, build, computed, ddl, final_groups, final_query, hazards, moved, reasons, view,
-    write,
+    FinalQuery, Plan, Shards, Write, build, computed, ddl, final_groups, final_query, hazards, moved, reasons, stages,
+    view, write,
 };
 use crate::catalog::Catalog;
 use crate::map::ShardId;
@@ -131,14 +131,18 @@ fn decide(context: Context<'_>, stmt: &Stmt, parsed: &Parsed) -> Decided {
 }
 
 /// A statement that reads or writes rows; if values stand in it that the router gives, it is planned with them.
-fn with_values(context: Context<'_>, dml: &Dml, parsed: &Parsed) -> Decided {
+pub(super) fn with_values(context: Context<'_>, dml: &Dml, parsed: &Parsed) -> Decided {
     let plain = rows(context, dml, parsed);
     if let (Dml::Insert(insert), Plan::Refused(_)) = (dml, &plain.plan)
         && hazards::wakes_by_insert(&Names::new(context.catalog, context.search_path), &insert.table)
     {
         return plain;
     }
-    let (plan, any_values) = match computed::computed(context, dml, parsed, &plain.plan) {
+    let found = computed::computed(context, dml, parsed, &plain.plan);
+    if let Some(plan) = with_values_in_stages(context, dml, parsed, &found) {
+        return Decided { plan, any_values: false, ..plain };
+    }
+    let (plan, any_values) = match found {
         Ok(None) => return plain,
         Ok(Some(Completed::Write(write))) => (Plan::Write(write), false),
         Ok(Some(Completed::Computed(computed))) => {
@@ -149,6 +153,34 @@ fn with_values(context: Context<'_>, dml: &Dml, parsed: &Parsed) -> Decided {
     };
     let pin = plain.effects.pin.filter(|pin| *pin != Pin::Sequence);
     Decided { plan, any_values, effects: Effects { pin, moves_sequences: false, ..plain.effects }, ..plain }
+}
+
+/// If CTEs write and one of them wants values of the router, or the statement itself does: each stage gets its own.
+fn with_values_in_stages(
+    context: Context<'_>,
+    dml: &Dml,
+    parsed: &Parsed,
+    found: &Result<Option<Completed>, Refusal>,
+) -> Option<Plan> {
+    let wants = matches!(found, Err(_) | Ok(Some(Completed::Write(_))));
+    if context.catalog.shards <= 1 || !wants || !stages::has_stages(dml) {
+        return None;
+    }
+    stages::staged(context, dml, parsed, Shards::All).ok().map(|write| Plan::Write(Arc::new(write)))
+}
+
+/// What becomes of a statement whose CTEs write and for which there was no other plan than this.
+fn in_stages(context: Context<'_>, dml: &Dml, parsed: &Parsed, plan: Plan) -> Plan {
+    let (shards, is_route) = match &plan {
+        Plan::Route { shards, .. } if can_be_many(shards) => (shards.clone(), true),
+        Plan::Refused(refusal) if refusal.is_unsupported() => (Shards::All, false),
+        _ => return plan,
+    };
+    match stages::staged(context, dml, parsed, shards.clone()) {
+        Ok(write) => Plan::Write(Arc::new(write)),
+        Err(refusal) if is_route => Plan::Route { shards, many: Some(Box::new(refusal)) },
+        Err(refusal) => refused(refusal),
+    }
 }
 
 /// Where it goes is known when its statement and the values of its arguments are.
@@ -221,6 +253,10 @@ fn rows(context: Context<'_>, dml: &Dml, parsed: &Parsed) -> Decided {
         }
     } else {
         plan_write(context, &mut binder, dml, verb, parsed)
+    };
+    let plan = match context.catalog.shards > 1 && stages::has_stages(dml) {
+        true => in_stages(context, dml, parsed, plan),
+        false => plan,
     };
     // Whether several shards can answer may depend on values: a position in ORDER BY, 'today', LIMIT.
     let spread = matches!(dml, Dml::Query(_))
@@ -472,6 +508,10 @@ fn declare(context: Context<'_>, name: &str, hold: bool, query: &Query, parsed: 
         decided.effects.pin = Some(Pin::HoldCursor);
         // Whoever is pinned uses primaries.
         decided.access = decided.access.max(Access::Lock);
+    }
+    if stages::has_writes(&dml) {
+        let message = "DECLARE CURSOR must not contain data-modifying statements in WITH";
+        decided.plan = refused(Refusal::error("0A000", message));
     }
     if let Plan::Gather(gather) = &decided.plan {
         decided.plan = match &gather.or_else {

@@ -28,6 +28,7 @@ mod final_query;
 mod from_ddl;
 mod having;
 pub mod hazards;
+mod hindrances;
 mod mirror;
 mod moved;
 mod phases;
@@ -39,6 +40,7 @@ mod route;
 pub mod row_arrays;
 mod scope;
 mod splice;
+mod stages;
 mod steps;
 mod stored;
 mod targets;
@@ -61,6 +63,7 @@ pub use draft::{Draft, Given, Sequence, Sequences, Wanted, without_unique_ids};
 pub use final_query::quoted;
 pub use phases::{Phase, build_with};
 pub use row_arrays::RowArrays;
+pub use stages::{Carried, Stage, StageColumn, StagedWrite};
 pub use steps::Step;
 pub use view::{can_stand_for_view, view_kind};
 pub use write::turn_of_writers;
@@ -279,6 +282,8 @@ pub enum Write {
     Selected(SelectedRows),
     /// An UPDATE of the key: rows go to other shards.
     Moved(MovedRows),
+    /// CTEs that write beside something else: each of them by itself, then the rest.
+    Staged(StagedWrite),
 }
 
 impl Write {
@@ -289,6 +294,7 @@ impl Write {
             Self::Rows(insert) => &insert.keys,
             Self::Selected(rows) => &rows.shards,
             Self::Moved(_) => &Shards::All,
+            Self::Staged(staged) => &staged.shards,
         }
     }
 }

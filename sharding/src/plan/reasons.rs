@@ -160,6 +160,45 @@ pub(crate) fn differs(what: &str) -> Refusal {
     )
 }
 
+pub(crate) fn staged_read(cte: &str, table: &str) -> Refusal {
+    no(
+        format!(
+            "what reads \"{table}\" behind \"{cte}\" would see over several shards what \"{cte}\" has written there"
+        ),
+        "Read it in a statement before this one, or use what the CTE returns.",
+    )
+}
+
+pub(crate) fn staged_write(cte: &str, table: &str) -> Refusal {
+    no(
+        format!(
+            "\"{table}\" is written by \"{cte}\" and again by what follows, which would see over several shards what it has done"
+        ),
+        "Write them one after another in a transaction; or use INSERT ... ON CONFLICT, or MERGE.",
+    )
+}
+
+pub(crate) fn staged_view(view: &str) -> Refusal {
+    no(
+        format!("view \"{view}\" is not looked into beside a CTE that writes, over several shards"),
+        "Name its tables, or run the CTE's write by itself first, in the same transaction.",
+    )
+}
+
+pub(crate) fn staged_value(column: &str) -> Refusal {
+    no(
+        format!("the values of column \"{column}\", which a CTE returns, cannot be handed to other shards"),
+        "Return other columns, or cast it to text.",
+    )
+}
+
+pub(crate) fn staged_collation(column: &str) -> Refusal {
+    no(
+        format!("the collation of \"{column}\", which a CTE that writes returns, is not known over several shards"),
+        "Return columns as they are, and compute what follows from them outside of the CTE.",
+    )
+}
+
 /// Ids would come from the sequence of every shard.
 pub(crate) fn default_of_rows(table: &str, column: &str) -> Refusal {
     no(

@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Display, Formatter};
 
-use super::{Copies, Count, FinalQuery, Gather, Input, Node, Plan, Write};
+use super::{Copies, Count, FinalQuery, Gather, Input, Node, Plan, StagedWrite, Write};
 
 /// One step: its heading, what stands below it, and the steps whose rows it takes.
 ///
@@ -105,6 +105,7 @@ impl Write {
                     ..Step::default()
                 }
             }
+            Self::Staged(staged) => staged.steps(full),
             Self::Moved(moved) => Step {
                 name: "MoveRows",
                 detail: format!("from {} to those of their new keys", moved.target),
@@ -112,6 +113,31 @@ impl Write {
                 ..Step::default()
             },
         }
+    }
+}
+
+impl StagedWrite {
+    pub fn steps(&self, full: bool) -> Step {
+        let stages = (0..self.stages.len()).map(|n| Step { inputs: vec![self.step_of(n, full)], ..self.heading(n) });
+        Step { name: "Stages", detail: "one after another".to_owned(), inputs: stages.collect(), ..Step::default() }
+    }
+
+    /// What a stage is called; nothing stands below it yet.
+    pub fn heading(&self, number: usize) -> Step {
+        let name = self.stages[number].name.as_deref().unwrap_or("the statement");
+        Step { name: "Stage", detail: format!("{} {name}", number + 1), ..Step::default() }
+    }
+
+    fn step_of(&self, number: usize, full: bool) -> Step {
+        let plan = &self.stages[number].plan;
+        let lines = lines_of(&self.shown(number));
+        let plain = || {
+            let shown = plan.to_string();
+            let name = if matches!(plan, Plan::Computed(_)) { "Computed" } else { "Route" };
+            let detail = shown.split_once(": ").map_or("", |(_, detail)| detail).lines().next();
+            Step { name, detail: detail.unwrap_or_default().to_owned(), lines, ..Step::default() }
+        };
+        plan.steps(full).unwrap_or_else(plain)
     }
 }
 

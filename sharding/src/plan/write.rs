@@ -330,6 +330,8 @@ fn source_plan(context: Context<'_>, text: &str, params: u16) -> Result<(Plan, O
     let outputs = binder.query(query).outputs.map(|outputs| outputs.len());
     match rows_of(Context { text, ..context }, &parsed) {
         Plan::Refused(refusal) => Err(*refusal),
+        // It writes by a CTE.
+        Plan::Write(_) => Err(unclear()),
         plan => Ok((plan, outputs)),
     }
 }

@@ -6,6 +6,7 @@
 pub(crate) mod calls;
 pub mod cells;
 pub mod code;
+pub(crate) mod ctes;
 pub(crate) mod functions;
 pub(crate) mod insert;
 pub(crate) mod lex;

@@ -138,6 +138,7 @@ fn script_bytes(script: &Script) -> usize {
                 plan::Write::Each(each) => bytes_of(&each.query),
                 plan::Write::Rows(insert) => 128 + keys_bytes(&insert.keys),
                 plan::Write::Selected(insert) => 2048 + 8 * insert.text.len(),
+                plan::Write::Staged(staged) => 4096 + 2048 * staged.stages.len() + 8 * staged.hindrances.len(),
                 plan::Write::Moved(moved) => 4096 + 8 * (moved.find.len() + moved.update.len()),
             },
             Plan::Route { shards, .. } => 128 + keys_bytes(shards),

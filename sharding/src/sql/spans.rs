@@ -363,6 +363,11 @@ pub(crate) fn clocks(text: &str, span: &Range<usize>) -> usize {
     clocks_in(&text[..span.end], span.start).len()
 }
 
+/// Where they stand, each with the casts of a `timestamptz` that give the same.
+pub(crate) fn clock_places(text: &str, span: &Range<usize>) -> Vec<(Range<usize>, String)> {
+    clocks_in(&text[..span.end], span.start).into_iter().map(|clock| (clock.place, clock.casts)).collect()
+}
+
 /// A text in which a parameter, a `timestamptz`, tells the time at which the transaction began.
 pub fn with_clock(text: &str, param: usize) -> String {
     let mut told = String::with_capacity(text.len() + 32);
@@ -749,7 +754,7 @@ pub(crate) fn call(text: &str, end: usize, at: usize) -> Option<CallSpans> {
     Some(CallSpans { whole: at..end, tail: tokens[open].start..end, value, filter: tokens[close].end..end })
 }
 
-fn closing<'t>(word: &impl Fn(usize) -> &'t str, open: usize, count: usize) -> Option<usize> {
+pub(super) fn closing<'t>(word: &impl Fn(usize) -> &'t str, open: usize, count: usize) -> Option<usize> {
     let mut depth = 0;
     for index in open..count {
         match word(index) {

@@ -1,15 +1,17 @@
 //! Everything in a query, subqueries and CTEs included.
 
-use super::tree::{Body, Distinct, Dml, Expr, From, Func, Join, Query, Select, Window, With};
+use super::tree::{Body, Distinct, Dml, Expr, From, Func, Join, Query, Select, TableRef, Window, With};
 
 /// What a walk comes by.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Visited<'a> {
     Expr(&'a Expr),
     Join(&'a Join),
+    /// In a FROM; what is written is no part of the walk.
+    Table(&'a TableRef),
 }
 
-/// Shows `visit` every expression and join of a statement, in no special order.
+/// Shows `visit` every expression, join and table of a statement, in no special order.
 pub(crate) fn dml<'a>(root: &'a Dml, visit: &mut dyn FnMut(Visited<'a>)) {
     match root {
         Dml::Query(inner) => query(inner, visit),
@@ -49,7 +51,7 @@ fn ctes<'a>(with: Option<&'a With>, visit: &mut dyn FnMut(Visited<'a>)) {
     with.iter().flat_map(|with| &with.ctes).for_each(|cte| dml(&cte.statement, visit));
 }
 
-/// Shows `visit` every expression and join of a query, in no special order.
+/// Shows `visit` every expression, join and table of a query, in no special order.
 pub(crate) fn query<'a>(root: &'a Query, visit: &mut dyn FnMut(Visited<'a>)) {
     ctes(root.with.as_deref(), visit);
     let order = root.order.iter().map(|item| &item.expr);
@@ -78,7 +80,7 @@ fn select<'a>(select: &'a Select, visit: &mut dyn FnMut(Visited<'a>)) {
 
 fn from<'a>(item: &'a From, visit: &mut dyn FnMut(Visited<'a>)) {
     match item {
-        From::Table(_) => {}
+        From::Table(table) => visit(Visited::Table(table)),
         From::Query(derived) => query(&derived.query, visit),
         From::Func(function) => exprs(&function.calls, visit),
         From::Join(join) => {

@@ -9,7 +9,9 @@ use pgsluice_sharding::sql::rows::RowSpans;
 
 use super::report::Report;
 use super::{Asked, Explained, Inputs, Part, Runs, not_explained};
+use crate::execute::decide::Decision;
 use crate::execute::gather::ManyRequest;
+use crate::execute::stages::{Done, StageCall};
 use crate::execute::steps::Steps;
 use crate::execute::types::ParameterTypes;
 use crate::execute::{Conversation, Failure};
@@ -30,6 +32,7 @@ impl Conversation {
             ManyWrite::Rows { insert, places } => self.explain_rows(asked, insert, places).await?,
             ManyWrite::Selected { write, source } => self.explain_selected(asked, write, source).await?,
             ManyWrite::Moved { write, target } => self.explain_moved(asked, write, target).await?,
+            ManyWrite::Staged { write } => self.explain_stages(asked, write).await?,
         };
         Ok(Explained { report, ran: None })
     }
@@ -142,6 +145,51 @@ impl Conversation {
         };
         report.inputs = vec![below];
         Ok(report)
+    }
+
+    /// What becomes of each stage when those before it give back nothing.
+    async fn explain_stages(&mut self, asked: Asked<'_>, write: &Write) -> Result<Report, Failure> {
+        let Write::Staged(staged) = write else { return Err(not_explained()) };
+        let mut report = Report::of(Step { inputs: Vec::new(), ..staged.steps(false) });
+        let whole = self.judge_stages(staged, asked.request.arguments).await?;
+        let mut done = Done::default();
+        for stage in 0..staged.stages.len() {
+            let call = self.stage_call(&whole, stage, &done, &[])?;
+            if stage + 1 < staged.stages.len() {
+                self.describe_stage(&whole, stage, &call, &mut done).await?;
+            }
+            let mut heading = Report::of(staged.heading(stage));
+            heading.inputs = vec![Box::pin(self.explain_stage(asked, &call)).await?];
+            report.inputs.push(heading);
+        }
+        Ok(report)
+    }
+
+    async fn explain_stage(&mut self, asked: Asked<'_>, call: &StageCall) -> Result<Report, Failure> {
+        let arguments = call.arguments();
+        match self.decide_bound(&call.statement, &call.body)? {
+            Decision::Many { read, access } => {
+                let request = ManyRequest { arguments: &arguments, access, describe: false };
+                Ok(self.explain_once(Asked { request, ..asked }, &read).await?.report)
+            }
+            Decision::Forward { shard, access } => {
+                let detail = shard.map_or_else(|| "any shard".to_owned(), |shard| format!("shard {}", shard.0));
+                let mut report = Report::of(Step { name: "Route", detail, ..Step::default() });
+                let i = self.link(shard, access.min(Access::Lock)).await?;
+                let id = self.links[i].server.id.0;
+                let types = self.write_description(id, &arguments).await?.parameter_types.clone();
+                let part = Part { sql: &call.statement.text, types: &types, arguments: &arguments };
+                self.add_servers(asked, &mut report, &[id], part, None).await?;
+                Ok(report)
+            }
+            // Values are taken only when it runs.
+            _ => {
+                let plan = call.statement.script.statements.first().map(|first| first.plan.to_string());
+                let plan = plan.unwrap_or_default();
+                let detail = plan.split_once(": ").map_or("", |(_, detail)| detail).to_owned();
+                Ok(Report::of(Step { name: "Computed", detail, ..Step::default() }))
+            }
+        }
     }
 
     /// How each shard finds the rows whose keys change.

@@ -21,7 +21,7 @@ pub(super) const LOCAL: &str = "audit_log";
 
 impl Grammar<'_> {
     pub(super) fn write(&mut self) -> Write {
-        let (table, sql) = match self.random.below(40) {
+        let (table, sql) = match self.random.below(44) {
             0..9 => return self.insert_values(),
             9..17 => self.insert_select(),
             17..24 => self.update(),
@@ -517,6 +517,9 @@ impl Grammar<'_> {
 
     /// A query with a write in it, whose changes it does not see.
     fn within_query(&mut self) -> (&'static str, String) {
+        if self.random.chance(75) {
+            return self.staged();
+        }
         let key = self.literal(Kind::Key, true);
         let sql = match self.random.below(3) {
             0 => "WITH w AS (UPDATE orders SET qty = 77 WHERE no > 2 RETURNING user_id) SELECT count(*), (SELECT count(*) FROM orders WHERE qty = 77) FROM w".to_owned(),
@@ -524,6 +527,82 @@ impl Grammar<'_> {
             _ => "WITH w AS (DELETE FROM orders WHERE no = 1 RETURNING *) INSERT INTO orders SELECT * FROM w".to_owned(),
         };
         ("orders", sql)
+    }
+}
+
+impl Grammar<'_> {
+    /// Rows of a table that a CTE deletes or updates, with what it gives back of them.
+    fn written_rows(&mut self, name: &str, shown: &str) -> String {
+        let table = self.tables.list.iter().find(|table| table.name == name).expect("is one of them");
+        let (name, columns, unique) = (table.name, table.columns.clone(), table.unique.clone());
+        let source = Source { name, alias: name.to_owned(), columns, unique };
+        let filter = where_of(&[self.rows_meant(&source)]);
+        let number = if name == "users" { "age" } else { "qty" };
+        let value = self.literal(Kind::Int, true);
+        match self.random.below(3) {
+            0 if name != "items" => format!("UPDATE {name} SET {number} = {value}{filter} RETURNING {shown}"),
+            _ => format!("DELETE FROM {name}{filter} RETURNING {shown}"),
+        }
+    }
+
+    /// Writes of which one has the rows of another, and reads beside them.
+    fn staged(&mut self) -> (&'static str, String) {
+        let value = self.literal(Kind::Int, true);
+        let orders = self.written_rows("orders", "user_id, no, qty");
+        let items = self.written_rows("items", "*");
+        let users = self.written_rows("users", "id, age");
+        match self.random.below(10) {
+            0 => ("orders", format!("WITH w AS ({orders}) SELECT count(*), sum(qty), max(no) + {value} FROM w")),
+            1 => ("items", format!("WITH w AS ({items}) SELECT * FROM w")),
+            2 => (
+                "orders",
+                format!(
+                    "WITH w AS ({items}) INSERT INTO orders (user_id, no, qty) SELECT user_id, no + 300, {value} FROM w ON CONFLICT DO NOTHING"
+                ),
+            ),
+            3 => (
+                "orders",
+                format!(
+                    "WITH w AS ({users}) UPDATE orders SET qty = w.age FROM w WHERE w.id = orders.user_id RETURNING orders.user_id, no, qty"
+                ),
+            ),
+            4 => (
+                "users",
+                format!(
+                    "WITH w AS ({users}) SELECT w.id, count(o.no) FROM w LEFT JOIN orders AS o ON o.user_id = w.id AND o.no > {value} GROUP BY w.id"
+                ),
+            ),
+            5 => (
+                "items",
+                format!(
+                    "WITH w (k, n) AS (INSERT INTO items (user_id, no) SELECT user_id, no + 400 FROM orders WHERE no > {value} ON CONFLICT DO NOTHING RETURNING user_id, no) SELECT u.id, count(*), max(n) FROM w JOIN users AS u ON u.id = w.k GROUP BY u.id"
+                ),
+            ),
+            6 => (
+                "users",
+                format!(
+                    "WITH a AS ({orders}), b AS (UPDATE users SET age = x.c FROM (SELECT user_id, count(*) AS c FROM a GROUP BY user_id) AS x WHERE x.user_id = users.id RETURNING id, age) DELETE FROM items USING b WHERE b.id = items.user_id AND items.no > {value} RETURNING items.user_id, items.no"
+                ),
+            ),
+            7 => (
+                "orders",
+                format!(
+                    "WITH r AS (SELECT count(*) AS n FROM orders), w AS ({orders}) SELECT n, count(no) FROM r LEFT JOIN w ON true GROUP BY n"
+                ),
+            ),
+            8 => (
+                "plans",
+                format!(
+                    "WITH w AS ({orders}) INSERT INTO plans (plan_id, fee) SELECT no + 40, count(*) FROM w GROUP BY no ON CONFLICT (plan_id) DO UPDATE SET fee = excluded.fee"
+                ),
+            ),
+            _ => (
+                LOCAL,
+                format!(
+                    "WITH w AS ({items}), l AS (INSERT INTO {LOCAL} (no, note) SELECT {value} + 500, count(*)::text FROM w ON CONFLICT DO NOTHING RETURNING no) SELECT l.no, (SELECT count(*) FROM w) FROM l"
+                ),
+            ),
+        }
     }
 }
 
