@@ -133,6 +133,8 @@ fn csv_has_no_marker_for_servers_since_18() {
         let mut out = vec![Vec::new(); 4];
         splitter.push(b"a\n\\.\nb\n", &map(), &mut out).unwrap();
         assert_eq!(out.concat().iter().filter(|byte| **byte == b'\n').count(), rows, "{version}");
+        let splitter = Splitter::new(&filled(csv(), false), ROW_BYTES_MAX).for_version(version);
+        assert_eq!(splitter.rows_ahead(b"a\n\\.\nb\n", false), rows, "{version}");
     }
     // Text has it as ever.
     let copy = CopyFrom { format: text(), ..copy };

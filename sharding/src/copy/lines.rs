@@ -16,14 +16,21 @@ pub(super) struct Lines {
     quoting: Option<Quoting>,
     /// The first line is still to come and is a header.
     header: bool,
-    /// `\\.` was seen: what follows is not data.
-    ended: bool,
-    /// `\\.` ends the data; else it is a field as any other.
-    has_marker: bool,
+    end: EndMarker,
     line_end: Option<LineEnd>,
     /// How much of the unfinished line was searched already.
     searched: usize,
     marker: memmem::Finder<'static>,
+}
+
+/// A line `\\.`, with which old clients end the data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum EndMarker {
+    Awaited,
+    /// What follows is not data.
+    Seen,
+    /// It is a field as any other.
+    Unknown,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -72,11 +79,11 @@ impl Splitter {
     ) -> Result<usize, Refusal> {
         let mut taken = 0;
         let Form::Lines(lines) = &self.form else { return Ok(0) };
-        let may_have_marker = lines.has_marker && lines.marker.find(bytes).is_some();
+        let may_have_marker = lines.end == EndMarker::Awaited && lines.marker.find(bytes).is_some();
         let adds = !self.copy.added.is_empty();
         loop {
             let Form::Lines(lines) = &mut self.form else { return Ok(taken) };
-            if lines.ended {
+            if lines.end == EndMarker::Seen {
                 return Ok(bytes.len());
             }
             let rest = &bytes[taken..];
@@ -87,7 +94,7 @@ impl Splitter {
                 Err(mixed) => {
                     let within = if lines.quoting.is_some() { ends_within(&rest[..mixed.at], style) } else { 0 };
                     let refusal = match &rest[..mixed.at] {
-                        b"\\." if lines.has_marker => {
+                        b"\\." if lines.end == EndMarker::Awaited => {
                             Refusal::error("22P04", "end-of-copy marker does not match previous newline style")
                         }
                         _ => lines.mixed(mixed.found),
@@ -102,7 +109,7 @@ impl Splitter {
             taken += line.whole;
             let content = &rest[..line.content];
             if may_have_marker && lines.is_marker(content, line.whole > line.content)? {
-                lines.ended = true;
+                lines.end = EndMarker::Seen;
                 continue;
             }
             let before = self.lines;
@@ -189,7 +196,7 @@ fn ends_within(content: &[u8], style: Option<LineEnd>) -> u64 {
 impl Lines {
     pub(super) fn text(header: bool) -> Self {
         let marker = memmem::Finder::new(b"\\.");
-        Self { quoting: None, header, ended: false, has_marker: true, line_end: None, searched: 0, marker }
+        Self { quoting: None, header, end: EndMarker::Awaited, line_end: None, searched: 0, marker }
     }
 
     pub(super) fn csv(header: bool, quote: u8, escape: u8) -> Self {
@@ -205,7 +212,7 @@ impl Lines {
     pub(super) fn rows_in(&self, bytes: &[u8], last: bool) -> usize {
         let mut lines = self.clone();
         let (mut taken, mut rows) = (0, 0);
-        while let (false, Ok(Some(line))) = (lines.ended, lines.next(&bytes[taken..], last)) {
+        while let (false, Ok(Some(line))) = (lines.end == EndMarker::Seen, lines.next(&bytes[taken..], last)) {
             let content = &bytes[taken..taken + line.content];
             taken += line.whole;
             if lines.is_marker(content, line.whole > line.content).unwrap_or(true) {
@@ -268,7 +275,9 @@ impl Lines {
 
     /// CSV has no end-of-data marker since PostgreSQL 18.
     pub(super) fn without_marker(&mut self) {
-        self.has_marker &= self.quoting.is_none();
+        if self.quoting.is_some() {
+            self.end = EndMarker::Unknown;
+        }
     }
 
     /// Whether a line is the end-of-data marker of old clients; without its line end it is none.
@@ -276,6 +285,9 @@ impl Lines {
     /// # Errors
     /// `22P04` when, in text, something else stands on its line.
     fn is_marker(&self, content: &[u8], has_end: bool) -> Result<bool, Refusal> {
+        if self.end == EndMarker::Unknown {
+            return Ok(false);
+        }
         if has_end && content == b"\\." {
             return Ok(true);
         }
