@@ -50,10 +50,13 @@ pub fn databases(prefix: &str, count: usize) -> Vec<String> {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     let mut wire = superuser(shared(), "postgres");
+    // Servers before 15 know no strategies, and copy files.
+    let is_old = wire.text("SHOW server_version_num").starts_with("14");
+    let strategy = if is_old { "" } else { " STRATEGY file_copy" };
     (0..count)
         .map(|shard| {
             let name = format!("{prefix}_{number}_{shard}");
-            let sql = format!("CREATE DATABASE {name} OWNER app TEMPLATE template0 STRATEGY file_copy");
+            let sql = format!("CREATE DATABASE {name} OWNER app TEMPLATE template0{strategy}");
             assert_eq!(wire.query(&sql).tag(), "CREATE DATABASE");
             name
         })
