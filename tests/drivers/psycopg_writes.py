@@ -158,18 +158,17 @@ def sent(c):
 
 @check
 def two_phases(c):
-    c.autocommit = False
-    c.tpc_begin(c.xid(1, "global", "branch"))
-    c.execute("INSERT INTO audit (what) VALUES ('prepared')")
+    other = psycopg.connect(URL)
+    other.tpc_begin(other.xid(1, "global", "branch"))
+    other.execute("INSERT INTO audit (what) VALUES ('prepared')")
     try:
-        c.tpc_prepare()
-        c.tpc_rollback()
+        other.tpc_prepare()
+        other.tpc_rollback()
         show("two phases", "refused or rolled back")
     except psycopg.errors.FeatureNotSupported as error:
         # Over several shards a commit has two phases of its own, and none that an application could prepare.
         show("two phases", "refused or rolled back" if "by itself" in error.diag.message_hint else error.diag.message_hint)
-        c.tpc_rollback()
-    c.autocommit = True
+    other.close()
     show("none", c.execute("SELECT count(*) FROM audit WHERE what = 'prepared'").fetchall())
 
 
