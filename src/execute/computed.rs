@@ -1,6 +1,7 @@
 //! Statements into which the router puts values before they are planned: ids, computed keys, what all copies of a row must have alike.
 
 use std::collections::HashMap;
+use std::mem;
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -332,10 +333,6 @@ impl Conversation {
     }
 
     async fn take(&mut self, sequence: &Sequence, count: usize) -> Result<Vec<i64>, Failure> {
-        if self.session.sequences.moved && self.session.transaction.is_idle() {
-            self.session.sequences.moved = false;
-            self.served.catalog.borrow().watch().blocks.forget();
-        }
         // What the transaction has done to a sequence is known to its own server alone.
         let is_own = self.own_catalog.is_some() || self.session.sequences.moved;
         let Some(known) = sequence.known.as_ref().filter(|_| !is_own) else {
@@ -443,6 +440,14 @@ impl Conversation {
         if self.served.shards.len() > 1 {
             self.served.catalog.borrow().watch().blocks.forget();
             self.session.sequences.moved |= !self.session.transaction.is_idle();
+        }
+    }
+
+    /// The transaction that may have moved sequences is over: values come from blocks again, also in the next
+    /// transaction. Drivers that open one for each piece of work would else never get out of this.
+    pub(super) fn sequences_are_shared(&mut self) {
+        if mem::take(&mut self.session.sequences.moved) {
+            self.served.catalog.borrow().watch().blocks.forget();
         }
     }
 }

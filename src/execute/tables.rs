@@ -33,6 +33,7 @@ impl Conversation {
     pub(super) async fn refresh_catalog(&mut self) -> Result<(), Failure> {
         if self.session.transaction.is_idle() {
             self.own_catalog = None;
+            self.sequences_are_shared();
         }
         if self.catalog_change == CatalogChange::None {
             let unknown = self.served.shards.len() > 1 && self.served.catalog.borrow().watch().version() == 0;

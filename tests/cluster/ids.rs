@@ -119,6 +119,25 @@ fn sequences_that_are_moved_are_asked_anew() {
 }
 
 #[test]
+fn ids_come_from_blocks_again_after_a_transaction_that_made_a_sequence() {
+    let over = databases("remade", 2);
+    let router = router(&over, 1);
+    let mut wire = router.client();
+    done(&mut wire, "BEGIN");
+    done(&mut wire, "CREATE TABLE orders (id bigserial, user_id bigint NOT NULL, PRIMARY KEY (user_id, id))");
+    done(&mut wire, "INSERT INTO orders (user_id) VALUES (1)");
+    done(&mut wire, "COMMIT");
+    for user in 0..6 {
+        // Such a transaction stays on one shard: ids from a server of another would fail it.
+        done(&mut wire, "BEGIN ISOLATION LEVEL SERIALIZABLE");
+        done(&mut wire, &format!("SELECT FROM orders WHERE user_id = {user}"));
+        done(&mut wire, &format!("INSERT INTO orders (user_id) VALUES ({user})"));
+        done(&mut wire, "COMMIT");
+    }
+    assert_eq!(wire.text("SELECT count(DISTINCT id), max(id) FROM orders"), "7|7");
+}
+
+#[test]
 fn rows_of_a_query_get_ids_and_one_time() {
     let over = databases("selected", 3);
     let router = router(&over, 1);
