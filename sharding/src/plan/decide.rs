@@ -282,7 +282,7 @@ fn plan_write(context: Context<'_>, binder: &mut Binder<'_>, dml: &Dml, verb: &s
         Err(refusal) => refused(refusal),
     };
     if let (Dml::Update(update), Moves::Does) = (dml, binder.moves) {
-        return planned(moved::moved(context, binder, update, parsed));
+        return planned(moved::moved(context, binder, update, parsed, dml));
     }
     if !binder.reference_writes.is_empty() {
         return planned(write::copies(context, binder, dml, parsed));
