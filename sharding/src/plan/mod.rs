@@ -399,7 +399,7 @@ pub struct MovedRows {
     /// Deletes such rows and gives all columns as the update would leave them.
     pub delete: String,
     /// The same in two steps.
-    pub apart: MovedApart,
+    pub apart: Box<MovedApart>,
     /// How those are stored.
     pub insert: SelectedRows,
     /// Asks for what acts otherwise when a row is deleted and inserted: one row for each, with one of [`Hindrance`] and what it is called.

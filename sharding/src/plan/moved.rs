@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::bind::Binder;
+use super::bind::{Binder, Occurrence};
 use super::decide::Context;
 use super::final_query::{self, quoted};
 use super::hindrances::{HARMLESS_CODE, SOURCE_OF_CODE, literal};
@@ -14,7 +14,7 @@ use super::{
     FinalQuery, KeyColumn, MovedApart, MovedRows, Plan, RowColumns, SelectedRows, Shards, TargetColumn, Write,
     computed, reasons,
 };
-use crate::catalog::{Catalog, Column, ColumnDefault, Origin, TableKind};
+use crate::catalog::{Catalog, Column, ColumnDefault, Origin, Table, TableKind};
 use crate::refusal::Refusal;
 use crate::sql::parse::Parsed;
 use crate::sql::rows::UpdateSpans;
@@ -86,7 +86,7 @@ fn texts(
     let occurrence = &binder.occurrences[target];
     let rel = &binder.rels[occurrence.rel];
     let Columns::Table(table) = rel.columns else { return Err(unclear()) };
-    let TableKind::Sharded { column: key, key_type } = table.kind else { return Err(unclear()) };
+    let TableKind::Sharded { column: key, .. } = table.kind else { return Err(unclear()) };
     let piece = |range: &Range<usize>| query.sql[range.clone()].to_owned();
     let mut values: BTreeMap<&str, String> = BTreeMap::new();
     for (assignment, place) in update.set.iter().zip(&found.values) {
@@ -101,7 +101,6 @@ fn texts(
     let name = &marks.name;
     // A generated column is computed anew where the row is stored.
     let given: Vec<&Column> = table.columns.iter().filter(|column| column.origin == Origin::Given).collect();
-    let key_given = given.iter().position(|column| column.name == key_column.name).ok_or_else(unclear)?;
     let as_it_is = |column: &Column| format!("{name}.{}", quoted(&column.name));
     let new_row: Vec<String> =
         given.iter().map(|column| values.get(&*column.name).cloned().unwrap_or_else(|| as_it_is(column))).collect();
@@ -135,27 +134,13 @@ fn texts(
         target: binder.keys_of(occurrence).unwrap_or(Shards::All),
         find: format!("{with}SELECT {name}.ctid, {mark}, {} FROM {of}{joined}{all} FOR UPDATE OF {name}", marks.key),
         delete: format!("{with}DELETE FROM {of}{using} WHERE {chosen} RETURNING {}", new_row.join(", ")),
-        apart: MovedApart {
+        apart: Box::new(MovedApart {
             update: format!("{change} RETURNING {name}.ctid, {row}"),
             delete: format!("DELETE FROM {of} WHERE {} RETURNING {}", marks.among(&row, own), own_row.join(", ")),
-        },
+        }),
         update: format!("{change}{returning}"),
-        insert: SelectedRows {
-            shards: Shards::All,
-            text: String::new(),
-            source: Plan::Session,
-            around: stored(&given, &where_named, name, &returning),
-            columns: RowColumns::Filled {
-                columns: given.iter().map(|column| TargetColumn::of(column)).collect(),
-                key: key_given,
-            },
-            added: None,
-            key_type,
-            key_column: KeyColumn { table: occurrence.table.as_str().into(), column: key_column.name.as_str().into() },
-            stored_in: key_column.characters_max(),
-            at_once: true,
-            params: parsed.params,
-        },
+        insert: stored(occurrence, table, &given, around(&given, &where_named, name, &returning), parsed)
+            .ok_or_else(unclear)?,
         hindrances: hindrances(&where_named, &key_column.name),
         rereads: !binder.reference_reads.is_empty(),
         query: Arc::new(query),
@@ -183,8 +168,36 @@ fn default_of(column: &Column) -> Result<String, Refusal> {
     }
 }
 
+/// How rows are stored that move.
+fn stored(
+    occurrence: &Occurrence,
+    table: &Table,
+    given: &[&Column],
+    around: [String; 2],
+    parsed: &Parsed,
+) -> Option<SelectedRows> {
+    let TableKind::Sharded { column, key_type } = table.kind else { return None };
+    let key = &table.columns[column];
+    Some(SelectedRows {
+        shards: Shards::All,
+        text: String::new(),
+        source: Plan::Session,
+        around,
+        columns: RowColumns::Filled {
+            columns: given.iter().map(|column| TargetColumn::of(column)).collect(),
+            key: given.iter().position(|column| column.name == key.name)?,
+        },
+        added: None,
+        key_type,
+        key_column: KeyColumn { table: occurrence.table.as_str().into(), column: key.name.as_str().into() },
+        stored_in: key.characters_max(),
+        at_once: true,
+        params: parsed.params,
+    })
+}
+
 /// What stands around the rows that are stored.
-fn stored(columns: &[&Column], named: &str, name: &str, returning: &str) -> [String; 2] {
+fn around(columns: &[&Column], named: &str, name: &str, returning: &str) -> [String; 2] {
     let columns: Vec<String> = columns.iter().map(|column| quoted(&column.name)).collect();
     let columns = columns.join(", ");
     [format!("INSERT INTO {named} AS {name} ({columns}) OVERRIDING SYSTEM VALUE "), returning.to_owned()]
