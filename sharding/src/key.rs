@@ -97,6 +97,46 @@ impl KeyType {
             Self::Uuid => uuid_key(bytes, input).map(Some),
         }
     }
+
+    /// The key that a number which no integer equals becomes when a row is stored, rounded as PostgreSQL does it: numeric half away from zero,
+    /// a float to the even one.
+    ///
+    /// # Errors
+    /// `22003` when no bigint is near, `0A000` when the value is none that is rounded.
+    pub fn rounded(self, input: Input<'_>) -> Result<Key, Refusal> {
+        let bytes = input.bytes.unwrap_or_default();
+        let width = match self {
+            Self::Int2 => Width::Int2,
+            Self::Int4 => Width::Int4,
+            Self::Int8 => Width::Int8,
+            Self::Text | Self::Uuid => return Err(not_rounded()),
+        };
+        let out_of_range = || Refusal::error("22003", format!("{} out of range", width.name()));
+        match input.type_oid {
+            oid::NUMERIC => {
+                let value = match input.format {
+                    Format::Text => Numeric::parse(bytes)?,
+                    Format::Binary => Numeric::from_binary(bytes)?,
+                };
+                value.round_to_i64().map(Key::Int).ok_or_else(out_of_range)
+            }
+            oid::FLOAT4 | oid::FLOAT8 => {
+                const BEYOND: f64 = 9_223_372_036_854_775_808.0;
+                let value = read_float(bytes, input)?.round_ties_even();
+                if !(-BEYOND..BEYOND).contains(&value) {
+                    return Err(out_of_range());
+                }
+                #[expect(clippy::cast_possible_truncation, reason = "the value is integral and within the range")]
+                let integer = value as i64;
+                Ok(Key::Int(integer))
+            }
+            _ => Err(not_rounded()),
+        }
+    }
+}
+
+fn not_rounded() -> Refusal {
+    Refusal::unsupported("the value of the sharding key would be rounded to be stored", "Pass it as an integer.")
 }
 
 fn integer(bytes: &[u8], input: Input<'_>, column: Width) -> Result<Option<Key>, Refusal> {

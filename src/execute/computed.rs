@@ -11,6 +11,7 @@ use pgsluice_sharding::copy::FieldCell;
 use pgsluice_sharding::key::{Format, Input};
 use pgsluice_sharding::plan::{Computed, Draft, Given, Sequence, Sequences, Values, Wanted, without_unique_ids};
 use pgsluice_sharding::sql::Access;
+use pgsluice_sharding::value::numeric::Numeric;
 
 use crate::catalog::LoadError;
 use crate::catalog::blocks::{Asker, NoValues};
@@ -39,9 +40,10 @@ const PARAMETERS_MAX: usize = 65_535;
 /// Expressions that a server is asked for at a time: PostgreSQL allows 1664 columns.
 const EXPRESSIONS_MAX: usize = 1000;
 
-/// `bigint` and `uuid`.
+/// `bigint`, `uuid` and `numeric`.
 const INT8: u32 = 20;
 const UUID: u32 = 2950;
+const NUMERIC: u32 = 1700;
 
 /// A text with values in it, and where they were put.
 pub(super) struct MadeText {
@@ -75,6 +77,16 @@ impl Value {
             // Only what is sent as a parameter comes so.
             Content::Binary(_) => None,
         }
+    }
+
+    /// As text, if it is a numeric that came in binary.
+    fn numeric_text(&self) -> Option<String> {
+        let Some(Content::Binary(bytes)) = self.content.as_ref().filter(|_| self.type_oid == NUMERIC) else {
+            return None;
+        };
+        let mut text = Vec::new();
+        Numeric::from_binary(bytes).ok()?.write_text(&mut text);
+        String::from_utf8(text).ok()
     }
 
     fn binary(&self) -> Option<Bytes> {
@@ -172,10 +184,21 @@ impl Conversation {
             Form::Text => (with_literals(&draft, &statement.text, &values), body),
             Form::Binary => {
                 types.resize(own, 0);
-                types.extend(values.iter().map(|value| value.type_oid));
-                let given = values.iter().enumerate().map(|(n, value)| Given::Param(own + n + 1, &value.type_name));
+                // Where a number becomes a key, that is told from its text.
+                let texts: Vec<Option<String>> = values.iter().map(Value::numeric_text).collect();
+                let sent: Vec<&Value> =
+                    values.iter().zip(&texts).filter(|(_, text)| text.is_none()).map(|(value, _)| value).collect();
+                types.extend(sent.iter().map(|value| value.type_oid));
+                let mut param = own;
+                let given = values.iter().zip(&texts).map(|(value, text)| match text {
+                    Some(text) => Given::Literal(Some(text), &value.type_name),
+                    None => {
+                        param += 1;
+                        Given::Param(param, &value.type_name)
+                    }
+                });
                 let made = draft.text(&statement.text, given);
-                let more: Vec<Option<Bytes>> = values.iter().map(Value::binary).collect();
+                let more: Vec<Option<Bytes>> = sent.iter().map(|value| value.binary()).collect();
                 let more: Vec<Option<&[u8]>> = more.iter().map(Option::as_deref).collect();
                 (made, bind_with(&arguments.bind()?, &more))
             }

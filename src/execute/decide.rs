@@ -149,7 +149,8 @@ fn many_write(
                 ShardSet::One(shard) => vec![shard],
                 ShardSet::Many(shards) => shards,
             };
-            Ok(ManyWrite::Moved { write: write.clone(), target })
+            let read = final_read(&moved.query, &target, map, values)?;
+            Ok(ManyWrite::Moved { write: write.clone(), read, target })
         }
     }
 }
@@ -255,7 +256,7 @@ pub(super) fn uses_literals(plan: &Plan) -> bool {
             Write::Rows(insert) => insert.keys.uses_literals(),
             // The literals of its query are known by their values.
             Write::Selected(rows) => rows.shards.uses_literals(),
-            Write::Moved(moved) => moved.target.uses_literals(),
+            Write::Moved(moved) => literals_in(&moved.query) || moved.target.uses_literals(),
             // Those of its stages are found when they run.
             Write::Staged(staged) => staged.shards.uses_literals(),
         },

@@ -90,6 +90,10 @@ impl InputRows {
         self.rows == 0
     }
 
+    pub(super) fn rows(&self) -> usize {
+        self.rows
+    }
+
     /// Forgets the rows and keeps the memory.
     pub(super) fn clear(&mut self) {
         (self.rows, self.bytes) = (0, 0);

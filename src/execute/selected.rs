@@ -281,8 +281,13 @@ impl Conversation {
             KeyPlace::Once(value) => (value.as_ref().map(String::as_bytes), Format::Text, 0),
         };
         let Some(bytes) = cell else { return Err(insert.key_column.is_null().into()) };
-        let key = insert.key_type.coerce(Input { bytes: Some(bytes), format, type_oid })?;
-        let key = key.ok_or_else(|| rounded(name))?;
+        let input = Input { bytes: Some(bytes), format, type_oid };
+        let key = match insert.key_type.coerce(input)? {
+            Some(key) => key,
+            // The shard rounds it in the same way.
+            None if matches!(insert.columns, RowColumns::Filled { .. }) => insert.key_type.rounded(input)?,
+            None => return Err(rounded(name).into()),
+        };
         let key = match insert.stored_in {
             Some(characters) => key.stored_in(characters),
             None => key,

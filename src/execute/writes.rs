@@ -104,8 +104,8 @@ impl Conversation {
                 Write::Selected(insert) => this.insert_selected(insert, source, request).await,
                 _ => Err(ErrorFields::error("XX000", "only a query is selected from").into()),
             },
-            ManyWrite::Moved { write, target } => match &**write {
-                Write::Moved(moved) => this.move_rows(moved, target, request).await,
+            ManyWrite::Moved { write, read, target } => match &**write {
+                Write::Moved(moved) => this.move_rows(moved, read, target, request).await,
                 _ => Err(ErrorFields::error("XX000", "only an UPDATE moves rows").into()),
             },
             ManyWrite::Staged { write } => match &**write {
@@ -185,17 +185,28 @@ impl Conversation {
         if query.inputs.is_empty() {
             return Ok((query.sql.clone(), ParameterTypes::declared(&arguments.param_types), timed));
         }
-        arguments.check_count(query.params)?;
+        let (description, all) = self.with_inputs(read, arguments, &timed).await?;
+        let sql = description.final_sql.as_ref().map_or_else(|_| query.sql.clone(), |sql| sql.to_string());
+        let types = description.parameter_types.clone();
+        Ok((types.settle(&sql).into_owned(), types, all))
+    }
+
+    /// Reads the inputs of a write; gives the values of its parameters, with the time if it is `timed`, and with the inputs behind them.
+    pub(super) async fn with_inputs(
+        &mut self,
+        read: &FinalRead,
+        arguments: &Arguments,
+        timed: &Arguments,
+    ) -> Result<(Rc<Description>, Arguments), Failure> {
+        arguments.check_count(read.query.params)?;
         let held = self.hold_for_final(read, Access::Lock).await?;
         let (read, description) = self.accepted(read, held.home, arguments).await?;
-        let rows = self.read_inputs(read, &held, &description, &timed, Beyond::Counted).await?.unwrap_or_default();
+        let rows = self.read_inputs(read, &held, &description, timed, Beyond::Counted).await?.unwrap_or_default();
         let arrays: Vec<_> =
             rows.iter().zip(&description.inputs).flat_map(|(rows, types)| rows.arrays(types)).collect();
         let arrays: Vec<&[u8]> = arrays.iter().map(|array| &**array).collect();
         let all = timed.with_all(&arrays)?;
-        let sql = description.final_sql.as_ref().map_or_else(|_| query.sql.clone(), |sql| sql.to_string());
-        let types = description.parameter_types.clone();
-        Ok((types.settle(&sql).into_owned(), types, all))
+        Ok((description, all))
     }
 
     /// Stores rows, each on its shard; they come back in their order.

@@ -162,7 +162,7 @@ pub enum ManyWrite {
     /// The rows of a query: [`Write::Selected`].
     Selected { write: Arc<Write>, source: RowSource },
     /// An UPDATE of the key, of rows on these shards: [`Write::Moved`].
-    Moved { write: Arc<Write>, target: Vec<ShardId> },
+    Moved { write: Arc<Write>, read: FinalRead, target: Vec<ShardId> },
     /// CTEs that write beside something else: [`Write::Staged`].
     Staged { write: Arc<Write> },
 }

@@ -26,7 +26,7 @@ const ROWS_SHOWN: usize = 12;
 const FIRST_OWN_OID: u32 = 16384;
 
 /// Files with writes that read on other shards: what they read is kept in memory.
-const READ_ELSEWHERE: [&str; 4] = ["reference", "spread_writes", "staged", "write_traps"];
+const READ_ELSEWHERE: [&str; 5] = ["moved_rows", "reference", "spread_writes", "staged", "write_traps"];
 
 macro_rules! files {
     ($($name:ident),* $(,)?) => {
@@ -59,6 +59,7 @@ files! {
     locals,
     merging,
     migrations,
+    moved_rows,
     names,
     newer_copy,
     ordering,

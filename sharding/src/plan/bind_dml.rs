@@ -7,7 +7,11 @@ use super::reasons;
 use super::scope::{Columns, Rel};
 use super::terms::{Family, Term, ValueSet};
 use crate::catalog::{Table, TableKind};
-use crate::sql::tree::{Assignment, Body, Conflict, Delete, Dml, Expr, From, Insert, Merge, TableRef, Target, Update};
+use crate::key::KeyType;
+use crate::sql::tree::{
+    Assignment, Body, Conflict, Const, Delete, Dml, Expr, From, Insert, Merge, TableRef, Target, Update, Value,
+};
+use crate::value::numeric::Numeric;
 
 /// The column of what a MERGE uses that equals the key of the rows it writes.
 #[derive(Debug)]
@@ -29,12 +33,30 @@ struct KeyColumn<'c> {
 }
 
 impl KeyColumn<'_> {
-    /// Whether such a value is stored as it is written. A number with a point would be rounded, and
-    /// as text a number or uuid would be printed anew.
+    /// Whether the key is known that such a value becomes. A number with a point is rounded; as text a number or uuid would be printed anew.
     fn stores(&self, family: Family) -> bool {
         let TableKind::Sharded { key_type, .. } = self.table.kind else { return false };
-        family != Family::Numeric && family.suits(key_type)
+        family.suits(key_type)
     }
+
+    fn is_text(&self) -> bool {
+        matches!(self.table.kind, TableKind::Sharded { key_type: KeyType::Text, .. })
+    }
+}
+
+/// What a constant that is cast to numeric is as an integer.
+pub(super) fn rounded_constant(expr: &Expr) -> Option<i64> {
+    let Expr::Cast(cast) = expr else { return None };
+    let Expr::Const(constant) = &cast.arg else { return None };
+    if &*cast.target.name != "numeric" || cast.target.array || cast.target.modified {
+        return None;
+    }
+    let text = match &constant.value {
+        Value::Integer(value) => return Some(i64::from(*value)),
+        Value::Float(text) | Value::Text(text) => text,
+        _ => return None,
+    };
+    Numeric::parse(text.as_bytes()).ok()?.round_to_i64()
 }
 
 impl<'c> Binder<'c> {
@@ -154,8 +176,13 @@ impl<'c> Binder<'c> {
 
     /// The key of a row to be stored.
     fn stored(&mut self, value: &Expr, key: &KeyColumn<'c>) -> Option<Vec<KeyValue>> {
+        if let (Some(number), false) = (rounded_constant(value), key.is_text()) {
+            self.value_seen = true;
+            return Some(vec![KeyValue::Constant(number.to_string().into())]);
+        }
         let (keys, family) = self.value(value)?;
-        key.stores(family).then_some(keys)
+        let is_integer = matches!(value, Expr::Const(Const { value: Value::Integer(_), .. }));
+        (key.stores(family) || is_integer && key.is_text()).then_some(keys)
     }
 
     fn limit_key(&mut self, rel: usize, key: &KeyColumn<'c>, keys: Vec<KeyValue>) {

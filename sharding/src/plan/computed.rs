@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::added::added;
 use super::bind::Binder;
+use super::bind_dml::rounded_constant;
 use super::decide::Context;
 use super::draft::Sequences;
 use super::reasons;
@@ -16,7 +17,9 @@ use crate::sql::Limits;
 use crate::sql::calls::{self, Call, CallKind};
 use crate::sql::insert::InsertSpans;
 use crate::sql::parse::{Parsed, parse};
-use crate::sql::tree::{Assignment, Body, Dml, Expr, Func, Insert, Query, Stmt, TableRef, With};
+use crate::sql::rows::UpdateSpans;
+use crate::sql::spans;
+use crate::sql::tree::{Assignment, Body, Dml, Expr, Func, Insert, Query, Stmt, TableRef, Update, With};
 use crate::value::oid;
 
 use super::targets::parts;
@@ -162,6 +165,28 @@ pub(super) fn open_defaults(context: Context<'_>, dml: &Dml) -> Option<OpenDefau
         ColumnDefault::Expression(sql) => calls::find(sql, 0..sql.len()).iter().any(takes_value),
     };
     Some(OpenDefaults { column: open.first()?.name.clone(), counted: open.iter().any(counts) })
+}
+
+/// An UPDATE of a sharded table in which defaults that ask for the time are written out, with its text: several shards are told one time, which
+/// DEFAULT would not show. None when it has no such defaults.
+pub(super) fn with_written_clocks(context: Context<'_>, update: &Update, parsed: &Parsed) -> Option<(String, Parsed)> {
+    let found = Filled::of(context, &update.table).filter(|found| found.key.is_some())?;
+    let clock = |assignment: &Assignment| {
+        let column = found.table.columns.iter().find(|column| *column.name == *assignment.column)?;
+        let ColumnDefault::Expression(sql) = &column.default else { return None };
+        let nature = nature_of(context, sql).filter(|_| assignment.value == Expr::Default)?;
+        (nature.clock && !nature.volatile && !nature.bound).then(|| format!("({sql})"))
+    };
+    let clocks: Vec<Option<String>> = update.set.iter().map(clock).collect();
+    if clocks.iter().all(Option::is_none) {
+        return None;
+    }
+    let spans = UpdateSpans::of(context.text, parsed.span.start, parsed.span.end)?;
+    let places = spans.values.into_iter().zip(clocks).filter_map(|(place, clock)| Some((place, clock?)));
+    let text = spans::spliced(context.text, parsed.span.clone(), places.collect());
+    let mut parsed = parse(&text, &[], &Limits::default()).ok()?;
+    let first = parsed.pop()?;
+    parsed.is_empty().then_some((text, first))
 }
 
 /// Refuses writes that leave to every shard what the router has to give.
@@ -567,7 +592,7 @@ impl<'c> Filled<'c> {
         }
         if is_key {
             let mut binder = Binder::new(Names::new(context.catalog, context.search_path));
-            return binder.value(cell).is_none();
+            return binder.value(cell).is_none() && rounded_constant(cell).is_none();
         }
         nature.volatile
     }

@@ -231,6 +231,16 @@ fn rows(context: Context<'_>, dml: &Dml, parsed: &Parsed) -> Decided {
         // Nothing of the plan stands where it does in the client's text.
         return Decided { any_values: false, ..rows(Context { text: &text, ..context }, dml, &through) };
     }
+    if context.catalog.shards > 1
+        && let Dml::Update(update) = dml
+        && let Some((text, written)) = computed::with_written_clocks(context, update, parsed)
+        && let Stmt::Dml(dml) = &written.stmt
+    {
+        let planned = rows(Context { text: &text, ..context }, dml, &written);
+        if matches!(planned.plan, Plan::Write(_)) {
+            return Decided { any_values: false, ..planned };
+        }
+    }
     let into = into_of(dml);
     let access = if into.is_some() { Access::Write } else { access_of(&binder) };
     let plan = if context.catalog.shards <= 1 {
@@ -282,7 +292,7 @@ fn plan_write(context: Context<'_>, binder: &mut Binder<'_>, dml: &Dml, verb: &s
         Err(refusal) => refused(refusal),
     };
     if let (Dml::Update(update), Moves::Does) = (dml, binder.moves) {
-        return planned(moved::moved(context, binder, update, parsed));
+        return planned(moved::moved(context, binder, update, parsed, dml));
     }
     if !binder.reference_writes.is_empty() {
         return planned(write::copies(context, binder, dml, parsed));

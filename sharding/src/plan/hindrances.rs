@@ -83,6 +83,15 @@ pub(super) fn check(uses: &[Use]) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// What is looked at of the code of a trigger's function `p`.
+pub(super) const SOURCE_OF_CODE: &str = "pg_catalog.regexp_replace(pg_catalog.lower(p.prosrc), '''[^'']*''', '', 'g')";
+
+/// Whether `code.source`, in language `l`, shows that the trigger looks at its own row only.
+pub(super) const HARMLESS_CODE: &str = r"(l.lanname = 'plpgsql'
+  AND code.source !~ '\m(select|insert|update|delete|merge|perform|execute|from|truncate|copy|call|table)\M'
+  AND pg_catalog.regexp_replace(code.source,
+    '\m(now|coalesce|nullif|lower|upper|btrim|trim|length|greatest|least|if|elsif|and|or|not|in|return)\s*\(', '', 'g') !~ '\w\s*\(')";
+
 /// `used` are the tables of the stages; `kin` those that a stage writes, with their partitions and those they are partitions of; `reached`
 /// also those whose rows follow by foreign keys. A trigger is taken for harmless if its text shows that it looks at its own row only.
 const QUESTION: &str = r"WITH RECURSIVE used(stage, class, writes, inserts, deletes, sets) AS (VALUES $used),
@@ -114,12 +123,8 @@ SELECT 'trigger ' || pg_catalog.quote_ident(t.tgname)
 FROM pg_catalog.pg_trigger t
 JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
 JOIN pg_catalog.pg_language l ON l.oid = p.prolang,
-  LATERAL (SELECT pg_catalog.regexp_replace(pg_catalog.lower(p.prosrc), '''[^'']*''', '', 'g') AS source) code
-WHERE NOT t.tgisinternal AND t.tgrelid IN (SELECT class FROM reached) AND NOT (
-  l.lanname = 'plpgsql'
-  AND code.source !~ '\m(select|insert|update|delete|merge|perform|execute|from|truncate|copy|call|table)\M'
-  AND pg_catalog.regexp_replace(code.source,
-    '\m(now|coalesce|nullif|lower|upper|btrim|trim|length|greatest|least|if|elsif|and|or|not|in|return)\s*\(', '', 'g') !~ '\w\s*\(')
+  LATERAL (SELECT $source AS source) code
+WHERE NOT t.tgisinternal AND t.tgrelid IN (SELECT class FROM reached) AND NOT $harmless
 UNION ALL
 SELECT 'rule ' || pg_catalog.quote_ident(rulename) FROM pg_catalog.pg_rewrite
 WHERE ev_type <> '1' AND ev_class IN (SELECT class FROM kin)
@@ -162,11 +167,14 @@ pub(super) fn question(uses: &[Use]) -> String {
     }
     QUESTION
         .replace("$used", &used)
+        .replace("$harmless", HARMLESS_CODE)
+        .replace("$source", SOURCE_OF_CODE)
         .replace(" = ", " OPERATOR(pg_catalog.=) ")
         .replace(" || ", " OPERATOR(pg_catalog.||) ")
 }
 
-fn literal(text: &str) -> String {
+/// A string constant.
+pub(super) fn literal(text: &str) -> String {
     let mark = if text.contains('\\') { " E" } else { "" };
     format!("{mark}'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
 }

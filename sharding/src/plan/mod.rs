@@ -390,18 +390,53 @@ pub struct SelectedRows {
 pub struct MovedRows {
     /// Where the rows are that it concerns.
     pub target: Shards,
-    /// Locks those rows and gives for each: `ctid`, the same with its table as text, the new key.
+    /// The statement, with what it reads of other tables as inputs. The texts below are made of its text.
+    pub query: Arc<FinalQuery>,
+    /// Locks those rows and gives for each: `ctid`, the same with its table and the new key as text, the new key.
     pub find: String,
-    /// Updates the rows with this `ctid` and text, the two parameters behind the client's.
+    /// Updates the rows with this `ctid` and text, the two parameters behind the inputs.
     pub update: String,
     /// Deletes such rows and gives all columns as the update would leave them.
     pub delete: String,
+    /// The same in two steps.
+    pub apart: Box<MovedApart>,
     /// How those are stored.
     pub insert: SelectedRows,
-    /// Asks whether the table has what acts otherwise when a row is deleted and inserted: one row for each, that says what.
+    /// Asks for what acts otherwise when a row is deleted and inserted: one row for each, with one of [`Hindrance`] and what it is called.
     pub hindrances: String,
-    /// The text asks for the time.
-    pub timed: bool,
+    /// The statement reads reference tables, whose rows may change between its steps.
+    pub rereads: bool,
+}
+
+/// How rows are taken out that are to be updated first, on their old shard.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MovedApart {
+    /// Updates the rows, as that of [`MovedRows`], and gives for each `ctid` and the same with its table as text.
+    pub update: String,
+    /// Deletes the rows with these, the two parameters behind the client's own and the time, and gives all columns.
+    pub delete: String,
+}
+
+/// Why a row that is deleted and inserted may be something else than one that is updated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hindrance {
+    /// It cannot be helped.
+    Always,
+    /// Not if it is updated before it is deleted.
+    UnlessUpdated,
+    /// If it is updated before it is deleted.
+    IfUpdated,
+}
+
+impl Hindrance {
+    /// From the answer to [`MovedRows::hindrances`].
+    pub fn of(word: &str) -> Self {
+        match word {
+            "unless" => Self::UnlessUpdated,
+            "if" => Self::IfUpdated,
+            _ => Self::Always,
+        }
+    }
 }
 
 /// What the columns of rows are for that come from a query.

@@ -55,7 +55,14 @@ pub(crate) fn changes_key(key: &str) -> Refusal {
 pub(crate) fn moves_unclear() -> Refusal {
     no(
         "an UPDATE that changes the sharding key cannot be this involved",
-        "Leave FROM, WITH, DEFAULT and other sharded tables out: read first what they would bring.",
+        "Assign each column by itself, to a value or a subquery, without CTEs that write.",
+    )
+}
+
+pub(crate) fn moves_returning() -> Refusal {
+    no(
+        "RETURNING of an UPDATE that changes the sharding key gives columns of its own table only, and not the time",
+        "Name columns of the updated table, and read the rest before.",
     )
 }
 

@@ -132,7 +132,7 @@ impl<'a> Found<'a> {
             Some(key) => self.add_key(key),
             None => match self.null {
                 NullKey::Nothing => {}
-                NullKey::Refused(_) | NullKey::Left => return Err(rounded()),
+                NullKey::Refused(_) | NullKey::Left => self.add_key(self.key_type.rounded(input)?),
             },
         }
         Ok(())
@@ -163,9 +163,15 @@ impl<'a> Found<'a> {
             }
             LiteralKind::Integer | LiteralKind::Number | LiteralKind::Other => {
                 let number = if negative { Cow::Owned(format!("-{written}")) } else { Cow::Borrowed(written) };
-                // What is stored takes the column's type, with its error when it does not fit.
-                let type_oid = if self.null != NullKey::Nothing { 0 } else { number_type(literal.kind, &number) };
-                self.add_text(&number, type_oid)
+                match (self.null != NullKey::Nothing, self.key_type, literal.kind) {
+                    (false, ..) => self.add_text(&number, number_type(literal.kind, &number)),
+                    // As text a number is printed anew.
+                    (true, KeyType::Text, LiteralKind::Integer) => self.add_text(&printed(&number), 0),
+                    (true, KeyType::Text | KeyType::Uuid, _) => Err(not_text()),
+                    (true, _, LiteralKind::Number) => self.add_text(&number, NUMERIC),
+                    // It takes the column's type, with its error when it does not fit.
+                    (true, ..) => self.add_text(&number, 0),
+                }
             }
         }
     }
@@ -210,6 +216,19 @@ impl<'a> Found<'a> {
         }
         Some(Ok(()))
     }
+}
+
+/// An integer as PostgreSQL prints it.
+fn printed(number: &str) -> String {
+    let (sign, digits) = number.strip_prefix('-').map_or(("", number), |digits| ("-", digits));
+    match digits.trim_start_matches('0') {
+        "" => "0".to_owned(),
+        digits => format!("{sign}{digits}"),
+    }
+}
+
+fn not_text() -> Refusal {
+    Refusal::unsupported("a number for a sharding key that is none", "Write it as a string.")
 }
 
 /// The type that PostgreSQL gives to a number as it is written.
@@ -300,13 +319,15 @@ impl KeyColumn {
     }
 }
 
-fn rounded() -> Refusal {
-    Refusal::unsupported("the value of the sharding key would be rounded to be stored", "Pass it as an integer.")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_are_printed() {
+        let printed = ["007", "-0", "-12", "0", "99999999999999999999"].map(printed);
+        assert_eq!(printed, ["7", "0", "-12", "0", "99999999999999999999"]);
+    }
 
     #[test]
     fn text_arrays() {

@@ -110,6 +110,7 @@ impl Write {
                 name: "MoveRows",
                 detail: format!("from {} to those of their new keys", moved.target),
                 lines: lines_of(&moved.find),
+                inputs: moved.query.steps(full).inputs,
                 ..Step::default()
             },
         }

@@ -139,7 +139,9 @@ fn script_bytes(script: &Script) -> usize {
                 plan::Write::Rows(insert) => 128 + keys_bytes(&insert.keys),
                 plan::Write::Selected(insert) => 2048 + 8 * insert.text.len(),
                 plan::Write::Staged(staged) => 4096 + 2048 * staged.stages.len() + 8 * staged.hindrances.len(),
-                plan::Write::Moved(moved) => 4096 + 8 * (moved.find.len() + moved.update.len()),
+                plan::Write::Moved(moved) => {
+                    bytes_of(&moved.query) + 4096 + 8 * (moved.find.len() + moved.update.len())
+                }
             },
             Plan::Route { shards, .. } => 128 + keys_bytes(shards),
             _ => 128,

@@ -125,16 +125,20 @@ pub(crate) fn query_of_insert(text: &str, start: usize, end: usize) -> Option<Ra
     Some(tokens.get(first)?.start..tokens.get(at.checked_sub(1)?)?.end).filter(|range| range.start < range.end)
 }
 
-/// The parts of an UPDATE without WITH and FROM.
+/// The parts of an UPDATE.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct UpdateSpans {
+    /// With WITH.
+    pub with: Option<Range<usize>>,
     /// The table with ONLY and alias.
     pub table: Range<usize>,
     /// All assignments.
     pub set: Range<usize>,
     /// The values of the assignments, in order.
     pub values: Vec<Range<usize>>,
-    /// With WHERE.
+    /// What stands behind FROM.
+    pub from: Option<Range<usize>>,
+    /// What stands behind WHERE.
     pub filter: Option<Range<usize>>,
     /// With RETURNING.
     pub returning: Option<Range<usize>>,
@@ -158,14 +162,18 @@ impl UpdateSpans {
             at += 1;
         }
         let find = |name: &str, from: usize| places.iter().copied().find(|place| *place >= from && is(*place, name));
-        let set = find("set", 1).filter(|_| is(0, "update"))?;
+        let update = find("update", 0).filter(|update| *update == 0 || is(0, "with"))?;
+        let set = find("set", update + 1)?;
         let returning = find("returning", set).unwrap_or(tokens.len());
         let filter = find("where", set).filter(|filter| *filter < returning).unwrap_or(returning);
+        let is_from = |place: &usize| is(*place, "from") && !is(*place - 1, "distinct");
+        let from = places.iter().copied().find(|place| (set..filter).contains(place) && is_from(place));
+        let from = from.unwrap_or(filter);
         let range = |from: usize, to: usize| Some(tokens.get(from)?.start..tokens.get(to.checked_sub(1)?)?.end);
         let mut values = Vec::new();
         let mut first = set + 1;
-        let commas = places.iter().copied().filter(|place| *place > set && *place < filter && word(*place) == ",");
-        for end in commas.chain([filter]) {
+        let commas = places.iter().copied().filter(|place| *place > set && *place < from && word(*place) == ",");
+        for end in commas.chain([from]) {
             if word(first + 1) != "=" || tokens.get(first)?.kind == TokenKind::Mark {
                 return None;
             }
@@ -173,10 +181,12 @@ impl UpdateSpans {
             first = end + 1;
         }
         Some(Self {
-            table: range(1, set)?,
-            set: range(set + 1, filter)?,
+            with: range(0, update).filter(|_| update > 0),
+            table: range(update + 1, set)?,
+            set: range(set + 1, from)?,
             values,
-            filter: range(filter, returning).filter(|_| filter < returning),
+            from: range(from + 1, filter).filter(|_| from < filter),
+            filter: range(filter + 1, returning).filter(|_| filter < returning),
             returning: range(returning, tokens.len()).filter(|_| returning < tokens.len()),
         })
     }
@@ -271,13 +281,26 @@ mod tests {
         assert_eq!(&text[spans.set], "a = f(1, 2) + 1, \"set\" = (SELECT 1 WHERE true)");
         let values: Vec<&str> = spans.values.into_iter().map(|value| &text[value]).collect();
         assert_eq!(values, ["f(1, 2) + 1", "(SELECT 1 WHERE true)"]);
-        assert_eq!(spans.filter.map(|filter| &text[filter]), Some("WHERE a = 1"));
+        assert_eq!(spans.filter.map(|filter| &text[filter]), Some("a = 1"));
         assert_eq!(spans.returning.map(|returning| &text[returning]), Some("RETURNING a"));
         for other in ["UPDATE t SET (a, b) = (1, 2)", "UPDATE t SET a[1] = 2", "UPDATE t SET a.b = 2", "SELECT 1"] {
             assert_eq!(UpdateSpans::of(other, 0, other.len()), None, "{other}");
         }
         let plain = UpdateSpans::of("UPDATE t SET a = 1", 0, 18).expect("has parts");
-        assert_eq!((plain.filter, plain.returning), (None, None));
+        assert_eq!((plain.with, plain.from, plain.filter, plain.returning), (None, None, None, None));
+    }
+
+    #[test]
+    fn the_parts_of_an_update_with_more_around_it_are_found() {
+        let text = "WITH w AS (UPDATE x SET y = 1) UPDATE t SET a = b IS DISTINCT FROM c, d = substring(e FROM 2) \
+                    FROM m JOIN n USING (o), w WHERE a = 1";
+        let spans = UpdateSpans::of(text, 0, text.len()).expect("has parts");
+        assert_eq!(spans.with.map(|with| &text[with]), Some("WITH w AS (UPDATE x SET y = 1)"));
+        assert_eq!(&text[spans.table], "t");
+        let values: Vec<&str> = spans.values.into_iter().map(|value| &text[value]).collect();
+        assert_eq!(values, ["b IS DISTINCT FROM c", "substring(e FROM 2)"]);
+        assert_eq!(spans.from.map(|from| &text[from]), Some("m JOIN n USING (o), w"));
+        assert_eq!(spans.filter.map(|filter| &text[filter]), Some("a = 1"));
     }
 
     #[test]

@@ -31,7 +31,7 @@ impl Conversation {
             }
             ManyWrite::Rows { insert, places } => self.explain_rows(asked, insert, places).await?,
             ManyWrite::Selected { write, source } => self.explain_selected(asked, write, source).await?,
-            ManyWrite::Moved { write, target } => self.explain_moved(asked, write, target).await?,
+            ManyWrite::Moved { write, read, target } => self.explain_moved(asked, write, read, target).await?,
             ManyWrite::Staged { write } => self.explain_stages(asked, write).await?,
         };
         Ok(Explained { report, ran: None })
@@ -63,6 +63,17 @@ impl Conversation {
             self.add_servers(asked, &mut report, &ids, part, None).await?;
             return Ok(report);
         }
+        self.explain_for_inputs(asked, report, read).await
+    }
+
+    /// The plans for what a write reads elsewhere.
+    async fn explain_for_inputs(
+        &mut self,
+        asked: Asked<'_>,
+        report: Report,
+        read: &FinalRead,
+    ) -> Result<Report, Failure> {
+        let arguments = asked.request.arguments;
         let held = self.hold_for_final(read, Access::Lock).await?;
         let (read, description) = self.accepted(read, held.home, arguments).await?;
         let types = description.parameter_types.clone();
@@ -192,16 +203,25 @@ impl Conversation {
         }
     }
 
-    /// How each shard finds the rows whose keys change.
-    async fn explain_moved(&mut self, asked: Asked<'_>, write: &Write, target: &[ShardId]) -> Result<Report, Failure> {
+    /// How each shard finds the rows whose keys change, unless that depends on what is read elsewhere: then how that is read.
+    async fn explain_moved(
+        &mut self,
+        asked: Asked<'_>,
+        write: &Write,
+        read: &FinalRead,
+        target: &[ShardId],
+    ) -> Result<Report, Failure> {
         let Write::Moved(moved) = write else { return Err(not_explained()) };
         let mut report = Report::of(write.steps(asked.explain.is_on("verbose", false)));
         let ids = self.link_all(target, Access::Lock).await?;
         self.measure.touches(ids.len());
         let arguments = asked.request.arguments;
+        if !moved.query.inputs.is_empty() {
+            return self.explain_for_inputs(asked, report, read).await;
+        }
         let types: ParameterTypes = self.write_description(ids[0], arguments).await?.parameter_types.clone();
-        let told = match moved.timed {
-            true => self.timed(arguments, moved.insert.params, ids[0]).await?,
+        let told = match moved.query.timed {
+            true => self.timed(arguments, moved.query.params, ids[0]).await?,
             false => arguments.clone(),
         };
         let part = Part { sql: &moved.find, types: &types, arguments: &told };
