@@ -206,3 +206,68 @@ fn sequences_go_on_behind_what_a_shard_has_taken() {
     // Only a server knows what it has given out.
     assert_eq!(wire.query("SELECT currval('plans_id_seq')").sqlstate(), "0A000");
 }
+
+/// The same rows lie in another order on each shard: what a statement takes of them may not depend on that.
+#[test]
+fn what_depends_on_the_order_of_rows_is_found_once() {
+    let copies = Copies::new("ordered", 3);
+    let mut wire = copies.client(&[
+        "CREATE TABLE plans (id int PRIMARY KEY, number int, share float8, price numeric, words text)",
+        "CREATE TABLE countries (code int, n int, share float8, price numeric)",
+        "INSERT INTO plans SELECT g, g % 4, 0, 0 FROM generate_series(1, 40) g",
+        "INSERT INTO countries SELECT g % 8, g, g::float8 / 7, CASE g % 2 WHEN 0 THEN 1.0 ELSE 1.00 END \
+         FROM generate_series(1, 200) g",
+    ]);
+    for (n, shard) in copies.shards.iter().enumerate() {
+        for table in ["plans", "countries"] {
+            let mut past = superuser(shared(), shard);
+            done(&mut past, &format!("CREATE TABLE moved AS SELECT * FROM {table}"));
+            done(&mut past, &format!("DELETE FROM {table}"));
+            let order = ["1, 2", "1 DESC, 2 DESC", "2, 1 DESC"][n];
+            done(&mut past, &format!("INSERT INTO {table} SELECT * FROM moved ORDER BY {order}"));
+            done(&mut past, "DROP TABLE moved");
+        }
+    }
+    let all = "SELECT count(*), md5(string_agg(p::text, ',' ORDER BY id)) FROM plans p";
+    for sql in [
+        "UPDATE plans SET number = c.n FROM countries c WHERE c.code = plans.id % 8",
+        "UPDATE plans SET number = (SELECT n FROM countries LIMIT 1)",
+        "UPDATE plans SET number = (SELECT n FROM countries ORDER BY code LIMIT 1)",
+        "UPDATE plans SET number = (SELECT n FROM countries OFFSET 199)",
+        "UPDATE plans SET share = (SELECT sum(share) FROM countries)",
+        "UPDATE plans SET share = (SELECT avg(share) FROM countries c WHERE c.code = plans.id)",
+        "UPDATE plans SET words = (SELECT string_agg(n::text, ',') FROM countries)",
+        "UPDATE plans SET words = (SELECT array_agg(n)::text FROM countries)",
+        "UPDATE plans SET words = ARRAY(SELECT n FROM countries)::text",
+        "UPDATE plans SET price = (SELECT max(price) FROM countries)",
+        "WITH c AS (SELECT n FROM countries LIMIT 1) UPDATE plans SET number = (SELECT n FROM c)",
+        "DELETE FROM plans WHERE id IN (SELECT id FROM plans LIMIT 3)",
+        "INSERT INTO plans SELECT n + 100 FROM countries LIMIT 5",
+        "INSERT INTO plans SELECT code + 1000, n FROM countries ON CONFLICT DO NOTHING",
+        "INSERT INTO plans (id, number) SELECT DISTINCT ON (code) code + 2000, n FROM countries",
+        "INSERT INTO plans (id, number) SELECT row_number() OVER () + 3000, n FROM countries",
+        "INSERT INTO plans (id, price) SELECT row_number() OVER () + 4000, price FROM (SELECT DISTINCT price FROM countries) c",
+        "INSERT INTO plans (id, price) SELECT code + 5000, price FROM countries WHERE code = 5 AND n < 0 \
+         UNION SELECT 5000, price FROM countries",
+        "INSERT INTO plans (id, price) SELECT 6000, price FROM countries GROUP BY price",
+    ] {
+        done(&mut wire, sql);
+        copies.same(all);
+        assert_ne!(copies.same("SELECT count(*) FROM plans"), "0");
+    }
+    // Without a key the rows cannot be found again; what is certain needs none.
+    refused(&mut wire, "UPDATE countries SET n = p.id FROM plans p", "without a primary key");
+    refused(
+        &mut wire,
+        "DELETE FROM countries WHERE n IN (SELECT n FROM countries LIMIT 3)",
+        "the rows that LIMIT leaves",
+    );
+    for sql in [
+        "UPDATE countries SET n = n + 1 WHERE code > 2",
+        "UPDATE countries SET n = (SELECT count(*) FROM plans)",
+        "DELETE FROM countries c USING plans p WHERE p.id = c.code",
+    ] {
+        done(&mut wire, sql);
+        copies.same("SELECT md5(string_agg(c::text, ',' ORDER BY c::text)) FROM countries c");
+    }
+}
