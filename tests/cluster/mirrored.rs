@@ -255,6 +255,21 @@ fn what_depends_on_the_order_of_rows_is_found_once() {
         copies.same(all);
         assert_ne!(copies.same("SELECT count(*) FROM plans"), "0");
     }
+    for query in [
+        "SELECT max(price) FROM plans",
+        "SELECT max(number) FROM (SELECT price AS number FROM plans) p",
+        "SELECT max(number) FROM (SELECT price FROM plans) p (number)",
+        "SELECT price FROM plans WHERE id > 2 GROUP BY price",
+        "SELECT price AS number FROM countries c GROUP BY number",
+        "SELECT sum(number) FROM (SELECT share AS number FROM plans) p",
+        "SELECT sum(DISTINCT price) FROM plans",
+        "SELECT sum(share) FROM plans",
+        "SELECT sum(number / 7.0) FROM plans",
+        "SELECT DISTINCT price FROM plans",
+        "SELECT price FROM plans INTERSECT SELECT price FROM countries",
+    ] {
+        refused(&mut wire, &format!("UPDATE countries SET price = ({query})"), "without a primary key");
+    }
     // Without a key the rows cannot be found again; what is certain needs none.
     refused(&mut wire, "UPDATE countries SET n = p.id FROM plans p", "without a primary key");
     refused(
@@ -264,6 +279,10 @@ fn what_depends_on_the_order_of_rows_is_found_once() {
     );
     for sql in [
         "UPDATE countries SET n = n + 1 WHERE code > 2",
+        "UPDATE countries SET n = (SELECT sum(number) FROM plans)",
+        "UPDATE countries SET price = (SELECT avg(price) FROM plans)",
+        "UPDATE countries SET n = (SELECT max(number) FROM (SELECT number FROM plans GROUP BY number) p)",
+        "DELETE FROM countries WHERE n IN (SELECT DISTINCT number FROM plans UNION SELECT id FROM plans)",
         "UPDATE countries SET n = (SELECT count(*) FROM plans)",
         "DELETE FROM countries c USING plans p WHERE p.id = c.code",
     ] {

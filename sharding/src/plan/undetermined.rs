@@ -3,7 +3,7 @@
 
 use super::bind::Binder;
 use crate::catalog::{FunctionKind, Relation};
-use crate::sql::tree::{Body, Distinct, Dml, Expr, From, Func, Query, SetOp, SublinkKind};
+use crate::sql::tree::{Alias, Body, Distinct, Dml, Expr, From, Func, Query, Select, SetOp, SublinkKind, Value};
 use crate::sql::walk::{self, Visited};
 use crate::value::oid;
 
@@ -42,11 +42,11 @@ pub(super) fn undetermined(binder: &Binder<'_>, dml: &Dml) -> Option<String> {
         }
         _ => None,
     };
-    let seen = Seen { binder, has_alike: all_columns(binder, &ALIKE), has_exact: all_columns(binder, &EXACT) };
+    let known = Known::of(binder, dml);
     walk::dml(dml, &mut |visited| {
         let what = match visited {
-            Visited::Query(query) => seen.query(query),
-            Visited::Expr(Expr::Func(call)) => seen.call(call),
+            Visited::Query(query) => known.query(query),
+            Visited::Expr(Expr::Func(call)) => known.call(call),
             Visited::Expr(Expr::Sublink(link)) if link.kind == SublinkKind::Array => Some("ARRAY(SELECT ...)"),
             Visited::Expr(_) | Visited::Join(_) | Visited::Table(_) => None,
         };
@@ -55,37 +55,43 @@ pub(super) fn undetermined(binder: &Binder<'_>, dml: &Dml) -> Option<String> {
     found.map(str::to_owned)
 }
 
-/// Types whose sums are the same in any order, besides those above.
-const EXACT: [u32; 11] = [
-    oid::BOOL,
-    oid::BYTEA,
-    oid::INT8,
-    oid::INT2,
-    oid::INT4,
-    oid::TEXT,
-    oid::VARCHAR,
-    oid::DATE,
-    oid::TIMESTAMP,
-    oid::TIMESTAMPTZ,
-    oid::NUMERIC,
-];
-
-/// Whether all columns of all tables are of these types, and compared byte by byte.
-fn all_columns(binder: &Binder<'_>, types: &[u32]) -> bool {
-    let mut columns = binder.tables.iter().flat_map(|used| &used.table.columns);
-    columns.all(|column| {
-        let is_plain = column.crossing.collation.is_none() && column.crossing.domain.is_none();
-        is_plain && types.contains(&column.type_oid)
-    })
-}
-
-struct Seen<'a, 'c> {
+/// What is known of the columns in a statement.
+struct Known<'a, 'c> {
     binder: &'a Binder<'c>,
-    has_alike: bool,
-    has_exact: bool,
+    /// Names that the statement gives to something else than a column of that name.
+    given: Vec<&'a str>,
+    /// Columns go by names that stand nowhere in a target list.
+    renames: bool,
 }
 
-impl Seen<'_, '_> {
+impl<'a, 'c> Known<'a, 'c> {
+    fn of(binder: &'a Binder<'c>, dml: &'a Dml) -> Self {
+        let mut known = Self { binder, given: Vec::new(), renames: false };
+        let renamed = |alias: &Option<Alias>| alias.as_ref().is_some_and(|alias| !alias.columns.is_empty());
+        walk::dml(dml, &mut |visited| match visited {
+            Visited::Query(query) => {
+                known.renames |= query.with.iter().flat_map(|with| &with.ctes).any(|cte| !cte.columns.is_empty());
+                let Body::Select(select) = &query.body else { return };
+                known.renames |= select.from.iter().any(renames);
+                let named = select.targets.iter().filter_map(|target| Some((target.name.as_deref()?, &target.expr)));
+                let other = named.filter(|(name, expr)| column_of(expr) != Some(*name));
+                known.given.extend(other.map(|(name, _)| name));
+            }
+            Visited::Table(table) => known.renames |= renamed(&table.alias),
+            Visited::Join(join) => known.renames |= renamed(&join.alias) || renames(&join.left) || renames(&join.right),
+            Visited::Expr(_) => {}
+        });
+        let with = match dml {
+            Dml::Query(query) => &query.with,
+            Dml::Insert(insert) => &insert.with,
+            Dml::Update(update) => &update.with,
+            Dml::Delete(delete) => &delete.with,
+            Dml::Merge(merge) => &merge.with,
+        };
+        known.renames |= with.iter().flat_map(|with| &with.ctes).any(|cte| !cte.columns.is_empty());
+        known
+    }
+
     fn query(&self, query: &Query) -> Option<&'static str> {
         if query.limit.is_some() || query.offset.is_some() {
             return Some("the rows that LIMIT leaves");
@@ -94,31 +100,41 @@ impl Seen<'_, '_> {
             return Some("the rows that FOR UPDATE locks");
         }
         match &query.body {
-            Body::Select(select) => {
-                let groups = !select.group.is_empty() || select.grouping_sets || select.distinct == Distinct::Yes;
-                match &select.distinct {
-                    Distinct::On(_) => Some("the rows that DISTINCT ON takes"),
-                    _ if groups && !self.are_alike(&select.group, query) => Some("which of equal values a group shows"),
-                    _ => None,
-                }
+            Body::Select(select) if matches!(select.distinct, Distinct::On(_)) => {
+                Some("the rows that DISTINCT ON takes")
             }
-            Body::SetOp { kind, all, .. } if *kind != SetOp::Union || !all => {
-                (!self.has_alike).then_some("which of equal values stay")
+            Body::Select(select) if !self.groups_alike(select) => Some("which of equal values a group shows"),
+            Body::SetOp { kind, all, left, right } if *kind != SetOp::Union || !all => {
+                let is_clear = self.shows_alike(left) && self.shows_alike(right);
+                (!is_clear).then_some("which of equal values stay")
             }
-            Body::SetOp { .. } | Body::Values(_) => None,
+            Body::Select(_) | Body::SetOp { .. } | Body::Values(_) => None,
         }
     }
 
-    /// Whether equal values look alike in all that is grouped: no other types come in by expressions.
-    fn are_alike(&self, group: &[Expr], query: &Query) -> bool {
-        let Body::Select(select) = &query.body else { return false };
-        let is_column = |expr: &Expr| matches!(expr, Expr::Column(_) | Expr::Const(_) | Expr::Star(_));
-        let given = match select.distinct {
-            Distinct::Yes => select.targets.iter().all(|target| is_column(&target.expr)),
-            Distinct::No | Distinct::On(_) => true,
+    fn groups_alike(&self, select: &Select) -> bool {
+        let is_alike = |expr: &Expr| match expr {
+            Expr::Const(found) => match found.value {
+                Value::Integer(place) => {
+                    let place = usize::try_from(place).ok().and_then(|place| place.checked_sub(1));
+                    let target = place.and_then(|place| select.targets.get(place));
+                    target.is_some_and(|target| self.is_of(&target.expr, &ALIKE))
+                }
+                _ => false,
+            },
+            _ => self.is_of(expr, &ALIKE),
         };
-        let tables = select.from.iter().all(|item| matches!(item, From::Table(_) | From::Join(_)));
-        self.has_alike && given && tables && !select.grouping_sets && group.iter().all(is_column)
+        let shown = select.distinct != Distinct::Yes
+            || select
+                .targets
+                .iter()
+                .all(|target| matches!(target.expr, Expr::Const(_)) || self.is_of(&target.expr, &ALIKE));
+        shown && !select.grouping_sets && select.group.iter().all(is_alike)
+    }
+
+    fn shows_alike(&self, query: &Query) -> bool {
+        let Body::Select(select) = &query.body else { return false };
+        select.targets.iter().all(|target| self.is_of(&target.expr, &ALIKE))
     }
 
     fn call(&self, call: &Func) -> Option<&'static str> {
@@ -130,10 +146,52 @@ impl Seen<'_, '_> {
             return None;
         }
         let is_among = |names: &[&str]| known.built_in && names.contains(&&*call.name);
-        let is_plain = call.args.iter().all(|arg| matches!(arg, Expr::Column(_)));
+        let are_of = |types: &[u32]| call.args.iter().all(|arg| self.is_of(arg, types));
         let settled = is_among(&ORDERLESS)
-            || self.has_exact && is_plain && is_among(&SUMS)
-            || self.has_alike && is_plain && is_among(&EXTREMES);
+            || is_among(&SUMS) && (are_of(&ALIKE) || !call.distinct && are_of(&[oid::NUMERIC]))
+            || is_among(&EXTREMES) && are_of(&ALIKE);
         (!settled).then_some("an aggregate whose result depends on the order of rows")
+    }
+
+    /// Whether an expression is a column, or a star of them, of these types, whose values are compared byte by byte.
+    fn is_of(&self, expr: &Expr, types: &[u32]) -> bool {
+        let name = match expr {
+            Expr::Star(_) => None,
+            _ => match column_of(expr) {
+                Some(name) => Some(name),
+                None => return false,
+            },
+        };
+        let is_meant = |column: &str| name.is_none_or(|name| name == column);
+        if self.renames || self.given.iter().any(|given| is_meant(given)) {
+            return false;
+        }
+        let columns = self.binder.tables.iter().flat_map(|used| &used.table.columns);
+        let mut columns = columns.filter(|column| is_meant(&column.name)).peekable();
+        columns.peek().is_some()
+            && columns.all(|column| {
+                let is_plain = column.crossing.collation.is_none() && column.crossing.domain.is_none();
+                is_plain && types.contains(&column.type_oid)
+            })
+    }
+}
+
+fn column_of(expr: &Expr) -> Option<&str> {
+    match expr {
+        Expr::Column(names) => names.last().map(|name| &**name),
+        _ => None,
+    }
+}
+
+/// Whether columns of it go by names of its alias, or of functions.
+fn renames(item: &From) -> bool {
+    match item {
+        From::Func(_) => true,
+        From::Query(derived) => {
+            let is_named = derived.alias.as_ref().is_some_and(|alias| !alias.columns.is_empty());
+            is_named || matches!(derived.query.body, Body::Values(_))
+        }
+        // A walk comes by these.
+        From::Table(_) | From::Join(_) => false,
     }
 }
