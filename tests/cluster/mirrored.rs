@@ -290,3 +290,27 @@ fn what_depends_on_the_order_of_rows_is_found_once() {
         copies.same("SELECT md5(string_agg(c::text, ',' ORDER BY c::text)) FROM countries c");
     }
 }
+
+/// What a parameter says may also be the moment in which it is read.
+#[test]
+fn a_moment_in_a_parameter_is_the_same_everywhere() {
+    let copies = Copies::new("moment", 3);
+    let mut wire = copies.client(&[
+        "CREATE TABLE plans (id int PRIMARY KEY, at timestamptz, stamp timestamp, clock time)",
+        "CREATE TABLE users (id bigint PRIMARY KEY, at timestamptz)",
+    ]);
+    let sql = "INSERT INTO plans VALUES ($1, $2, $3, $4)";
+    for (id, word) in [("1", "now"), ("2", " NOW "), ("3", "now")] {
+        let answer = wire.execute(sql, &[Some(id), Some(word), Some(word), Some("now")], false);
+        assert_eq!(answer.sqlstate(), "", "{:?}", answer.error);
+        copies.same("SELECT array_agg(p ORDER BY id) FROM plans p");
+    }
+    let rows: Vec<String> = (1..=60).map(|n| format!("({n}, ${n})")).collect();
+    let moments = vec![Some("now"); 60];
+    let answer = wire.execute(&format!("INSERT INTO users VALUES {}", rows.join(", ")), &moments, false);
+    assert_eq!(answer.sqlstate(), "", "{:?}", answer.error);
+    assert_eq!(wire.text("SELECT count(*), count(DISTINCT at) FROM users"), "60|1");
+    let answer = wire.execute("UPDATE users SET at = $1", &[Some("now")], false);
+    assert_eq!(answer.sqlstate(), "", "{:?}", answer.error);
+    assert_eq!(wire.text("SELECT count(*), count(DISTINCT at) FROM users"), "60|1");
+}
