@@ -243,6 +243,11 @@ impl Grammar<'_> {
                 let order = unique_of(sources).unwrap_or_default().join(", ");
                 let count = self.literal(Kind::Count, true);
                 let shown = shown(&key, &apart, &number);
+                // What is wrong with rows behind the last PostgreSQL may find or not.
+                let filter = match changed {
+                    true => format!(" WHERE NOT ({})", self.is_other(&own)),
+                    false => filter,
+                };
                 (format!("SELECT {shown} FROM {} AS s{filter} ORDER BY {order} LIMIT {count}", table.name), one_to_one)
             }
             7 => {
