@@ -207,10 +207,9 @@ fn sequences_go_on_behind_what_a_shard_has_taken() {
     assert_eq!(wire.query("SELECT currval('plans_id_seq')").sqlstate(), "0A000");
 }
 
-/// The same rows lie in another order on each shard: what a statement takes of them may not depend on that.
-#[test]
-fn what_depends_on_the_order_of_rows_is_found_once() {
-    let copies = Copies::new("ordered", 3);
+/// Copies whose rows lie in another order on each shard.
+fn turned(name: &str) -> (Copies, Wire) {
+    let copies = Copies::new(name, 3);
     let mut wire = copies.client(&[
         "CREATE TABLE plans (id int PRIMARY KEY, number int, share float8, price numeric, words text)",
         "CREATE TABLE countries (code int, n int, share float8, price numeric)",
@@ -228,6 +227,12 @@ fn what_depends_on_the_order_of_rows_is_found_once() {
             done(&mut past, "DROP TABLE moved");
         }
     }
+    (copies, wire)
+}
+
+#[test]
+fn what_depends_on_the_order_of_rows_is_found_once() {
+    let (copies, mut wire) = turned("ordered");
     let all = "SELECT count(*), md5(string_agg(p::text, ',' ORDER BY id)) FROM plans p";
     for sql in [
         "UPDATE plans SET number = c.n FROM countries c WHERE c.code = plans.id % 8",
@@ -255,6 +260,11 @@ fn what_depends_on_the_order_of_rows_is_found_once() {
         copies.same(all);
         assert_ne!(copies.same("SELECT count(*) FROM plans"), "0");
     }
+}
+
+#[test]
+fn what_depends_on_the_order_of_rows_needs_a_key() {
+    let (copies, mut wire) = turned("ordered_without");
     for query in [
         "SELECT max(price) FROM plans",
         "SELECT max(number) FROM (SELECT price AS number FROM plans) p",
