@@ -210,7 +210,7 @@ fn sequences_go_on_behind_what_a_shard_has_taken() {
 /// Copies whose rows lie in another order on each shard.
 fn turned(name: &str) -> (Copies, Wire) {
     let copies = Copies::new(name, 3);
-    let mut wire = copies.client(&[
+    let wire = copies.client(&[
         "CREATE TABLE plans (id int PRIMARY KEY, number int, share float8, price numeric, words text)",
         "CREATE TABLE countries (code int, n int, share float8, price numeric)",
         "INSERT INTO plans SELECT g, g % 4, 0, 0 FROM generate_series(1, 40) g",
