@@ -1,5 +1,6 @@
 //! What came with a statement over several shards: its text and the values of its parameters.
 
+use std::borrow::Cow;
 use std::rc::Rc;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -111,6 +112,21 @@ impl Arguments {
         put_count(&mut out, formats.count());
         formats.codes().for_each(|code| out.put_i16(code));
         Ok(Self { text: self.text.clone(), param_types: Rc::new([]), bind: out.freeze(), row: self.row })
+    }
+
+    /// Values in the place of the client's, with their formats.
+    pub(super) fn with_values(&self, values: &[(i16, Option<Cow<'_, [u8]>>)]) -> Result<Self, Failure> {
+        let formats = self.bind()?.result_formats;
+        let mut out = BytesMut::new();
+        put_cstr(&mut out, b"");
+        put_cstr(&mut out, b"");
+        put_count(&mut out, values.len());
+        values.iter().for_each(|(format, _)| out.put_i16(*format));
+        put_count(&mut out, values.len());
+        values.iter().for_each(|(_, value)| put_value(&mut out, value.as_deref()));
+        put_count(&mut out, formats.count());
+        formats.codes().for_each(|code| out.put_i16(code));
+        Ok(Self { bind: out.freeze(), ..self.clone() })
     }
 
     /// What follows the client's parameters has its place by how many the statement names.

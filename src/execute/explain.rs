@@ -208,7 +208,12 @@ impl Conversation {
         self.cannot_run_again();
         let asked = Asked { explain, request, runs: Runs::Apart };
         let began = clock::now();
-        let mut explained = self.in_own_block(async |this: &mut Self| this.explain_write(asked, write).await).await?;
+        let work = async |this: &mut Self| {
+            let told = this.with_moments(request.arguments).await?;
+            let request = ManyRequest { arguments: told.as_ref().unwrap_or(request.arguments), ..request };
+            this.explain_write(Asked { request, ..asked }, write).await
+        };
+        let mut explained = self.in_own_block(work).await?;
         explained.ran = Some(asked.ran(began, clock::now()));
         self.tell_explained(explain, &explained, request.describe);
         Ok(())

@@ -53,6 +53,7 @@ mod links;
 mod listen;
 mod measure;
 mod mirror;
+mod moments;
 mod moved;
 mod pipeline;
 mod prepared;

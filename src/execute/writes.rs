@@ -97,21 +97,27 @@ impl Conversation {
 
     /// Writes in the client's transaction or in one of the router's own; gives the command tag.
     pub(super) async fn write_all(&mut self, write: &ManyWrite, request: ManyRequest<'_>) -> Result<String, Failure> {
-        let work = async |this: &mut Self| match write {
-            ManyWrite::Each { read, target, copies } => this.write_each(read, target, copies.as_ref(), request).await,
-            ManyWrite::Rows { insert, places } => this.insert_rows(insert, places, request).await,
-            ManyWrite::Selected { write, source } => match &**write {
-                Write::Selected(insert) => this.insert_selected(insert, source, request).await,
-                _ => Err(ErrorFields::error("XX000", "only a query is selected from").into()),
-            },
-            ManyWrite::Moved { write, read, target } => match &**write {
-                Write::Moved(moved) => this.move_rows(moved, read, target, request).await,
-                _ => Err(ErrorFields::error("XX000", "only an UPDATE moves rows").into()),
-            },
-            ManyWrite::Staged { write } => match &**write {
-                Write::Staged(staged) => Box::pin(this.write_in_stages(staged, request)).await,
-                _ => Err(ErrorFields::error("XX000", "only CTEs that write make stages").into()),
-            },
+        let work = async |this: &mut Self| {
+            let told = this.with_moments(request.arguments).await?;
+            let request = ManyRequest { arguments: told.as_ref().unwrap_or(request.arguments), ..request };
+            match write {
+                ManyWrite::Each { read, target, copies } => {
+                    this.write_each(read, target, copies.as_ref(), request).await
+                }
+                ManyWrite::Rows { insert, places } => this.insert_rows(insert, places, request).await,
+                ManyWrite::Selected { write, source } => match &**write {
+                    Write::Selected(insert) => this.insert_selected(insert, source, request).await,
+                    _ => Err(ErrorFields::error("XX000", "only a query is selected from").into()),
+                },
+                ManyWrite::Moved { write, read, target } => match &**write {
+                    Write::Moved(moved) => this.move_rows(moved, read, target, request).await,
+                    _ => Err(ErrorFields::error("XX000", "only an UPDATE moves rows").into()),
+                },
+                ManyWrite::Staged { write } => match &**write {
+                    Write::Staged(staged) => Box::pin(this.write_in_stages(staged, request)).await,
+                    _ => Err(ErrorFields::error("XX000", "only CTEs that write make stages").into()),
+                },
+            }
         };
         self.in_own_block(work).await
     }

@@ -206,3 +206,121 @@ fn sequences_go_on_behind_what_a_shard_has_taken() {
     // Only a server knows what it has given out.
     assert_eq!(wire.query("SELECT currval('plans_id_seq')").sqlstate(), "0A000");
 }
+
+/// Copies whose rows lie in another order on each shard.
+fn turned(name: &str) -> (Copies, Wire) {
+    let copies = Copies::new(name, 3);
+    let wire = copies.client(&[
+        "CREATE TABLE plans (id int PRIMARY KEY, number int, share float8, price numeric, words text)",
+        "CREATE TABLE countries (code int, n int, share float8, price numeric)",
+        "INSERT INTO plans SELECT g, g % 4, 0, 0 FROM generate_series(1, 40) g",
+        "INSERT INTO countries SELECT g % 8, g, g::float8 / 7, CASE g % 2 WHEN 0 THEN 1.0 ELSE 1.00 END \
+         FROM generate_series(1, 200) g",
+    ]);
+    for (n, shard) in copies.shards.iter().enumerate() {
+        for table in ["plans", "countries"] {
+            let mut past = superuser(shared(), shard);
+            done(&mut past, &format!("CREATE TABLE moved AS SELECT * FROM {table}"));
+            done(&mut past, &format!("DELETE FROM {table}"));
+            let order = ["1, 2", "1 DESC, 2 DESC", "2, 1 DESC"][n];
+            done(&mut past, &format!("INSERT INTO {table} SELECT * FROM moved ORDER BY {order}"));
+            done(&mut past, "DROP TABLE moved");
+        }
+    }
+    (copies, wire)
+}
+
+#[test]
+fn what_depends_on_the_order_of_rows_is_found_once() {
+    let (copies, mut wire) = turned("ordered");
+    let all = "SELECT count(*), md5(string_agg(p::text, ',' ORDER BY id)) FROM plans p";
+    for sql in [
+        "UPDATE plans SET number = c.n FROM countries c WHERE c.code = plans.id % 8",
+        "UPDATE plans SET number = (SELECT n FROM countries LIMIT 1)",
+        "UPDATE plans SET number = (SELECT n FROM countries ORDER BY code LIMIT 1)",
+        "UPDATE plans SET number = (SELECT n FROM countries OFFSET 199)",
+        "UPDATE plans SET share = (SELECT sum(share) FROM countries)",
+        "UPDATE plans SET share = (SELECT avg(share) FROM countries c WHERE c.code = plans.id)",
+        "UPDATE plans SET words = (SELECT string_agg(n::text, ',') FROM countries)",
+        "UPDATE plans SET words = (SELECT array_agg(n)::text FROM countries)",
+        "UPDATE plans SET words = ARRAY(SELECT n FROM countries)::text",
+        "UPDATE plans SET price = (SELECT max(price) FROM countries)",
+        "WITH c AS (SELECT n FROM countries LIMIT 1) UPDATE plans SET number = (SELECT n FROM c)",
+        "DELETE FROM plans WHERE id IN (SELECT id FROM plans LIMIT 3)",
+        "INSERT INTO plans SELECT n + 100 FROM countries LIMIT 5",
+        "INSERT INTO plans SELECT code + 1000, n FROM countries ON CONFLICT DO NOTHING",
+        "INSERT INTO plans (id, number) SELECT DISTINCT ON (code) code + 2000, n FROM countries",
+        "INSERT INTO plans (id, number) SELECT row_number() OVER () + 3000, n FROM countries",
+        "INSERT INTO plans (id, price) SELECT row_number() OVER () + 4000, price FROM (SELECT DISTINCT price FROM countries) c",
+        "INSERT INTO plans (id, price) SELECT code + 5000, price FROM countries WHERE code = 5 AND n < 0 \
+         UNION SELECT 5000, price FROM countries",
+        "INSERT INTO plans (id, price) SELECT 6000, price FROM countries GROUP BY price",
+    ] {
+        done(&mut wire, sql);
+        copies.same(all);
+        assert_ne!(copies.same("SELECT count(*) FROM plans"), "0");
+    }
+}
+
+#[test]
+fn what_depends_on_the_order_of_rows_needs_a_key() {
+    let (copies, mut wire) = turned("ordered_without");
+    for query in [
+        "SELECT max(price) FROM plans",
+        "SELECT max(number) FROM (SELECT price AS number FROM plans) p",
+        "SELECT max(number) FROM (SELECT price FROM plans) p (number)",
+        "SELECT price FROM plans WHERE id > 2 GROUP BY price",
+        "SELECT price AS number FROM countries c GROUP BY number",
+        "SELECT sum(number) FROM (SELECT share AS number FROM plans) p",
+        "SELECT sum(DISTINCT price) FROM plans",
+        "SELECT sum(share) FROM plans",
+        "SELECT sum(number / 7.0) FROM plans",
+        "SELECT DISTINCT price FROM plans",
+        "SELECT price FROM plans INTERSECT SELECT price FROM countries",
+    ] {
+        refused(&mut wire, &format!("UPDATE countries SET price = ({query})"), "without a primary key");
+    }
+    // Without a key the rows cannot be found again; what is certain needs none.
+    refused(&mut wire, "UPDATE countries SET n = p.id FROM plans p", "without a primary key");
+    refused(
+        &mut wire,
+        "DELETE FROM countries WHERE n IN (SELECT n FROM countries LIMIT 3)",
+        "the rows that LIMIT leaves",
+    );
+    for sql in [
+        "UPDATE countries SET n = n + 1 WHERE code > 2",
+        "UPDATE countries SET n = (SELECT sum(number) FROM plans)",
+        "UPDATE countries SET price = (SELECT avg(price) FROM plans)",
+        "UPDATE countries SET n = (SELECT max(number) FROM (SELECT number FROM plans GROUP BY number) p)",
+        "DELETE FROM countries WHERE n IN (SELECT DISTINCT number FROM plans UNION SELECT id FROM plans)",
+        "UPDATE countries SET n = (SELECT count(*) FROM plans)",
+        "DELETE FROM countries c USING plans p WHERE p.id = c.code",
+    ] {
+        done(&mut wire, sql);
+        copies.same("SELECT md5(string_agg(c::text, ',' ORDER BY c::text)) FROM countries c");
+    }
+}
+
+/// What a parameter says may also be the moment in which it is read.
+#[test]
+fn a_moment_in_a_parameter_is_the_same_everywhere() {
+    let copies = Copies::new("moment", 3);
+    let mut wire = copies.client(&[
+        "CREATE TABLE plans (id int PRIMARY KEY, at timestamptz, stamp timestamp, clock time)",
+        "CREATE TABLE users (id bigint PRIMARY KEY, at timestamptz)",
+    ]);
+    let sql = "INSERT INTO plans VALUES ($1, $2, $3, $4)";
+    for (id, word) in [("1", "now"), ("2", " NOW "), ("3", "now")] {
+        let answer = wire.execute(sql, &[Some(id), Some(word), Some(word), Some("now")], false);
+        assert_eq!(answer.sqlstate(), "", "{:?}", answer.error);
+        copies.same("SELECT array_agg(p ORDER BY id) FROM plans p");
+    }
+    let rows: Vec<String> = (1..=60).map(|n| format!("({n}, ${n})")).collect();
+    let moments = vec![Some("now"); 60];
+    let answer = wire.execute(&format!("INSERT INTO users VALUES {}", rows.join(", ")), &moments, false);
+    assert_eq!(answer.sqlstate(), "", "{:?}", answer.error);
+    assert_eq!(wire.text("SELECT count(*), count(DISTINCT at) FROM users"), "60|1");
+    let answer = wire.execute("UPDATE users SET at = $1", &[Some("now")], false);
+    assert_eq!(answer.sqlstate(), "", "{:?}", answer.error);
+    assert_eq!(wire.text("SELECT count(*), count(DISTINCT at) FROM users"), "60|1");
+}

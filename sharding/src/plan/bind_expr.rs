@@ -5,6 +5,7 @@ use super::targets::parts;
 use crate::catalog::{FunctionKind, Volatility};
 use crate::sql::Pin;
 use crate::sql::functions;
+use crate::sql::moments::is_moment;
 use crate::sql::tree::{Const, Expr, Func, Sublink, Value};
 
 impl Binder<'_> {
@@ -66,11 +67,8 @@ impl Binder<'_> {
     }
 
     fn note_time_word(&mut self, constant: &Const) {
-        if let Value::Text(text) = &constant.value
-            && text.len() < 32
-        {
-            let word = text.trim().to_ascii_lowercase();
-            self.facts.time_word |= matches!(word.as_str(), "now" | "today" | "tomorrow" | "yesterday");
+        if let Value::Text(text) = &constant.value {
+            self.facts.time_word |= is_moment(text);
         }
     }
 

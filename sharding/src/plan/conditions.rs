@@ -151,7 +151,7 @@ impl Binder<'_> {
                 Visited::Expr(Expr::Star(names)) => names.is_empty(),
                 Visited::Expr(part) => self.is_constant_part(part) || self.is_aggregate(part),
                 Visited::Join(join) => join.alias.is_none(),
-                Visited::Table(_) => true,
+                Visited::Query(_) | Visited::Table(_) => true,
             };
         });
         settled

@@ -105,7 +105,7 @@ impl Draft<'_> {
             walk::expr(expr, &mut |visited| match visited {
                 Visited::Expr(Expr::Sublink(_) | Expr::Opaque) | Visited::Join(_) => plain = false,
                 Visited::Expr(part @ Expr::Func(_)) => found.push(part),
-                Visited::Expr(_) | Visited::Table(_) => {}
+                Visited::Expr(_) | Visited::Query(_) | Visited::Table(_) => {}
             });
         }
         let star = select.targets.iter().any(|target| matches!(target.expr, Expr::Star(_)));

@@ -155,7 +155,7 @@ impl<'a> Mentioned<'a> {
         walk(&mut |visited| match visited {
             Visited::Expr(expr) => found.expr(expr),
             Visited::Join(join) => found.columns.extend(join.using.iter().map(|name| (None, &**name))),
-            Visited::Table(_) => {}
+            Visited::Query(_) | Visited::Table(_) => {}
         });
     }
 

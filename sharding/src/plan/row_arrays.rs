@@ -297,6 +297,7 @@ impl Array {
         let Some(value) = value else { return self.push_null() };
         match (self.form, *format) {
             (Form::Integers(_), 1) => self.push_integer(binary_integer(declared, value)?),
+            (Form::Integers(_), 0) => self.push_integer(integer(value).filter(|value| has_room(declared, *value))?),
             (Form::Binary, 1) => self.push_binary(value).filter(|()| has_length(element, value.len())),
             (Form::Characters, 0 | 1) => self.push_binary(value),
             (_, 0) => self.push_text(value),
@@ -324,6 +325,15 @@ fn integer(text: &[u8]) -> Option<i64> {
     let digits = text.strip_prefix(b"-").unwrap_or(text);
     let is_plain = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
     std::str::from_utf8(text).ok().filter(|_| is_plain)?.parse().ok()
+}
+
+/// Whether an integer is one of the type that the client has declared.
+fn has_room(declared: u32, value: i64) -> bool {
+    match declared {
+        oid::INT2 => i16::try_from(value).is_ok(),
+        oid::INT4 => i32::try_from(value).is_ok(),
+        _ => true,
+    }
 }
 
 fn binary_integer(declared: u32, value: &[u8]) -> Option<i64> {
@@ -440,6 +450,10 @@ mod tests {
         assert_eq!(filled(&[oid::UUID], "($1), ('x')", &binary[..1], &[]), None);
         assert_eq!(filled(&[oid::TIMESTAMP], "($1)", &binary[..1], &[]), None);
         assert_eq!(filled(&[oid::TEXT], "($2)", first, &[]), None);
+        // Too big for the type that the client has declared.
+        let big = [(0, Some(&b"3000000000"[..]))];
+        assert_eq!(filled(&[oid::INT8], "($1)", &big, &[oid::INT4]), None);
+        assert!(filled(&[oid::INT8], "($1)", &big, &[oid::INT8]).is_some());
         // Twice, or not at all.
         assert_eq!(filled(&[oid::INT4], "($1), ($1)", first, &[]), None);
         assert_eq!(filled(&[oid::INT4], "($1)", &params, &[]), None);

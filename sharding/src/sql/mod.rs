@@ -10,6 +10,7 @@ pub(crate) mod ctes;
 pub(crate) mod functions;
 pub(crate) mod insert;
 pub(crate) mod lex;
+pub mod moments;
 pub(crate) mod parse;
 mod parse_error;
 mod parse_expr;

@@ -7,6 +7,8 @@ use super::tree::{Body, Distinct, Dml, Expr, From, Func, Join, Query, Select, Ta
 pub(crate) enum Visited<'a> {
     Expr(&'a Expr),
     Join(&'a Join),
+    /// The parts of it come after.
+    Query(&'a Query),
     /// In a FROM; what is written is no part of the walk.
     Table(&'a TableRef),
 }
@@ -53,6 +55,7 @@ fn ctes<'a>(with: Option<&'a With>, visit: &mut dyn FnMut(Visited<'a>)) {
 
 /// Shows `visit` every expression, join and table of a query, in no special order.
 pub(crate) fn query<'a>(root: &'a Query, visit: &mut dyn FnMut(Visited<'a>)) {
+    visit(Visited::Query(root));
     ctes(root.with.as_deref(), visit);
     let order = root.order.iter().map(|item| &item.expr);
     exprs(order.chain(&root.limit).chain(&root.offset), visit);

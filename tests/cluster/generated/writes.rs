@@ -21,7 +21,7 @@ pub(super) const LOCAL: &str = "audit_log";
 
 impl Grammar<'_> {
     pub(super) fn write(&mut self) -> Write {
-        let (table, sql) = match self.random.below(44) {
+        let (table, sql) = match self.random.below(52) {
             0..9 => return self.insert_values(),
             9..17 => self.insert_select(),
             17..24 => self.update(),
@@ -30,6 +30,8 @@ impl Grammar<'_> {
             32..35 => self.merge(),
             35..38 => self.reference(),
             38 => self.local(),
+            39..43 => self.notes(),
+            43..47 => self.through_view(),
             _ => self.within_query(),
         };
         Write { sql, table, in_order: false }
@@ -80,10 +82,12 @@ impl Grammar<'_> {
     fn insert_values(&mut self) -> Write {
         let target = self.target();
         let columns = self.filled(&target);
-        let rows = *self.random.pick(&[1, 2, 2, 3, 4, 5, 8, 30]);
+        let rows = *self.random.pick(&[1, 2, 2, 3, 4, 5, 8, 20, 30, 60]);
+        // Many rows go to their shards as arrays if all values are plain.
+        let is_plain = rows > 8 && self.random.chance(75);
         let rows: Vec<String> = (0..rows)
             .map(|_| {
-                let values: Vec<String> = columns.iter().map(|column| self.given(*column)).collect();
+                let values: Vec<String> = columns.iter().map(|column| self.given(*column, is_plain)).collect();
                 format!("({})", values.join(", "))
             })
             .collect();
@@ -100,8 +104,10 @@ impl Grammar<'_> {
     }
 
     /// What VALUES gives for a column.
-    fn given(&mut self, column: Column) -> String {
+    fn given(&mut self, column: Column, is_plain: bool) -> String {
         match (column.kind, self.random.below(12)) {
+            (Kind::Int, 2..) if is_plain && column.name == "no" => self.random.below(3000).to_string(),
+            (kind, _) if is_plain => self.literal(kind, true),
             (Kind::Key, 0) if self.random.chance(20) => self.literal(Kind::Key, false),
             (Kind::Key, _) => self.literal(Kind::Key, true),
             // Hardly ever NULL.
@@ -237,6 +243,11 @@ impl Grammar<'_> {
                 let order = unique_of(sources).unwrap_or_default().join(", ");
                 let count = self.literal(Kind::Count, true);
                 let shown = shown(&key, &apart, &number);
+                // What is wrong with rows behind the last PostgreSQL may find or not.
+                let filter = match changed {
+                    true => format!(" WHERE NOT ({})", self.is_other(&own)),
+                    false => filter,
+                };
                 (format!("SELECT {shown} FROM {} AS s{filter} ORDER BY {order} LIMIT {count}", table.name), one_to_one)
             }
             7 => {
@@ -513,6 +524,49 @@ impl Grammar<'_> {
             _ => format!("DELETE FROM {LOCAL} WHERE no IN (SELECT no FROM items)"),
         };
         (LOCAL, sql)
+    }
+
+    /// What hangs on orders, whose deletes and changes it follows in some of the worlds.
+    fn notes(&mut self) -> (&'static str, String) {
+        let number = self.literal(Kind::Int, true);
+        let (key, text) = (self.literal(Kind::Key, true), self.literal(Kind::Text, true));
+        let sql = match self.random.below(8) {
+            0 => format!(
+                "INSERT INTO notes (user_id, no, note) SELECT user_id, no, {text} FROM orders WHERE qty > {number} ON CONFLICT DO NOTHING"
+            ),
+            1 => format!("INSERT INTO notes VALUES ({key}, {number}, {text}) RETURNING *"),
+            2 => format!("DELETE FROM orders WHERE no > {number} RETURNING user_id, no"),
+            3 => format!("UPDATE orders SET no = no + 5000 WHERE no = {number}"),
+            4 => format!("UPDATE orders SET user_id = {key} WHERE no = {number}"),
+            5 => format!(
+                "DELETE FROM notes USING orders AS o WHERE o.user_id = notes.user_id AND o.no = notes.no AND o.qty > {number} RETURNING note"
+            ),
+            6 => format!("UPDATE notes SET note = note || '!', no = no + 5000 WHERE no = {number}"),
+            _ => format!("UPDATE notes SET user_id = {key} WHERE no > {number}"),
+        };
+        ("notes", sql)
+    }
+
+    /// Writes of a view, which are its table's.
+    fn through_view(&mut self) -> (&'static str, String) {
+        let number = self.literal(Kind::Int, true);
+        let rows: Vec<String> = (0..self.random.below(20) + 1)
+            .map(|_| {
+                format!("({}, {}, {})", self.random.below(60), self.random.below(3000), self.literal(Kind::Key, false))
+            })
+            .collect();
+        let sql = match self.random.below(6) {
+            0 | 1 => format!("INSERT INTO few_orders VALUES {} RETURNING *", rows.join(", ")),
+            2 => {
+                format!("INSERT INTO few_orders (user_id, no) SELECT user_id, no + 6000 FROM items WHERE no > {number}")
+            }
+            3 => format!("UPDATE few_orders SET amount = amount + 1 WHERE no > {number} RETURNING *"),
+            4 => format!(
+                "UPDATE few_orders AS f SET amount = u.age FROM users AS u WHERE u.id = f.user_id AND f.no > {number}"
+            ),
+            _ => format!("DELETE FROM few_orders WHERE no = {number} RETURNING user_id, amount"),
+        };
+        ("orders", sql)
     }
 
     /// A query with a write in it, whose changes it does not see.
