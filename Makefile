@@ -3,12 +3,17 @@
 # make check   formatting and lints
 # make bench   benchmarks, the last of them beside PostgreSQL and PgBouncer
 # make soak    TPC-B over two shards for a minute
+# make night   transfers under kills, stops and cuts for an hour, and random writes beside PostgreSQL
 
 CARGO ?= cargo
 # Further words for `cargo test`, such as a test's name.
 TEST ?=
 
-.PHONY: demo test check bench soak build setup drivers
+BANK_SECONDS ?= 3600
+GENERATED_HISTORIES ?= 3000
+SEED ?= $(shell date +%s)
+
+.PHONY: demo test check bench soak night build setup drivers
 
 demo: setup
 	$(CARGO) run --quiet -- demo $(DEMO)
@@ -25,6 +30,12 @@ bench: setup
 
 soak: setup
 	$(CARGO) bench --bench pgbench -- soak
+
+# The same run again: SEED as it was printed.
+night: setup
+	@echo "SEED=$(SEED)"
+	BANK_SECONDS=$(BANK_SECONDS) BANK_SEED=$(SEED) $(CARGO) test --test cluster bank:: -- --nocapture
+	GENERATED_HISTORIES=$(GENERATED_HISTORIES) GENERATED_SEED=$(SEED) $(CARGO) test --test cluster histories
 
 build: setup
 	$(CARGO) build --release
