@@ -29,6 +29,8 @@ const ACCOUNTS: usize = 1_000;
 /// What a statement of a limited shard takes, and how many of them it runs at once.
 const SERVICE_SECONDS: &str = "0.02";
 const CONNECTIONS: usize = 4;
+/// So many that every shard has about as many of them: of a thousand one shard may well have 27 %, which four could not carry as four.
+const MANY_ACCOUNTS: usize = 100_000;
 
 fn main() {
     let settings = [("max_connections", "60"), ("shared_buffers", "128MB"), ("max_prepared_transactions", "60")];
@@ -257,7 +259,7 @@ fn select(cluster: &Cluster, router: &Router) {
 /// Transfers between accounts of one shard and of two.
 fn transfer(cluster: &Cluster, router: &Router) {
     let mut wire = connect(router.port, "app");
-    accounts(&mut wire);
+    accounts(&mut wire, ACCOUNTS);
     let mut homes: Vec<Vec<usize>> = Vec::new();
     for shard in 0..SHARDS {
         let text = connect(cluster.primary(shard).port(), "app").text("SELECT user_id FROM accounts ORDER BY 1");
@@ -289,11 +291,11 @@ fn transfer(cluster: &Cluster, router: &Router) {
     println!("two shards / one shard: {:.2}", times[1].median() / times[0].median());
 }
 
-fn accounts(wire: &mut Wire) {
+fn accounts(wire: &mut Wire, count: usize) {
     wire.query("DROP TABLE IF EXISTS accounts").tag();
     wire.query("CREATE TABLE accounts (user_id bigint PRIMARY KEY, balance bigint NOT NULL)").tag();
-    let sql = format!("INSERT INTO accounts SELECT g, 1000 FROM generate_series(1, {ACCOUNTS}) g");
-    assert_eq!(wire.query(&sql).tag(), format!("INSERT 0 {ACCOUNTS}"));
+    let sql = format!("INSERT INTO accounts SELECT g, 1000 FROM generate_series(1, {count}) g");
+    assert_eq!(wire.query(&sql).tag(), format!("INSERT 0 {count}"));
 }
 
 /// What statements for one key cost the router: a read and a write, whose servers' work is about the same, and an INSERT whose id comes
@@ -301,7 +303,7 @@ fn accounts(wire: &mut Wire) {
 fn single(_: &Cluster, router: &Router) {
     const TURNS: usize = 20;
     let mut wire = connect(router.port, "app");
-    accounts(&mut wire);
+    accounts(&mut wire, ACCOUNTS);
     wire.query("DROP TABLE IF EXISTS orders").tag();
     wire.query("CREATE TABLE orders (user_id bigint, id bigserial, note text, PRIMARY KEY (user_id, id))").tag();
     for (name, sql) in [("given", PUT_GIVEN), ("drawn", PUT_DRAWN)] {
@@ -378,7 +380,7 @@ fn capacity(_: &Cluster, router: &Router) {
 fn carried_by(clients: usize, router: &Router) {
     let mut carried = Vec::new();
     for (name, database) in [("1 shard", "limited_one"), ("4 shards", "limited")] {
-        accounts(&mut connect(router.port, database));
+        accounts(&mut connect(router.port, database), MANY_ACCOUNTS);
         let done = AtomicU64::new(0);
         let seconds = number("SECONDS", 10);
         let until = Instant::now() + Duration::from_secs(u64::try_from(seconds).unwrap_or(10));
@@ -387,9 +389,9 @@ fn carried_by(clients: usize, router: &Router) {
                 let done = &done;
                 scope.spawn(move || {
                     let mut wire = connect(router.port, database);
-                    let mut account = client * 37;
+                    let mut account = client * 3_701;
                     while Instant::now() < until {
-                        account = (account + 101) % ACCOUNTS;
+                        account = (account + 10_111) % MANY_ACCOUNTS;
                         let sql = format!(
                             "WITH s AS (SELECT pg_sleep({SERVICE_SECONDS})) UPDATE accounts SET balance = balance + 1 \
                              FROM s WHERE user_id = {}",
