@@ -3,7 +3,9 @@
 //! A server refuses a statement whose rows have changed since somebody prepared it there. Who has
 //! prepared it later, or was never told what its rows are, is not to blame and must not hear of it. As
 //! long as nothing of an answer has gone to the client, its messages are put back and read once more,
-//! with all statements planned and prepared anew.
+//! with all statements planned and prepared anew. Descriptions may have gone: what follows them runs again.
+
+use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
 
@@ -19,7 +21,7 @@ const KEPT_BYTES_MAX: usize = 64 << 10;
 pub(super) enum Again {
     #[default]
     No,
-    /// Nothing of its answer has gone to the client.
+    /// Nothing of its answer has gone to the client but descriptions of statements.
     Possible(Kept),
     /// It has failed, the client knows nothing of it, and it is to run again.
     Due(BytesMut),
@@ -27,13 +29,37 @@ pub(super) enum Again {
     Spent,
 }
 
-/// What is kept of a request.
+/// What is kept of a request: its messages that have no answer yet.
 #[derive(Debug, Default)]
 pub(super) struct Kept {
     /// Its messages so far; none for a simple query, which its caller repeats.
     messages: BytesMut,
+    /// Each of them, if the first is a Describe. After the answer to a Bind there is no second run, so where that is the first nobody asks.
+    each: Option<VecDeque<KeptMessage>>,
     /// The ParameterDescription that was the first answer: only with the rows is it known to be right.
     parameters: BytesMut,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct KeptMessage {
+    tag: u8,
+    bytes: usize,
+    /// How many changes of names the journal of statements held when it came.
+    names: usize,
+}
+
+impl Kept {
+    /// The client has the answer to the first of the messages, if that has this tag. Gives how many changes of names are settled with it.
+    fn answered(&mut self, tag: u8) -> Option<usize> {
+        let each = self.each.as_mut()?;
+        each.front().filter(|first| first.tag == tag)?;
+        let flushes = each.iter().skip(1).take_while(|message| message.tag == b'H').count();
+        let bytes = each.drain(..=flushes).map(|message| message.bytes).sum();
+        drop(self.messages.split_to(bytes));
+        let settled = each.front().map_or(usize::MAX, |next| next.names);
+        each.iter_mut().for_each(|message| message.names -= settled);
+        Some(settled)
+    }
 }
 
 impl Again {
@@ -60,17 +86,50 @@ impl Conversation {
     /// Keeps the extended-protocol message at the front of the inbox, if it begins or continues what may
     /// run again.
     pub(super) fn keep_message(&mut self, header: Header) {
-        let begins = matches!(self.again, Again::No) && matches!(header.tag, b'B' | b'D') && self.nothing_runs();
-        if begins {
+        if matches!(self.again, Again::No) && matches!(header.tag, b'B' | b'D') && self.nothing_runs() {
             self.session.statements.begin_journal();
             let messages = BytesMut::with_capacity(2 * header.total);
-            self.again = Again::Possible(Kept { messages, parameters: BytesMut::new() });
+            let each = (header.tag == b'D').then(VecDeque::new);
+            self.again = Again::Possible(Kept { messages, each, parameters: BytesMut::new() });
         }
         let Again::Possible(kept) = &mut self.again else { return };
         if kept.messages.len() + header.total > KEPT_BYTES_MAX {
             self.cannot_run_again();
         } else {
             kept.messages.extend_from_slice(&self.client.inbox.filled()[..header.total]);
+            if let Some(each) = &mut kept.each {
+                let names = self.session.statements.journal_len();
+                each.push_back(KeptMessage { tag: header.tag, bytes: header.total, names });
+            }
+        }
+    }
+
+    /// These messages of the router's own go to the client.
+    pub(super) fn has_answered_itself(&mut self, mut messages: &[u8]) {
+        while let Ok(Some(header)) = Header::parse(messages)
+            && matches!(self.again, Again::Possible(_))
+        {
+            self.has_answered(header.tag);
+            messages = messages.get(header.total..).unwrap_or_default();
+        }
+    }
+
+    /// A message with this tag goes to the client. What is prepared, described or closed stays so: only what comes after it is to run
+    /// again.
+    pub(super) fn has_answered(&mut self, tag: u8) {
+        let Again::Possible(kept) = &mut self.again else { return };
+        let asked = match tag {
+            b'1' => b'P',
+            b'3' => b'C',
+            b'T' | b'n' => b'D',
+            b't' => return,
+            _ => return self.cannot_run_again(),
+        };
+        match kept.answered(asked) {
+            Some(settled) => self.session.statements.settle_journal(settled),
+            // What came before the first message that is kept.
+            None if matches!(tag, b'1' | b'3') => {}
+            None => self.cannot_run_again(),
         }
     }
 

@@ -183,7 +183,13 @@ impl Conversation {
     /// An answer of the router in its place among those of the servers.
     fn answer(&mut self, write: impl FnOnce(&mut BytesMut)) {
         match self.busy_link() {
-            None => write(&mut self.client.out),
+            None => {
+                let before = self.client.out.len();
+                write(&mut self.client.out);
+                let answer = self.client.out.split_off(before);
+                self.has_answered_itself(&answer);
+                self.client.out.unsplit(answer);
+            }
             Some(i) => {
                 let mut bytes = BytesMut::with_capacity(16);
                 write(&mut bytes);
@@ -197,6 +203,7 @@ impl Conversation {
             None => {
                 self.client.out.extend_from_slice(PARSE_COMPLETE);
                 self.session.statements.parsed();
+                self.has_answered(b'1');
             }
             Some(i) => self.links[i].server.state.expect(Due::Local(Bytes::from_static(PARSE_COMPLETE))),
         }

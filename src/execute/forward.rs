@@ -187,6 +187,7 @@ impl Conversation {
             if bytes == PARSE_COMPLETE {
                 self.session.statements.parsed();
             }
+            self.has_answered_itself(&bytes);
             self.client.out.extend_from_slice(&bytes);
         }
     }
@@ -309,9 +310,12 @@ impl Conversation {
                     return Ok(Verdict::Swallow);
                 }
             }
-            (b'1', Verdict::Pass) => self.session.statements.parsed(),
+            (b'1', Verdict::Pass) => {
+                self.session.statements.parsed();
+                self.has_answered(tag);
+            }
             (b't' | b'T' | b'n', Verdict::Pass) => return Ok(self.describes_to_client(i, tag, body)),
-            (b'2', Verdict::Pass) => self.cannot_run_again(),
+            (b'2' | b'3', Verdict::Pass) => self.has_answered(tag),
             (b's', Verdict::Pass) => self.statement_done(i, None),
             (b'C' | b'I', Verdict::Pass) => {
                 let body = &self.links[i].inbox.filled()[body];
@@ -333,14 +337,15 @@ impl Conversation {
         if tag == b't' && again.holds_parameters(body) {
             return Verdict::Swallow;
         }
-        let both = again.held_description(tag, body);
-        self.cannot_run_again();
-        match both {
+        match again.held_description(tag, body) {
             Some(both) => {
-                self.links[i].server.state.owe_first(both);
+                links[i].server.state.owe_first(both);
                 Verdict::Swallow
             }
-            None => Verdict::Pass,
+            None => {
+                self.has_answered(tag);
+                Verdict::Pass
+            }
         }
     }
 

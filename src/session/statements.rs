@@ -318,6 +318,18 @@ impl Statements {
         self.journal = Some(Vec::new());
     }
 
+    /// How many changes of names could be taken back.
+    pub fn journal_len(&self) -> usize {
+        self.journal.as_ref().map_or(0, Vec::len)
+    }
+
+    /// The oldest `count` changes stay; `usize::MAX` for all.
+    pub fn settle_journal(&mut self, count: usize) {
+        if let Some(journal) = &mut self.journal {
+            drop(journal.drain(..count.min(journal.len())));
+        }
+    }
+
     pub fn end_journal(&mut self) {
         self.journal = None;
     }

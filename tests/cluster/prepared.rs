@@ -141,6 +141,43 @@ fn who_was_told_something_else_than_others_is_held_to_that() {
 }
 
 #[test]
+fn what_a_fresh_server_has_described_runs_on_outdated_ones() {
+    let runs = || [bind("", "x", &[], false), execute("")].concat();
+    let flush = || message(b'H', b"");
+    type Beginning = fn(&str) -> Vec<u8>;
+    let pipelines: [(Beginning, &str); 4] = [
+        (|sql| [parse("x", sql), describe("x")].concat(), "1tT2DCZ"),
+        (|sql| [parse("x", sql), describe("x"), message(b'H', b"")].concat(), "1tT2DCZ"),
+        (|sql| [parse("x", sql), describe("x"), describe("x")].concat(), "1tTtT2DCZ"),
+        (|sql| [parse("x", OTHER), describe("x"), close("x"), parse("x", sql), describe("x")].concat(), "1tT31tT2DCZ"),
+    ];
+    for held in 1..=4 {
+        for ((begin, tags), sql) in pipelines.iter().flat_map(|pipeline| [(pipeline, OF_ONE), (pipeline, OF_ALL)]) {
+            let changing = Changing::new(3, "size = 4");
+            let mut before = changing.router.client();
+            assert_eq!(ask(&mut before, &[parse("a", sql), describe("a"), sync()]).sqlstate(), "");
+            assert_eq!(run(&mut before, "a").text(), expected(sql, ""));
+            // The shard of this user gives the next client a server that has not seen the statement.
+            let mut holder = changing.router.client();
+            let block = format!("BEGIN; SELECT v FROM notes WHERE user_id = {held}");
+            assert_eq!(holder.query(&block).sqlstate(), "");
+            changing.change();
+            let mut client = changing.router.client();
+            client.send(&[begin(sql), runs(), flush(), sync()].concat());
+            let mut answers = Vec::new();
+            while answers.last() != Some(&b'Z') {
+                let message = client.message().unwrap();
+                assert_ne!(message.tag, b'E', "{sql} {held} {}", String::from_utf8_lossy(&message.body));
+                answers.push(message.tag);
+            }
+            answers.dedup_by(|one, other| *one == b'D' && one == other);
+            assert_eq!(String::from_utf8_lossy(&answers), *tags, "{sql} {held}");
+            assert_eq!(run(&mut client, "x").text(), expected(sql, "t"));
+        }
+    }
+}
+
+#[test]
 fn who_was_not_told_of_the_rows_gets_the_new_ones() {
     everywhere(|changing, sql| {
         let mut client = changing.router.client();
