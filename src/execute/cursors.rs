@@ -187,19 +187,16 @@ impl Conversation {
     /// DECLARE of a second cursor of a name.
     pub(super) async fn place_of_cursor(
         &mut self,
-        command: &Command,
+        statement: &Statement,
         shard: Option<ShardId>,
     ) -> Result<Option<ShardId>, Failure> {
-        match command {
-            Command::Cursor(name) | Command::Close(Some(name)) => {
-                Ok(Box::pin(self.shard_of_cursor(name)).await?.or(shard))
-            }
-            Command::DeclareCursor { .. } => {
-                Box::pin(self.refuse_second_cursor(command, shard)).await?;
-                Ok(shard)
-            }
-            _ => Ok(shard),
+        if let Some(name) = statement.cursor() {
+            return Ok(Box::pin(self.shard_of_cursor(name)).await?.or(shard));
         }
+        if let Command::DeclareCursor { .. } = statement.command {
+            Box::pin(self.refuse_second_cursor(&statement.command, shard)).await?;
+        }
+        Ok(shard)
     }
 
     /// The shard of a cursor of DECLARE, or of a portal: SQL may fetch from those too.

@@ -378,7 +378,7 @@ impl Conversation {
             Some(Decision::Forward { shard, access }) => {
                 let mut shard = shard;
                 if let Some(first) = statement.script.statements.first() {
-                    shard = self.place_of_cursor(&first.command, shard).await?;
+                    shard = self.place_of_cursor(first, shard).await?;
                     self.find_sequences(first)?;
                 }
                 let i = self.link(shard, access).await?;

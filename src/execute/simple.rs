@@ -141,7 +141,7 @@ impl Conversation {
                 Ok(())
             }
             Decision::Forward { shard, access } => {
-                let shard = self.place_of_cursor(&script.statements[0].command, shard).await?;
+                let shard = self.place_of_cursor(&script.statements[0], shard).await?;
                 self.find_sequences(&script.statements[0])?;
                 let i = self.link(shard, access).await?;
                 self.note_access(i, access)?;
@@ -224,10 +224,7 @@ impl Conversation {
             return false;
         }
         let link = &self.links[0];
-        let cursor = match &statement.command {
-            Command::Cursor(name) | Command::Close(Some(name)) => self.session.cursor(name),
-            _ => None,
-        };
+        let cursor = statement.cursor().and_then(|name| self.session.cursor(name));
         let is_there = cursor.or(*shard).is_none_or(|shard| shard == link.shard);
         let may_there = *access == Access::Read || !link.is_replica();
         let router_acts =
@@ -287,7 +284,7 @@ impl Conversation {
             Decision::Compute(computed) => Box::pin(self.run_computed(&computed, own_text, describe)).await,
             Decision::Explain(explained) => Box::pin(self.explain(statement, text, *explained, describe)).await,
             Decision::Forward { shard, access } => {
-                let shard = self.place_of_cursor(&statement.command, shard).await?;
+                let shard = self.place_of_cursor(statement, shard).await?;
                 self.find_sequences(statement)?;
                 let i = self.link(shard, access).await?;
                 self.note_access(i, access)?;
@@ -352,11 +349,8 @@ impl Conversation {
         for statement in &script.statements {
             self.refuse_if_failed(&statement.command)?;
             // Where a cursor is, is known when its turn comes.
-            let of_cursor = matches!(
-                statement.command,
-                Command::DeclareCursor { .. } | Command::Cursor(_) | Command::Close(Some(_))
-            );
-            if of_cursor && self.served.shards.len() > 1 {
+            let declares = matches!(statement.command, Command::DeclareCursor { .. });
+            if (declares || statement.cursor().is_some()) && self.served.shards.len() > 1 {
                 return Ok(None);
             }
             let Ok(Decision::Forward { shard: here, access }) = decide(statement, &self.served.map, values) else {

@@ -414,6 +414,58 @@ fn cursors_over_several_shards_are_postgres_own() {
 }
 
 #[test]
+fn the_row_of_a_cursor_is_changed_where_the_cursor_is() {
+    let declare = "Q DECLARE c CURSOR FOR SELECT user_id, v, w FROM notes WHERE user_id = 3 FOR UPDATE";
+    compare(&[
+        &[
+            &["Q BEGIN"],
+            &[declare],
+            &["Q FETCH c"],
+            &["Q UPDATE notes SET w = 'changed' WHERE CURRENT OF c RETURNING user_id, w"],
+            &["Q UPDATE ONLY notes n SET v = n.v + 10 WHERE CURRENT OF c; SELECT v FROM notes WHERE user_id = 3"],
+            &["P u UPDATE notes SET v = v + $1 WHERE CURRENT OF c RETURNING v", "B _ u 5", "E _ 0", "S"],
+            &["Q DECLARE d CURSOR FOR SELECT * FROM notes WHERE user_id = 4", "Q FETCH d"],
+            &["Q DELETE FROM notes WHERE CURRENT OF d RETURNING *"],
+            &["Q UPDATE notes SET w = 'again' WHERE CURRENT OF c"],
+            &["Q DELETE FROM notes WHERE CURRENT OF c"],
+            &["Q COMMIT"],
+            &["Q SELECT user_id, v, w FROM notes ORDER BY user_id"],
+            &["Q UPDATE notes SET w = 'no cursor' WHERE CURRENT OF c"],
+        ],
+        &[
+            &["Q BEGIN"],
+            &["P s SELECT w FROM notes WHERE user_id = $1 FOR UPDATE", "B p s 7", "E p 1", "S"],
+            &["Q UPDATE notes SET w = 'of a portal' WHERE CURRENT OF p RETURNING w"],
+            &["Q COMMIT"],
+        ],
+        &[&["Q BEGIN"], &[declare], &["Q UPDATE notes SET w = 'not fetched' WHERE CURRENT OF c"], &["Q ROLLBACK"]],
+        &[&["Q BEGIN"], &[declare], &["Q FETCH c"], &["Q DELETE FROM notes WHERE CURRENT OF d"], &["Q ROLLBACK"]],
+    ]);
+}
+
+#[test]
+fn the_row_of_a_cursor_is_changed_by_what_one_shard_can_know() {
+    let router = Running::over(&databases("shards", 2));
+    let mut client = router.client();
+    fill(&mut client);
+    for (text, reason) in [
+        ("UPDATE notes SET user_id = 5 WHERE CURRENT OF c", "cannot change the sharding key"),
+        ("UPDATE notes SET v = (SELECT max(v) FROM notes) WHERE CURRENT OF c", "reads other rows"),
+        ("DELETE FROM notes USING notes m WHERE CURRENT OF c", "reads other rows"),
+        ("UPDATE plans SET id = 1 WHERE CURRENT OF c", "the copy of one shard alone"),
+    ] {
+        client.query("BEGIN; DECLARE c CURSOR FOR SELECT * FROM notes WHERE user_id = 3; FETCH c");
+        let answer = client.query(text);
+        assert_eq!(answer.sqlstate(), "0A000", "{text}");
+        assert!(answer.error.unwrap().message().contains(reason), "{text}");
+        assert_eq!(client.query("ROLLBACK").sqlstate(), "");
+    }
+    // The rows of such a cursor are nobody's any more.
+    client.query("BEGIN; DECLARE c CURSOR FOR SELECT * FROM notes ORDER BY v; FETCH c");
+    assert_eq!(client.query("UPDATE notes SET v = 1 WHERE CURRENT OF c").sqlstate(), "24000");
+}
+
+#[test]
 fn rows_are_locked_on_all_shards() {
     compare(&[&[
         &["Q SELECT user_id, w FROM notes ORDER BY user_id FOR UPDATE"],

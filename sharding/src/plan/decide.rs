@@ -48,6 +48,10 @@ pub(crate) fn plan_statement(context: Context<'_>, parsed: &Parsed) -> Planned {
         params: parsed.params,
         plan: decided.plan,
         execute: decided.execute,
+        current_of: match &parsed.stmt {
+            Stmt::Dml(dml) => current_of(dml).map(Into::into),
+            _ => None,
+        },
     };
     let any_values = decided.any_values && holds_for_shape(&statement);
     Planned { statement, any_values }
@@ -291,6 +295,9 @@ fn plan_write(context: Context<'_>, binder: &mut Binder<'_>, dml: &Dml, verb: &s
         Ok(write) => Plan::Write(Arc::new(write)),
         Err(refusal) => refused(refusal),
     };
+    if current_of(dml).is_some() && !binder.locals.iter().any(|local| local.target) {
+        return at_cursor(binder);
+    }
     if let (Dml::Update(update), Moves::Does) = (dml, binder.moves) {
         return planned(moved::moved(context, binder, update, parsed, dml));
     }
@@ -306,6 +313,32 @@ fn plan_write(context: Context<'_>, binder: &mut Binder<'_>, dml: &Dml, verb: &s
         },
         Ok(Place::Spread(_)) => planned(write::spread(context, binder, dml, parsed)),
     }
+}
+
+/// The cursor of WHERE CURRENT OF.
+fn current_of(dml: &Dml) -> Option<&str> {
+    match dml {
+        Dml::Update(update) => update.cursor.as_deref(),
+        Dml::Delete(delete) => delete.cursor.as_deref(),
+        Dml::Query(_) | Dml::Insert(_) | Dml::Merge(_) => None,
+    }
+}
+
+/// The row of a cursor is changed on the shard of that cursor, which is known when the statement runs. That shard sees its own rows only.
+fn at_cursor(binder: &Binder<'_>) -> Plan {
+    if let Some(problem) = &binder.problem {
+        return refused(problem.clone());
+    }
+    if !binder.reference_writes.is_empty() {
+        return refused(reasons::current_of_copies());
+    }
+    if binder.moves == Moves::Does {
+        return refused(reasons::current_of_moves());
+    }
+    if binder.occurrences.len() > 1 || !binder.locals.is_empty() || binder.facts.reader.is_some() {
+        return refused(reasons::current_of_others());
+    }
+    anywhere()
 }
 
 /// `SELECT set_config('name', 'value', false)`, as drivers and frameworks greet a server with. Not for

@@ -377,6 +377,24 @@ pub(crate) fn unknown_target(table: &str) -> Refusal {
         .with_hint("If it was created a moment ago, the router knows it once that is committed.")
 }
 
+pub(crate) fn current_of_copies() -> Refusal {
+    no(
+        "WHERE CURRENT OF on a reference table would change the copy of one shard alone",
+        "Name the row by its primary key.",
+    )
+}
+
+pub(crate) fn current_of_moves() -> Refusal {
+    no("WHERE CURRENT OF cannot change the sharding key over several shards", "Name the row by its primary key.")
+}
+
+pub(crate) fn current_of_others() -> Refusal {
+    no(
+        "WHERE CURRENT OF in a statement that reads other rows is not supported over several shards",
+        "Read them in a statement of their own before.",
+    )
+}
+
 pub(crate) fn select_into() -> Refusal {
     no("SELECT INTO is not supported over several shards", "Create the table, then insert the rows.")
 }

@@ -64,6 +64,18 @@ pub struct Statement {
     pub plan: Plan,
     /// The prepared statement that it runs: EXECUTE, EXPLAIN EXECUTE, CREATE TABLE AS EXECUTE.
     pub execute: Option<Box<Execute>>,
+    /// The cursor whose row it changes: WHERE CURRENT OF.
+    pub current_of: Option<Box<str>>,
+}
+
+impl Statement {
+    /// The cursor that it is about: it runs where that is.
+    pub fn cursor(&self) -> Option<&str> {
+        match &self.command {
+            Command::Cursor(name) | Command::Close(Some(name)) => Some(name),
+            _ => self.current_of.as_deref(),
+        }
+    }
 }
 
 /// What a statement may do to rows, which decides about replicas and about commits.

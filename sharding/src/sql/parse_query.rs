@@ -276,6 +276,7 @@ impl Builder<'_> {
             set: self.assignments(update.target_list().iter())?,
             from: self.range_list(update.from_clause().iter())?,
             filter: self.maybe_expr(update.where_clause())?,
+            cursor: cursor_of(update.where_clause()),
             returning: self.returning(update.returning_clause())?,
         })
     }
@@ -286,6 +287,7 @@ impl Builder<'_> {
             table: table_or_nothing(delete.relation()),
             using: self.range_list(delete.using_clause().iter())?,
             filter: self.maybe_expr(delete.where_clause())?,
+            cursor: cursor_of(delete.where_clause()),
             returning: self.returning(delete.returning_clause())?,
         })
     }
@@ -362,6 +364,14 @@ pub(super) fn table_or_nothing(table: Option<&nodes::RangeVar>) -> TableRef {
 
 fn alias(alias: &nodes::Alias) -> Alias {
     Alias { name: alias.aliasname().unwrap_or_default().into(), columns: strings(alias.colnames().iter()) }
+}
+
+/// The cursor of WHERE CURRENT OF.
+fn cursor_of(filter: Node<'_>) -> Option<Box<str>> {
+    match filter {
+        Node::CurrentOfExpr(current) => current.cursor_name().map(Into::into),
+        _ => None,
+    }
 }
 
 fn empty_query() -> Query {

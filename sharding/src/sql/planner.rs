@@ -116,6 +116,7 @@ fn nothing(length: usize) -> Statement {
         params: 0,
         plan: Plan::Session,
         execute: None,
+        current_of: None,
     }
 }
 

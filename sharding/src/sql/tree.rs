@@ -367,6 +367,8 @@ pub(crate) struct Update {
     pub set: Vec<Assignment>,
     pub from: Vec<From>,
     pub filter: Option<Expr>,
+    /// WHERE CURRENT OF this cursor.
+    pub cursor: Option<Box<str>>,
     pub returning: Vec<Target>,
 }
 
@@ -376,6 +378,8 @@ pub(crate) struct Delete {
     pub table: TableRef,
     pub using: Vec<From>,
     pub filter: Option<Expr>,
+    /// WHERE CURRENT OF this cursor.
+    pub cursor: Option<Box<str>>,
     pub returning: Vec<Target>,
 }
 
