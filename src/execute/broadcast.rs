@@ -1,7 +1,7 @@
 //! The same statement on every shard, in one atomic step or shard by shard.
 
 use pgsluice_sharding::ShardId;
-use pgsluice_sharding::plan::{Broadcast, NewIndex};
+use pgsluice_sharding::plan::{Broadcast, InsertedTable, NewIndex};
 use pgsluice_sharding::sql::{Access, Effects, TransactionOptions};
 
 use crate::protocol::error::{ErrorFields, Severity};
@@ -37,6 +37,7 @@ impl Conversation {
                 tag
             }
             Broadcast::Filled => self.in_own_block(async |this: &mut Self| this.fill_on_all(text).await).await?,
+            Broadcast::Inserted(table) => self.create_and_fill(table).await?,
             Broadcast::Checked => {
                 let before = self.catalog()?;
                 let work = async |this: &mut Self| {
@@ -121,6 +122,43 @@ impl Conversation {
         }
         // It was there already, or has a tag without rows.
         Ok(if tag.starts_with("SELECT ") { format!("SELECT {rows}") } else { tag })
+    }
+
+    /// Makes a table on every shard, then stores its rows where they belong.
+    async fn create_and_fill(&mut self, table: &InsertedTable) -> Result<String, Failure> {
+        let before = self.catalog()?;
+        let idle = self.session.transaction.is_idle();
+        let work = async |this: &mut Self| {
+            let tag = this.create_empty(table).await?;
+            this.keep_promises(&before).await?;
+            let Some(insert) = &table.insert else { return Ok(tag) };
+            this.catalog_change = CatalogChange::Unread;
+            this.refresh_catalog().await?;
+            let tag = this.run_inner(insert).await?;
+            Ok(format!("SELECT {}", reply::tag_rows(tag.as_bytes()).unwrap_or(0)))
+        };
+        let result = self.in_own_block(work).await;
+        if idle && result.is_err() {
+            // What the block has seen of the catalog is gone with it.
+            self.catalog_change = CatalogChange::None;
+            self.refresh_catalog().await?;
+        }
+        result
+    }
+
+    async fn create_empty(&mut self, table: &InsertedTable) -> Result<String, Failure> {
+        let mut tag = None;
+        for shard in self.served.all_shards() {
+            let answer = self.run_on(shard, &table.create, tag.is_some()).await?;
+            if let Some(error) = &answer.error {
+                let mut fields = ErrorFields::parse(error.get(5..).unwrap_or_default());
+                fields.position = fields.position.map(|position| table.position(position));
+                return Err(fields.into());
+            }
+            tag.get_or_insert_with(|| answer.tag().to_owned());
+            answer.into_result(self)?;
+        }
+        Ok(tag.unwrap_or_default())
     }
 
     /// Every shard commits by itself; an error says how far it has come.

@@ -234,6 +234,13 @@ impl Conversation {
         }
     }
 
+    /// Runs a text that reads or writes rows, without parameters, as a part of another statement; gives the command tag.
+    pub(super) async fn run_inner(&mut self, text: &str) -> Result<String, Failure> {
+        let reading = self.session.reading();
+        let statement = self.worker.prepare(&self.served, &*self.catalog()?, &reading, text, &[])?;
+        self.run_call(StageCall { statement, body: bind_body(&[], &[], &[]) }).await
+    }
+
     /// Runs a stage wherever it goes; gives the command tag.
     async fn run_call(&mut self, call: StageCall) -> Result<String, Failure> {
         let (call, decision) = self.decide_stage(call).await?;

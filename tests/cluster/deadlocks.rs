@@ -7,7 +7,7 @@ use crate::support::running::{RULES, Running, database_config, databases, shared
 use crate::support::wire::{self, Answer, Wire};
 
 /// A deadlock is found within this, however busy the machine is.
-const FOUND_TIME_MAX: Duration = Duration::from_secs(10);
+const FOUND_TIME_MAX: Duration = Duration::from_secs(30);
 
 struct Stage {
     shards: Vec<String>,

@@ -26,7 +26,8 @@ const ROWS_SHOWN: usize = 12;
 const FIRST_OWN_OID: u32 = 16384;
 
 /// Files with writes that read on other shards: what they read is kept in memory.
-const READ_ELSEWHERE: [&str; 6] = ["many_rows", "moved_rows", "reference", "spread_writes", "staged", "write_traps"];
+const READ_ELSEWHERE: [&str; 7] =
+    ["made_tables", "many_rows", "moved_rows", "reference", "spread_writes", "staged", "write_traps"];
 
 macro_rules! files {
     ($($name:ident),* $(,)?) => {
@@ -57,6 +58,7 @@ files! {
     keys,
     kinds,
     locals,
+    made_tables,
     many_rows,
     merging,
     migrations,

@@ -17,7 +17,7 @@ const USERS: &str = "[[user]]\nname = \"app\"\npassword = \"app\"\n\
                      [[user]]\nname = \"watcher\"\npassword = \"watcher\"\nrole = \"stats\"\n";
 const RULES: &str = "sharding_key = \"user_id\"\ntables.users.key = \"id\"";
 const FAST: &str = "[auth]\nmethod = \"scram-sha-256\"\n[replicas]\ncheck_interval = \"100ms\"\n";
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) fn cluster(shards: usize, replicas: usize) -> Cluster {
     Cluster::start(ClusterOptions { shards, replicas, ..Default::default() }).unwrap()

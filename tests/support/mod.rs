@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 
 pub use pgsluice::demo::{Cluster, ClusterOptions, Instance, TcpAuth, free_port};
 
-const START_TIMEOUT: Duration = Duration::from_secs(20);
+const START_TIMEOUT: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(5);
 
 /// The router under test: the built program with a configuration of its own.

@@ -11,7 +11,7 @@ use pgsluice::router::Router;
 
 use super::wire::Wire;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(5);
 
 /// Bounds beyond which merges fall to final queries, and those to temporary tables: all but the smallest merges.

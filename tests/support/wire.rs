@@ -7,7 +7,7 @@ use std::net::{Shutdown, TcpStream};
 use std::time::Duration;
 
 /// No answer after this long is a failure of the test, not of patience.
-const READ_TIMEOUT: Duration = Duration::from_secs(15);
+const READ_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Stands for the SQLSTATE of a connection that was closed without a word.
 pub const LOST: &str = "lost";

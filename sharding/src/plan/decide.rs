@@ -8,8 +8,8 @@ use super::phases::Phase;
 use super::route::Place;
 use super::scope::Names;
 use super::{
-    FinalQuery, Plan, Shards, Write, build, computed, ddl, final_groups, final_query, hazards, moved, reasons, stages,
-    view, write,
+    Broadcast, FinalQuery, Plan, Shards, Write, build, computed, ddl, final_groups, final_query, hazards, moved,
+    reasons, stages, stored, view, write,
 };
 use crate::catalog::Catalog;
 use crate::map::ShardId;
@@ -250,7 +250,7 @@ fn rows(context: Context<'_>, dml: &Dml, parsed: &Parsed) -> Decided {
     let plan = if context.catalog.shards <= 1 {
         first_shard()
     } else if into.is_some() {
-        refused(reasons::select_into())
+        select_into(context, into, parsed)
     } else if let Some(table) = &binder.facts.missing_table {
         refused(reasons::no_such_table(table))
     } else if let Err(refusal) = hazards::check(&binder, dml) {
@@ -277,7 +277,21 @@ fn rows(context: Context<'_>, dml: &Dml, parsed: &Parsed) -> Decided {
         && matches!(&plan, Plan::Gather(_) | Plan::Final(_) | Plan::Refused(_) | Plan::Route { many: Some(_), .. });
     let any_values = !binder.value_seen && !spread;
     let effects = effects_of(context, &binder, into);
+    let command = if let Plan::Broadcast(_) = plan { Command::Ddl } else { command };
     Decided { command, access, effects, plan, any_values, execute: None }
+}
+
+/// SELECT INTO is CREATE TABLE AS; `into` says whether the table is temporary.
+fn select_into(context: Context<'_>, into: Option<bool>, parsed: &Parsed) -> Plan {
+    let text = &context.text[parsed.span.clone()];
+    if into == Some(true) || ddl::may_be_temporary(Context { text, ..context }) {
+        return refused(reasons::temporary());
+    }
+    match stored::selected_into(text) {
+        Some(_) if parsed.params > 0 => refused(reasons::table_with_parameters()),
+        Some(table) => Plan::Broadcast(Broadcast::Inserted(Box::new(table))),
+        None => refused(reasons::select_into()),
+    }
 }
 
 /// What a statement leaves behind; `into` says of a SELECT INTO whether its table is temporary.

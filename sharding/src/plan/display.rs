@@ -28,6 +28,10 @@ impl Display for Plan {
             Self::Broadcast(Broadcast::Apart | Broadcast::Loosely | Broadcast::Index(_)) => {
                 f.write_str("Broadcast: shard by shard")
             }
+            Self::Broadcast(Broadcast::Inserted(table)) => {
+                write!(f, "Broadcast: all shards at once: {}", table.create)?;
+                table.insert.as_ref().map_or(Ok(()), |insert| write!(f, "\nthen planned: {insert}"))
+            }
             Self::Broadcast(_) => f.write_str("Broadcast: all shards at once"),
             Self::CopyFrom(copy) => match copy.target {
                 CopyTarget::Sharded { .. } if !copy.added.is_empty() => {

@@ -111,10 +111,34 @@ pub enum Broadcast {
     Loosely,
     /// All at once or not at all, and the rows that the shards tell of are added up: CREATE TABLE AS.
     Filled,
+    /// All at once or not at all: the table is made without rows, then they are inserted as any others are: CREATE TABLE AS, SELECT INTO.
+    Inserted(Box<InsertedTable>),
     /// What PostgreSQL refuses inside a transaction block (VACUUM): shard by shard.
     Apart,
     /// CREATE INDEX CONCURRENTLY: shard by shard, and only where the index is not yet.
     Index(Box<NewIndex>),
+}
+
+/// A table that a query fills whose rows may lie on other shards than those that they come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InsertedTable {
+    /// Makes the table without rows.
+    pub create: Box<str>,
+    /// Puts them in; none if the table is there already.
+    pub insert: Option<Box<str>>,
+    /// How many characters stand before the query in `create` that do not in the client's text.
+    pub added: u32,
+    /// What the query lacks of the client's text: from which of its characters on, and how many.
+    pub left_out: (u32, u32),
+}
+
+impl InsertedTable {
+    /// The position in the client's text of what is at `position` in `create`; both count characters from 1.
+    pub fn position(&self, position: u32) -> u32 {
+        let at = position.saturating_sub(self.added).max(1);
+        let (from, count) = self.left_out;
+        if at > from { at + count } else { at }
+    }
 }
 
 /// An index to be made without locking its table.

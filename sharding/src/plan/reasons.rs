@@ -395,6 +395,13 @@ pub(crate) fn current_of_others() -> Refusal {
     )
 }
 
+pub(crate) fn table_with_parameters() -> Refusal {
+    no(
+        "filling a new table from a query with parameters is not supported over several shards",
+        "CREATE TABLE, then INSERT ... SELECT with the parameters; or write the values into the text.",
+    )
+}
+
 pub(crate) fn select_into() -> Refusal {
     no("SELECT INTO is not supported over several shards", "Create the table, then insert the rows.")
 }

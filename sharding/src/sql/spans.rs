@@ -56,6 +56,57 @@ pub(crate) fn filling_query(text: &str, span: &Range<usize>) -> Option<Range<usi
     range(tokens.get(at + 1..end)?)
 }
 
+/// The parts of a CREATE TABLE AS.
+pub(crate) struct CreatedTable {
+    pub name: Range<usize>,
+    /// `IF NOT EXISTS `
+    pub condition: Option<Range<usize>>,
+    pub query: Range<usize>,
+}
+
+/// Where the parts of a CREATE TABLE AS stand.
+pub(crate) fn created_table(text: &str) -> Option<CreatedTable> {
+    let span = 0..text.len();
+    let query = filling_query(text, &span)?;
+    let tokens: Vec<Token> = Lexer::new(&text[..query.start]).collect();
+    let is = |token: &Token, word: &str| text[token.start..token.end].eq_ignore_ascii_case(word);
+    let at = tokens.iter().position(|token| is(token, "table"))? + 1;
+    let has_condition = tokens.get(at).is_some_and(|token| is(token, "if"));
+    let name = tokens.get(if has_condition { at + 3 } else { at })?.start;
+    let condition = has_condition.then(|| tokens[at].start..name);
+    Some(CreatedTable { name: name..table_name_end(text, &span, name)?, condition, query })
+}
+
+/// The parts of a SELECT INTO.
+pub(crate) struct IntoClause {
+    /// From INTO to the name, with white space behind it.
+    pub clause: Range<usize>,
+    pub name: Range<usize>,
+    pub unlogged: bool,
+    /// Where the statement ends: comments may follow.
+    pub end: usize,
+}
+
+/// Where the INTO of a SELECT stands; the word is reserved, so that it is nothing else.
+pub(crate) fn into_clause(text: &str) -> Option<IntoClause> {
+    let tokens: Vec<Token> = Lexer::new(text).collect();
+    let is = |token: &Token, word: &str| text[token.start..token.end].eq_ignore_ascii_case(word);
+    let mut depth = 0;
+    let into = tokens.iter().position(|token| {
+        depth += i32::from(is(token, "(")) - i32::from(is(token, ")"));
+        depth == 0 && is(token, "into")
+    })?;
+    let mut at = into + 1;
+    let unlogged = tokens.get(at).is_some_and(|token| is(token, "unlogged"));
+    at += usize::from(unlogged);
+    at += usize::from(tokens.get(at).is_some_and(|token| is(token, "table")));
+    let name = tokens.get(at)?.start;
+    let name = name..table_name_end(text, &(0..text.len()), name)?;
+    let behind = tokens.iter().find(|token| token.start >= name.end).map_or(text.len(), |token| token.start);
+    let end = tokens.last()?.end;
+    Some(IntoClause { clause: tokens[into].start..behind.min(end), name, unlogged, end })
+}
+
 /// The query of `COPY (query) TO`.
 pub(crate) fn copied(text: &str, span: &Range<usize>) -> Option<Range<usize>> {
     let tokens: Vec<Token> = Lexer::starting_at(&text[..span.end], span.start).collect();
