@@ -391,7 +391,7 @@ pub struct PreparedRow {
     /// The shard that decides; none when it is no shard of this database.
     pub decider: Option<String>,
     pub age: Duration,
-    /// Prepared for so long that its router may be gone: it is being resolved.
+    /// Its router has left it, or may be gone, since it was prepared long ago: it is being resolved.
     pub in_doubt: bool,
     /// Why it could not be resolved, when somebody has tried.
     pub problem: Option<String>,

@@ -24,7 +24,8 @@ pub enum Event {
     Failed(usize),
     /// The server refused; its transaction is open.
     Open(usize),
-    /// The connection broke: whether the statement took effect is unknown.
+    /// The connection broke, or the server was silent for too long: whether the statement took effect is unknown, and it may
+    /// do so later.
     Lost(usize),
 }
 
@@ -44,7 +45,7 @@ pub enum Action {
         participant: usize,
         step: Step,
     },
-    /// The decider was lost while it committed: find out, and tell by [`Coordinator::learned`].
+    /// The decider was lost while it committed: find out over another connection, and tell by [`Coordinator::learned`].
     Learn,
     Finished(Outcome),
 }

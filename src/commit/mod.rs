@@ -7,6 +7,7 @@
 //! - [`orphans`]: which prepared transactions are nobody's, and which decisions nobody needs; pure
 //! - [`schema`]: the tables in schema `sluice`, made on every shard
 //! - [`shards`]: what is known of the shards' part in it, for workers
+//! - [`silence`]: whether a server that does not answer is still at work
 //! - [`recover`]: looks for orphans and resolves them
 //! - [`points`]: where tests let a commit fail
 
@@ -17,5 +18,6 @@ pub mod points;
 pub mod recover;
 pub mod schema;
 pub mod shards;
+pub mod silence;
 #[cfg(test)]
 mod simulation;

@@ -174,12 +174,15 @@ impl Watch {
     /// For SHOW TRANSACTIONS.
     fn tell(&self, listed: &[Listed]) {
         let now = SystemTime::now();
+        let left: HashSet<TransactionId> = self.commits.left().keys().copied().collect();
+        let is_left = |transaction| left.contains(transaction) || self.problems.contains_key(transaction);
         let rows = listed.iter().map(|part| InDoubt {
             gid: part.name.to_string(),
             shard: part.shard,
             decider: self.position(part.name.decider),
             owner: part.owner.clone(),
             prepared: now.checked_sub(part.age).unwrap_or(now),
+            is_left: is_left(&part.name.transaction),
             problem: self.problems.get(&part.name.transaction).cloned(),
         });
         self.commits.tell_in_doubt(rows.collect());
@@ -195,7 +198,10 @@ impl Watch {
             let Ok((transaction, result)) = ended else { continue };
             self.under_way.remove(&transaction);
             match result {
-                Ok(()) => drop(self.problems.remove(&transaction)),
+                Ok(()) => {
+                    self.problems.remove(&transaction);
+                    self.commits.left().remove(&transaction);
+                }
                 Err(problem) => {
                     if self.problems.insert(transaction, problem.clone()).as_ref() != Some(&problem) {
                         tracing::warn!(database = self.database, %transaction, "not resolved yet: {problem}");
@@ -207,12 +213,13 @@ impl Watch {
         self.commits.left().retain(|_, since| since.elapsed() < LEFT_TIME_MAX);
         let left = self.commits.left().clone();
         let bound = self.commits.bounds().in_doubt_after;
-        let due = orphans(listed, |part| part.age >= bound || left.contains_key(&part.name.transaction));
+        let mut due = orphans(listed, |part| part.age >= bound || left.contains_key(&part.name.transaction));
+        // Those whose decider sleeps do not keep the others waiting.
+        due.sort_by_key(|orphan| self.problems.contains_key(&orphan.transaction));
         for orphan in due {
             if self.resolving.len() >= RESOLVED_TOGETHER_MAX || !self.under_way.insert(orphan.transaction) {
                 continue;
             }
-            self.commits.left().remove(&orphan.transaction);
             let (decider, logins) = (self.position(orphan.decider), self.commits.logins());
             let database = self.database.clone();
             self.resolving.spawn(async move {

@@ -51,8 +51,8 @@ impl Logins for Nowhere {
 pub struct Bounds {
     /// What is prepared for longer may have lost its router, and is resolved.
     pub in_doubt_after: Duration,
-    /// How long a client waits for the outcome when its decider was lost while it committed, and for the shards that do not
-    /// answer when the outcome is known.
+    /// How long a client waits for shards of which nothing is heard during its commit: before the decision, for the decision,
+    /// and for what follows it.
     pub outcome_timeout: Duration,
 }
 
@@ -75,6 +75,8 @@ pub struct InDoubt {
     pub decider: Option<usize>,
     pub owner: String,
     pub prepared: SystemTime,
+    /// Its router has left it behind, or somebody has tried to resolve it.
+    pub is_left: bool,
     /// Why it could not be resolved, when somebody has tried.
     pub problem: Option<String>,
 }
@@ -153,9 +155,15 @@ impl Commits {
     }
 
     /// How a transaction has ended whose decider was lost; its commit began at `began`. If it has not ended, it is
-    /// aborted by that. `None` when the decider does not answer in time, or it is too late to tell.
-    pub async fn learn(&self, shard: usize, transaction: TransactionId, began: Instant) -> Option<Decision> {
-        let (logins, patience) = (self.logins(), self.bounds().outcome_timeout);
+    /// aborted by that. `None` when the decider does not answer within `patience`, or it is too late to tell.
+    pub async fn learn(
+        &self,
+        shard: usize,
+        transaction: TransactionId,
+        began: Instant,
+        patience: Duration,
+    ) -> Option<Decision> {
+        let logins = self.logins();
         let ask = async move {
             loop {
                 // By then another may be primary.
@@ -205,6 +213,11 @@ impl Commits {
 
     pub fn in_doubt(&self) -> Arc<[InDoubt]> {
         self.in_doubt.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The runtime on which the router's own connections live.
+    pub(super) fn control(&self) -> &Handle {
+        &self.control
     }
 
     pub(super) fn left(&self) -> MutexGuard<'_, HashMap<TransactionId, Instant>> {

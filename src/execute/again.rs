@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
 
+use crate::protocol::error::ErrorFields;
 use crate::protocol::frame::{Header, put_message};
 
 use super::{CatalogChange, Conversation, End, Failure, Pipeline};
@@ -174,6 +175,12 @@ impl Conversation {
         let mut reader = self.served.catalog.borrow_mut();
         let seen = reader.catalog().version;
         reader.watch().renew(seen);
+    }
+
+    /// The rows are others than the client was told, or than the router relies on: nothing of what is known is to be trusted.
+    pub(super) fn rows_are_others(&mut self) -> Failure {
+        self.plans_are_outdated();
+        ErrorFields::outdated_plan().into()
     }
 
     /// Whether the failure of an outdated plan on server `i` is kept from the client, because the

@@ -30,7 +30,7 @@ pub(super) struct Arguments {
     pub(super) param_types: Rc<[u32]>,
     /// The body of the Bind message.
     bind: Bytes,
-    /// The shape of the rows, if a client was told.
+    /// The shape of the rows, if the client was told.
     row: Option<u64>,
 }
 
@@ -52,7 +52,12 @@ impl Arguments {
     }
 
     pub(super) fn of_portal(portal: &ManyPortal) -> Self {
-        Self::bound(&portal.statement, portal.bind.clone())
+        Self { row: portal.row_told, ..Self::bound(&portal.statement, portal.bind.clone()) }
+    }
+
+    /// The shape of the rows, if the client was told.
+    pub(super) fn row_told(&self) -> Option<u64> {
+        self.row
     }
 
     /// The same for a part of the statement, which is a query.
@@ -74,12 +79,12 @@ impl Arguments {
         Self { param_types: types.into(), ..self }
     }
 
-    /// The same with the results in these formats.
+    /// The same with the results in these formats, for the router itself, which nobody has told what they are.
     pub(super) fn with_formats(&self, formats: &[i16]) -> Result<Self, Failure> {
         let mut message = BytesMut::new();
         bind_for_shard(&mut message, b"", "", &self.bind()?, formats);
         let bind = message.freeze().slice(5..);
-        Ok(Self { bind, ..self.clone() })
+        Ok(Self { bind, row: None, ..self.clone() })
     }
 
     /// The same with all results as text.

@@ -1,9 +1,12 @@
 //! Transaction control and settings: what the session answers itself, and what it tells the servers
 //! that it holds.
 
+use std::io;
 use std::rc::Rc;
+use std::time::Duration;
 
 use pgsluice_sharding::sql::{Access, Command, Effects, Pin, SetValue, TransactionOptions};
+use tokio::time::timeout;
 
 use crate::config::PoolMode;
 use crate::protocol::backend;
@@ -223,12 +226,27 @@ impl Conversation {
 
     /// ROLLBACK on every server of the block.
     pub(super) async fn roll_back_links(&mut self) -> Result<(), Failure> {
+        self.roll_back_links_within(None).await
+    }
+
+    /// The same; a server that takes longer is closed, which rolls back too.
+    pub(super) async fn roll_back_links_within(&mut self, patience: Option<Duration>) -> Result<(), Failure> {
         let joined: Vec<u64> = self.links.iter().filter(|link| link.joined).map(|link| link.server.id.0).collect();
         for id in joined {
             let Some(i) = self.links.by_server(id) else { continue };
             self.left_block(i, false);
             self.links[i].wrote = false;
-            match self.ask(i, "ROLLBACK").await {
+            let asked = match patience {
+                None => self.ask(i, "ROLLBACK").await,
+                Some(patience) => match timeout(patience, self.ask(i, "ROLLBACK")).await {
+                    Ok(asked) => asked,
+                    Err(_) => match self.links.by_server(id) {
+                        Some(i) => Err(self.server_gone(i, &io::ErrorKind::TimedOut.into())),
+                        None => continue,
+                    },
+                },
+            };
+            match asked {
                 // A server that is gone has rolled back.
                 Ok(_) | Err(Failure::Error(_) | Failure::Told) => {}
                 Err(end @ Failure::End(_)) => return Err(end),

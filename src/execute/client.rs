@@ -32,6 +32,8 @@ pub struct Client {
     pub(super) copy_bytes: usize,
     /// Prints the rows of an answer as COPY does, on their way out.
     pub(super) copy_writer: Option<Box<CopyWriter>>,
+    /// How often something has left for the client: what waited before that cannot be taken back.
+    pub(super) departures: u64,
     worker: Rc<Worker>,
 }
 
@@ -45,7 +47,16 @@ impl Client {
         if !leftover.is_empty() {
             inbox.extend(leftover);
         }
-        Self { stream, inbox, out: BytesMut::new(), request_bytes: 0, copy_bytes: 0, copy_writer: None, worker }
+        Self {
+            stream,
+            inbox,
+            out: BytesMut::new(),
+            request_bytes: 0,
+            copy_bytes: 0,
+            copy_writer: None,
+            departures: 0,
+            worker,
+        }
     }
 
     /// The header of the next message if all of it is there.
@@ -146,6 +157,7 @@ impl Client {
         if self.out.is_empty() {
             return Ok(());
         }
+        self.departures += 1;
         if let Some(writer) = &mut self.copy_writer {
             let mut printed = BytesMut::new();
             writer.take(&self.out, &mut printed);

@@ -1,6 +1,7 @@
 //! COMMIT on the servers that a transaction holds: in one phase where one of them wrote, else in two.
 
-use std::time::Instant;
+use std::io;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use pgsluice_sharding::ShardId;
@@ -11,6 +12,7 @@ use crate::commit::coordinator::{Action, Coordinator, Event, Outcome, Step};
 use crate::commit::points::Harm;
 use crate::commit::recover::{DECISION_TIME_MAX, UNDEFINED_OBJECT};
 use crate::commit::shards::{Known, NOT_PREPARED};
+use crate::commit::silence::{Debtor, Silence};
 use crate::pool::server::{Audience, Due};
 use crate::protocol::backend::{self, TransactionStatus};
 use crate::protocol::error::{ErrorFields, Severity};
@@ -38,6 +40,7 @@ struct TwoPhase {
     shards: Vec<ShardId>,
     began: Instant,
     failure: Option<Cause>,
+    decider: Decider,
     /// The participants that have not heard that it is committed, or not said so.
     left: Vec<usize>,
 }
@@ -50,6 +53,22 @@ impl TwoPhase {
     }
 }
 
+/// Whether the decider can be expected to tell what has become of the transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Decider {
+    Well,
+    /// It has been silent for half of the time that the client waits; the other half is there to ask it another way.
+    Silent,
+}
+
+/// How long is waited for the answers to a step.
+enum Patience {
+    /// The outcome is known: nobody is waited for longer.
+    Until(Instant),
+    /// As long as something is heard of the servers.
+    WhileAtWork(Silence),
+}
+
 /// Why a commit fails: the first reason counts.
 enum Cause {
     /// What a server said: the body of its ErrorResponse within the whole message.
@@ -58,6 +77,8 @@ enum Cause {
         by_decider: bool,
     },
     Lost(ErrorFields),
+    /// Nothing was heard of this participant for so long.
+    Silent(usize, Duration),
     /// The transaction of this participant had failed before: PREPARE or COMMIT has rolled it back.
     HadFailed(usize),
     /// A server is lost without which the session cannot go on.
@@ -86,7 +107,8 @@ impl Conversation {
             self.presence.commits(false);
             if let Err(failure) = committed {
                 if !matches!(failure, Failure::End(_)) {
-                    self.roll_back_links().await?;
+                    let patience = self.served.commits.bounds().outcome_timeout;
+                    self.roll_back_links_within(Some(patience)).await?;
                 }
                 return Err(failure);
             }
@@ -211,7 +233,8 @@ impl Conversation {
         };
         let mut coordinator = Coordinator::new(self.worker.new_transaction(), identities);
         let places = shards.iter().filter_map(|shard| u16::try_from(*shard).ok().map(ShardId)).collect();
-        let mut commit = TwoPhase { servers, shards: places, began: clock::now(), failure: None, left: Vec::new() };
+        let (began, left) = (clock::now(), Vec::new());
+        let mut commit = TwoPhase { servers, shards: places, began, failure: None, decider: Decider::Well, left };
         self.reach(&commit, "begun").await;
         let outcome = loop {
             let mut together = Vec::new();
@@ -225,8 +248,10 @@ impl Conversation {
             match next {
                 Some(Action::Finished(outcome)) => break outcome,
                 Some(_) => {
-                    let decider = shards[coordinator.decider()];
-                    let decision = self.served.commits.learn(decider, coordinator.transaction(), commit.began).await;
+                    let (decider, transaction) = (shards[coordinator.decider()], coordinator.transaction());
+                    let patience = self.served.commits.bounds().outcome_timeout;
+                    let patience = if commit.decider == Decider::Silent { patience / 2 } else { patience };
+                    let decision = self.served.commits.learn(decider, transaction, commit.began, patience).await;
                     coordinator.learned(decision);
                 }
                 None => {
@@ -250,9 +275,6 @@ impl Conversation {
         together: &[(usize, Step)],
     ) -> Vec<Event> {
         let step = together.first().map_or(Step::RollBack, |(_, step)| *step);
-        // Before the outcome is known nobody can be told anything.
-        let is_known = matches!(step, Step::CommitPrepared | Step::RollBackPrepared | Step::RollBack);
-        let until = is_known.then(|| clock::now() + self.served.commits.bounds().outcome_timeout);
         let mut events = Vec::with_capacity(together.len());
         let mut sent = Vec::with_capacity(together.len());
         for (participant, step) in together.iter().copied() {
@@ -274,8 +296,9 @@ impl Conversation {
             }
         }
         self.reach(commit, all_sent(step)).await;
+        let mut patience = self.patience_for(commit, step, &sent);
         for (participant, step) in sent {
-            let event = self.hear_step_until(until, commit, participant, step).await;
+            let event = self.hear_step_within(&mut patience, commit, participant, step).await;
             commit.note(step, event);
             events.push(event);
         }
@@ -293,23 +316,64 @@ impl Conversation {
         self.send_out(i).await.map_err(cause_of)
     }
 
-    /// A server that has not answered by then is closed: others bring to an end what it has prepared.
-    async fn hear_step_until(
+    /// What may take long by right comes before the outcome is known.
+    fn patience_for(&self, commit: &TwoPhase, step: Step, sent: &[(usize, Step)]) -> Patience {
+        let bound = self.served.commits.bounds().outcome_timeout;
+        let bound = match step {
+            Step::Prepare => bound,
+            Step::Decide => bound / 2,
+            Step::CommitPrepared | Step::RollBackPrepared | Step::RollBack => {
+                return Patience::Until(clock::now() + bound);
+            }
+        };
+        let debtor = |(participant, _): &(usize, Step)| {
+            let i = self.links.by_server(commit.servers[*participant])?;
+            let pid = self.links[i].server.cancel_handle().key().pid;
+            Some(Debtor { participant: *participant, shard: usize::from(self.links[i].shard.0), pid })
+        };
+        let debtors = sent.iter().filter_map(debtor).collect();
+        Patience::WhileAtWork(Silence::new(self.served.commits.clone(), debtors, bound))
+    }
+
+    /// A server that does not answer in time is closed: others bring to an end what it has prepared.
+    async fn hear_step_within(
         &mut self,
-        until: Option<Instant>,
+        patience: &mut Patience,
         commit: &mut TwoPhase,
         participant: usize,
         step: Step,
     ) -> Event {
         let server = commit.servers[participant];
-        let Some(until) = until else { return self.hear_step(commit, participant, step).await };
-        match timeout_at(until.into(), self.hear_step(commit, participant, step)).await {
-            Ok(event) => event,
-            Err(_) => {
+        let silence = match patience {
+            Patience::Until(until) => {
+                if let Ok(event) = timeout_at((*until).into(), self.hear_step(commit, participant, step)).await {
+                    return event;
+                }
                 self.discard(server);
-                Event::Lost(participant)
+                return Event::Lost(participant);
             }
+            Patience::WhileAtWork(silence) => silence,
+        };
+        tokio::select! {
+            biased;
+            event = self.hear_step(commit, participant, step) => {
+                silence.ends(participant);
+                return event;
+            }
+            () = silence.of(participant) => {}
         }
+        if step == Step::Decide {
+            commit.decider = Decider::Silent;
+        }
+        let Some(i) = self.links.by_server(server) else { return Event::Lost(participant) };
+        let cause = match self.server_gone(i, &io::ErrorKind::TimedOut.into()) {
+            Failure::End(_) => Cause::Ends,
+            Failure::Error(_) | Failure::Told => {
+                Cause::Silent(participant, self.served.commits.bounds().outcome_timeout)
+            }
+        };
+        commit.failure.get_or_insert(cause);
+        Event::Lost(participant)
     }
 
     async fn hear_step(&mut self, commit: &mut TwoPhase, participant: usize, step: Step) -> Event {
@@ -388,20 +452,41 @@ impl Conversation {
                     )
                     .with_detail(fields.detail.as_deref().unwrap_or(&fields.message).to_owned())
                 },
+                Some(Cause::Silent(participant, bound)) => self.gave_up(commit.shards[participant], bound),
                 Some(Cause::Ends) | None => ErrorFields::error(
                     "08006",
                     "a server was lost during the commit, and the transaction was rolled back",
                 ),
             },
-            Outcome::Unknown => {
-                tracing::error!(transaction = %coordinator.transaction(), "the outcome of a commit is not known yet");
-                unknown_outcome(ErrorFields::error("08007", "the shard that decides was lost during the commit"))
-            }
+            Outcome::Unknown => self.in_doubt(&commit, coordinator),
         };
         if ends {
             return Err(End::Fatal(ErrorFields { severity: Severity::Fatal, ..fields }).into());
         }
         Err(fields.into())
+    }
+
+    /// Nothing was decided, or it was decided that nothing is committed.
+    fn gave_up(&self, silent: ShardId, bound: Duration) -> ErrorFields {
+        let shard = &self.served.shard(silent).name;
+        ErrorFields::error("08006", "a shard has not answered during the commit, and the transaction was rolled back")
+            .with_detail(format!("Shard \"{shard}\" was silent for longer than commit.outcome_timeout allows ({bound:?})."))
+            .with_hint("Nothing has been committed on any shard, nor will it be. Run the transaction again when the shard answers.")
+    }
+
+    /// The decision may have been written: nobody says that it was not.
+    fn in_doubt(&self, commit: &TwoPhase, coordinator: &Coordinator) -> ErrorFields {
+        let (transaction, shard) =
+            (coordinator.transaction(), &self.served.shard(commit.shards[coordinator.decider()]).name);
+        tracing::error!(%transaction, %shard, "the outcome of a commit is not known yet");
+        let message = match commit.decider {
+            Decider::Silent => "the shard that decides has not answered during the commit",
+            Decider::Well => "the shard that decides was lost during the commit",
+        };
+        unknown_outcome(ErrorFields::error("08007", message)).with_detail(format!(
+            "Transaction {transaction} is in doubt: as soon as shard \"{shard}\" answers, it is committed on all shards or \
+             rolled back on all. Until then SHOW TRANSACTIONS in the console lists its parts under this name."
+        ))
     }
 
     /// It is committed; where it has not been finished, the session's own statements wait for that.

@@ -417,7 +417,15 @@ impl Conversation {
     ) -> Result<(), Failure> {
         self.answer_parses().await?;
         let bind = Bytes::copy_from_slice(binding.body(&self.client));
-        let bound = ManyPortal { statement, read, bind, ran: Cell::new(false) };
+        let row_told = match binding {
+            Binding::Request(_) => {
+                let name = Bind::read(&bind).map_err(ErrorFields::from)?.statement;
+                self.session.statements.row_told(utf8(name)?)
+            }
+            // Statements of PREPARE have their rows settled.
+            Binding::Made(_) => statement.row.get(),
+        };
+        let bound = ManyPortal { statement, read, bind, row_told, ran: Cell::new(false) };
         self.session.statements.bind(portal, Portal::Many(Rc::new(bound)));
         self.answer(backend::bind_complete);
         Ok(())

@@ -489,7 +489,9 @@ impl Conversation {
         let mut narrows = Vec::with_capacity(query.inputs.len());
         for input in &query.inputs {
             let i = self.position(home)?;
-            let shard = self.describe_text(i, &types.settle(sql_for_shards(&input.gather)), types.numbers()).await?;
+            let sql = types.settle(sql_for_shards(&input.gather));
+            let shard = self.describe_text(i, &sql, types.numbers()).await?;
+            self.keep_shape(&sql, types.numbers(), &shard.row)?;
             inputs.push(columns(&shard.row)?);
             narrows.push(match &input.narrowed {
                 Some(narrowed) => {

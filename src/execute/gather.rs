@@ -30,7 +30,7 @@ use super::final_tables::InputTable;
 use super::steps::Taken;
 use super::timed::TIME_TYPE;
 use super::types::ParameterTypes;
-use super::worker::Description;
+use super::worker::{Description, shape_of_row};
 use super::{CatalogChange, Conversation, Failure};
 
 /// Rows leave in pieces of about this size.
@@ -386,7 +386,9 @@ impl Conversation {
             types.push(TIME_TYPE);
         }
         let i = self.position(id)?;
-        let shard = self.describe_text(i, &types.settle(sql_for_shards(gather)), types.numbers()).await?;
+        let sql = types.settle(sql_for_shards(gather));
+        let shard = self.describe_text(i, &sql, types.numbers()).await?;
+        self.keep_shape(&sql, types.numbers(), &shard.row)?;
         let description = Rc::new(Description {
             client_columns: columns(&original.row)?,
             shard_columns: columns(&shard.row)?,
@@ -448,6 +450,9 @@ impl Conversation {
                 }
                 frontend::parse(&mut link.out, name.as_bytes(), sql.as_bytes(), types);
                 link.server.state.expect(Due::Parse(statement, Audience::Router));
+                // Whoever has prepared it when it was another refuses it; this one would not.
+                frontend::describe(&mut link.out, Kind::Statement, name.as_bytes());
+                link.server.state.expect(Due::DescribeStatement(statement, Audience::Router));
                 self.presence.prepared_on(link.server.id.0, link.server.state.prepared_count());
             }
             bind_for_shard(&mut link.out, portal, &name, &bind, formats);
@@ -638,6 +643,9 @@ impl Conversation {
                 tag => {
                     let hidden = link.server.state.hidden_query_runs();
                     let body = &link.inbox.filled()[5..header.total];
+                    let described = link.server.state.describes().filter(|_| tag == b'T');
+                    let known = described.and_then(|id| self.served.shapes.borrow().get(&id).copied());
+                    let others = known.is_some_and(|known| known != shape_of_row(body));
                     if link.server.state.reply(tag, body).is_err() {
                         return Err(self.out_of_step(i));
                     }
@@ -645,9 +653,28 @@ impl Conversation {
                         self.client.out.extend_from_slice(&link.inbox.filled()[..header.total]);
                     }
                     link.inbox.consume(header.total);
+                    if others {
+                        return Err(self.tell_of_other_rows());
+                    }
                 }
             }
         }
+    }
+
+    /// A server gives other rows than those by which the router reads them.
+    fn tell_of_other_rows(&mut self) -> Failure {
+        self.plans_are_outdated();
+        self.served.stats.errors.add(1);
+        backend::error_response(&mut self.client.out, &ErrorFields::outdated_plan());
+        Failure::Told
+    }
+
+    /// What a server says of the rows of the shards' part, by which they will be read.
+    pub(super) fn keep_shape(&mut self, sql: &str, types: &[u32], row: &[u8]) -> Result<(), Failure> {
+        let reading = self.session.reading();
+        let id = self.worker.statement_id(&self.served, &*self.catalog()?, &reading, sql, types);
+        self.served.remember_shape(id, row);
+        Ok(())
     }
 
     /// A shard's error becomes the statement's; it is told once.

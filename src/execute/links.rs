@@ -50,6 +50,8 @@ pub(super) struct Link {
     pub(super) life: Life,
     /// Errors of it that have been passed to the client.
     pub(super) errors: u64,
+    /// The shape of the rows that what runs here for the client gives back, if the client was told.
+    pub(super) row_told: Option<u64>,
     /// What the statements that are running mean for the session, in order.
     pub(super) effects: VecDeque<Expected>,
 }
@@ -434,6 +436,7 @@ impl Conversation {
             copy: Copying::No,
             life: Life::Well,
             errors: 0,
+            row_told: None,
             effects: VecDeque::new(),
         });
     }

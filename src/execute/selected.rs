@@ -25,9 +25,9 @@ use super::ask::Notices;
 use super::computed::random_uuid;
 use super::final_query::InputRows;
 use super::final_tables::Until;
-use super::gather::{BINARY, ManyRequest, bind_for_shard, sql_for_shards};
+use super::gather::{BINARY, ManyRequest, bind_for_shard, columns, sql_for_shards};
 use super::types::ParameterTypes;
-use super::worker::{Description, Served};
+use super::worker::{Description, FIRST_USER_OID, Served};
 use super::writes::{Part, Returned, added};
 use super::{Conversation, Failure};
 
@@ -131,7 +131,7 @@ impl Conversation {
         let route = Route::new(insert, &given, types, timed.as_ref().unwrap_or(request.arguments), &fixed)?;
         let query = query.with_formats(&route.formats)?;
         let order = if route.added.iter().any(RowValue::is_next) { RowOrder::Kept } else { RowOrder::Any };
-        let portals = self.open_sources(insert, source, &query, types, order).await?;
+        let portals = self.open_sources(insert, source, &query, (types, &given.client_columns), order).await?;
         let tag = if matches!(insert.columns, RowColumns::Used { .. }) { "MERGE 0" } else { "INSERT 0 0" };
         let mut sorted = Sorted { tag: tag.to_owned(), ..Sorted::default() };
         for id in &portals {
@@ -152,13 +152,13 @@ impl Conversation {
         insert: &SelectedRows,
         source: &RowSource,
         query: &Arguments,
-        types: &ParameterTypes,
+        (types, given): (&ParameterTypes, &[ColumnType]),
         order: RowOrder,
     ) -> Result<Vec<u64>, Failure> {
         match source {
             RowSource::Shard(shard) => {
                 let ids = self.link_all(&[*shard], Access::Lock).await?;
-                self.open_portals(&ids, &insert.text, query, types).await?;
+                self.open_portals(&ids, &insert.text, query, (types, given)).await?;
                 Ok(ids)
             }
             RowSource::Many(read) => match &**read {
@@ -168,7 +168,7 @@ impl Conversation {
                         Some(_) => self.timed(query, gather.params, ids[0]).await?,
                         None => query.clone(),
                     };
-                    self.open_portals(&ids, sql_for_shards(gather), &query, types).await?;
+                    self.open_portals(&ids, sql_for_shards(gather), &query, (types, given)).await?;
                     Ok(ids)
                 }
                 ManyRead::Merged { or_else: Some(last), .. } | ManyRead::Finished(last) => {
@@ -195,7 +195,7 @@ impl Conversation {
         ids: &[u64],
         sql: &str,
         query: &Arguments,
-        types: &ParameterTypes,
+        (types, given): (&ParameterTypes, &[ColumnType]),
     ) -> Result<(), Failure> {
         let sql = types.settle(sql);
         for id in ids {
@@ -207,9 +207,16 @@ impl Conversation {
             link.server.state.expect(Due::Parse(StatementId::UNNAMED, Audience::Router));
             bind_for_shard(&mut link.out, PORTAL, "", &bind, &formats);
             link.server.state.expect(Due::Bind(Audience::Router));
+            frontend::describe(&mut link.out, Kind::Portal, PORTAL);
+            link.server.state.expect(Due::DescribePortal(Audience::Router));
             frontend::sync(&mut link.out);
             link.server.state.expect(Due::Sync(Audience::Router));
-            self.read_answer(i).await?.into_result(self)?;
+            let answer = self.read_answer(i).await?;
+            let row = answer.body_of(b'T').unwrap_or_default();
+            answer.into_result(self)?;
+            if !are_of_types(&columns(&row)?, given) {
+                return Err(self.rows_are_others());
+            }
         }
         Ok(())
     }
@@ -318,6 +325,12 @@ impl Conversation {
         }
         Ok(())
     }
+}
+
+/// Whether columns are of the types that the router reads them by. The numbers of a user's types differ between the shards.
+fn are_of_types(columns: &[ColumnType], given: &[ColumnType]) -> bool {
+    let number = |column: &ColumnType| column.type_oid.min(FIRST_USER_OID);
+    columns.iter().map(number).eq(given.iter().map(number))
 }
 
 impl<'a> Route<'a> {

@@ -333,6 +333,8 @@ pub struct Served {
     pub commits: Arc<Commits>,
     /// What PostgreSQL said of statements that run on several shards.
     pub descriptions: RefCell<HashMap<StatementId, Rc<Description>>>,
+    /// The shapes of the rows that the shards' parts of statements give, by which [`Self::descriptions`] were made.
+    pub shapes: RefCell<HashMap<StatementId, u64>>,
     pub listening: Arc<Listening>,
     /// What servers report after startup settings were applied: ParameterStatus messages.
     pub greetings: RefCell<HashMap<Rc<Settings>, Greeting>>,
@@ -400,6 +402,15 @@ impl Served {
             descriptions.clear();
         }
         descriptions.insert(id, description);
+    }
+
+    /// The same for the rows of a shard's part.
+    pub(super) fn remember_shape(&self, id: StatementId, row_description: &[u8]) {
+        let mut shapes = self.shapes.borrow_mut();
+        if shapes.len() >= STATEMENTS_MAX {
+            shapes.clear();
+        }
+        shapes.insert(id, shape_of_row(row_description));
     }
 
     pub fn shard(&self, id: ShardId) -> &ShardPools {

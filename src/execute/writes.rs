@@ -25,8 +25,8 @@ use super::final_query::Beyond;
 use super::gather::{Described, ManyRequest, OUT_BYTES, bind_for_shard, columns};
 use super::mirror::First;
 use super::types::ParameterTypes;
-use super::worker::Description;
-use super::{Conversation, Failure};
+use super::worker::{Description, shape_of_row};
+use super::{CatalogChange, Conversation, Failure};
 
 /// What one shard runs.
 pub(super) struct Part {
@@ -48,9 +48,26 @@ pub(super) enum Returned<'a> {
 impl Conversation {
     /// Writes on several shards, in the client's transaction or in one of the router's own.
     pub(super) async fn write_many(&mut self, write: &ManyWrite, request: ManyRequest<'_>) -> Result<(), Failure> {
-        let tag = self.write_all(write, request).await?;
+        let tag = self.write_or_again(write, request).await?;
         self.complete(&tag);
         Ok(())
+    }
+
+    /// Writes; once more from the beginning if only something outdated stood in the way, nothing of it has been kept, and the
+    /// client has heard nothing of it.
+    async fn write_or_again(&mut self, write: &ManyWrite, request: ManyRequest<'_>) -> Result<String, Failure> {
+        let (said, departures) = (self.client.out.len(), self.client.departures);
+        let stands_alone = self.session.transaction.is_idle();
+        let result = self.write_all(write, request).await;
+        let unheard = stands_alone && self.client.departures == departures;
+        let outdated = self.catalog_change == CatalogChange::Outdated;
+        if !unheard || !outdated || !matches!(result, Err(Failure::Error(_) | Failure::Told)) {
+            return result;
+        }
+        self.client.out.truncate(said);
+        self.kept.iter_mut().for_each(Vec::clear);
+        self.refresh_catalog().await?;
+        self.write_all(write, request).await
     }
 
     /// Execute with a row limit: as in PostgreSQL everything is written at once, and what it gives back waits.
@@ -67,7 +84,8 @@ impl Conversation {
         let arguments = Arguments::of_portal(portal);
         let access = portal.statement.script.statements.first().map_or(Access::Write, |first| first.access);
         self.kept = Some(Vec::new());
-        let result = self.write_all(write, ManyRequest { arguments: &arguments, access, describe: false }).await;
+        let request = ManyRequest { arguments: &arguments, access, describe: false };
+        let result = self.write_or_again(write, request).await;
         let rows = self.kept.take().map_or_else(Bytes::new, Bytes::from);
         let kept = Rc::new(KeptRows { portal: portal.clone(), rows: RefCell::new(rows), tag: result? });
         self.session.statements.bind(name, Portal::Kept(kept.clone()));
@@ -349,6 +367,7 @@ impl Conversation {
             let i = self.position(part.id)?;
             let portal = self.portal_of_router(part.id);
             let link = &mut self.links[i];
+            link.row_told = arguments.row_told();
             frontend::parse(&mut link.out, b"", part.sql.as_bytes(), types.numbers());
             link.server.state.expect(Due::Parse(StatementId::UNNAMED, Audience::Router));
             bind_for_shard(&mut link.out, portal, "", &bind, &formats);
@@ -416,6 +435,10 @@ impl Conversation {
                 failure = Some(self.shard_failed(i, header.total));
                 continue;
             }
+            if header.tag == b'T' && failure.is_none() && self.gives_other_rows(i, header) {
+                failure = Some(self.rows_are_others());
+                returned = Returned::Dropped;
+            }
             self.take_part_message(i, header, &mut returned, notices, &mut tag)?;
             if self.keeps_too_much(&returned) {
                 self.kept.iter_mut().for_each(|kept| kept.clear());
@@ -427,6 +450,13 @@ impl Conversation {
             Some(failure) => Err(failure),
             None => Ok(tag),
         }
+    }
+
+    /// Whether a description of a server's rows is not what the client was told.
+    fn gives_other_rows(&self, i: usize, header: Header) -> bool {
+        let link = &self.links[i];
+        let shape = || shape_of_row(&link.inbox.filled()[5..header.total]);
+        !link.server.state.hidden_query_runs() && link.row_told.is_some_and(|told| told != shape())
     }
 
     /// Keeps rows that are merged, as far as that is allowed.
@@ -499,7 +529,8 @@ impl Conversation {
         self.send_row_description(&description, arguments)
     }
 
-    /// What PostgreSQL says of a statement that several shards will run; asked once.
+    /// What PostgreSQL says of a statement that several shards will run. What rows it gives back is asked each time: what runs has no
+    /// name on the servers, so that none of them would notice that it was another before.
     pub(super) async fn write_description(
         &mut self,
         id: u64,
@@ -508,7 +539,9 @@ impl Conversation {
         let reading = self.session.reading();
         let text = format!("{}\0write", arguments.text);
         let key = self.worker.statement_id(&self.served, &*self.catalog()?, &reading, &text, &arguments.param_types);
-        if let Some(known) = self.served.descriptions.borrow().get(&key) {
+        if let Some(known) = self.served.descriptions.borrow().get(&key)
+            && known.client_columns.is_empty()
+        {
             return Ok(known.clone());
         }
         let i = self.position(id)?;

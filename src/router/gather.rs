@@ -563,7 +563,7 @@ fn prepared(database: &Database) -> Vec<PreparedRow> {
             shard: name(part.shard),
             decider: part.decider.map(name),
             age,
-            in_doubt: age >= bound,
+            in_doubt: part.is_left || age >= bound,
             problem: part.problem.clone(),
         }
     };

@@ -306,6 +306,7 @@ impl Host {
             stats: self.shared.stats.register(self.worker.index, database, user),
             commits: state.commits.clone(),
             descriptions: RefCell::default(),
+            shapes: RefCell::default(),
             greetings: RefCell::default(),
             listening: state.listening.clone(),
             all_greetings: state.greetings.clone(),

@@ -137,6 +137,8 @@ pub struct ManyPortal {
     pub read: ManyRead,
     /// The body of the Bind message.
     pub bind: Bytes,
+    /// The shape of the rows, if the client was told.
+    pub row_told: Option<u64>,
     /// It has run to its end.
     pub ran: Cell<bool>,
 }

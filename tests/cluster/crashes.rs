@@ -2,11 +2,11 @@
 //! client was told the truth.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pgsluice_sharding::{Key, ShardMap};
 
-use crate::support::proxy::Proxy;
+use crate::support::proxy::{Lost, Proxy};
 use crate::support::running::{RULES, wait_for};
 use crate::support::wire::{self, Answer, Wire};
 use crate::support::{Cluster, ClusterOptions, Sluice};
@@ -268,6 +268,134 @@ fn a_shard_that_freezes_after_the_decision_holds_no_commit_up() {
     });
     assert_eq!(seen, "frozen");
     world.check("frozen", &told);
+}
+
+const OPERATOR: &str = "[[user]]\nname = \"operator\"\nrole = \"admin\"\n";
+
+/// The name of the transaction that an error with 08007 speaks of.
+fn name_in_doubt(told: &Answer) -> String {
+    let error = told.error.as_ref().unwrap();
+    assert_eq!((error.sqlstate(), told.status), ("08007", b'I'), "{error:?}");
+    assert!(error.field(b'D').contains("SHOW TRANSACTIONS"), "{error:?}");
+    assert!(error.field(b'H').contains("may or may not have been committed"), "{error:?}");
+    let name = error.field(b'D').split(' ').find(|word| word.starts_with("sluice:1:")).unwrap();
+    name.to_owned()
+}
+
+/// Nobody can know what a decider will have done that freezes with the decision in its socket.
+#[test]
+fn a_decider_that_freezes_while_it_commits_holds_no_client_up() {
+    let slow = SETTINGS.replace("\"8s\"", "\"2s\"").replace("\"400ms\"", "\"60s\"");
+    for (name, settings) in [("asleep", slow), ("orphaned", SETTINGS.replace("\"8s\"", "\"2s\""))] {
+        let world = World::start_with(&format!("{OPERATOR}{settings}"));
+        let gate = Gate::new(name);
+        let router = world.router("prepared", &gate.what());
+        let mut client = world.begin_to_commit(&router, name);
+        router.wait_for_log("a commit has reached its point");
+        world.cluster.primary(DECIDER).pause();
+        let began = Instant::now();
+        gate.open();
+        let told = client.answer(b"");
+        assert!(began.elapsed() < Duration::from_secs(6), "{:?}", began.elapsed());
+        let transaction = name_in_doubt(&told);
+        // The session goes on, also with what writes on the other shards.
+        assert_eq!(client.text(&format!("SELECT name FROM users WHERE id = {}", world.ids[2])), "none");
+        let others = [1, 2]
+            .map(|at| (world.ids[at] + 1..).find(|id| shard_of(*id) == shard_of(world.ids[at])).unwrap_or_default());
+        for sql in ["INSERT INTO users VALUES ({}, 'later')", "DELETE FROM users WHERE id = {}"] {
+            client.query("BEGIN");
+            for other in others {
+                assert_eq!(client.query(&sql.replace("{}", &other.to_string())).sqlstate(), "");
+            }
+            assert_eq!(client.query("COMMIT").tag(), "COMMIT");
+        }
+        let listed = || Wire::connect(router.port(), "operator", "sluice").text("SHOW TRANSACTIONS");
+        let lines = wait_for("the transaction to be shown in doubt", || {
+            let text = listed();
+            let lines: Vec<String> =
+                text.lines().filter(|line| line.contains(&transaction)).map(str::to_owned).collect();
+            (lines.len() == 2 && lines.iter().all(|line| line.contains("in doubt"))).then_some(lines)
+        });
+        assert!(["|b|a|", "|c|a|"].iter().all(|place| lines.iter().any(|line| line.contains(place))), "{lines:?}");
+        if name == "orphaned" {
+            drop(router);
+            world.cluster.primary(DECIDER).resume();
+        } else {
+            world.cluster.primary(DECIDER).resume();
+            wait_for("the transaction to be resolved", || (!listed().contains(&transaction)).then_some(()));
+        }
+        world.check(name, &told);
+    }
+}
+
+fn shard_of(id: i64) -> u16 {
+    ShardMap::even(BUCKETS, SHARDS).shard_of(&Key::Int(id)).0
+}
+
+/// Before the decision it is the router that decides: it decides against.
+#[test]
+fn a_shard_that_freezes_while_it_prepares_holds_no_client_up() {
+    let world = World::start_with(&SETTINGS.replace("\"8s\"", "\"1s\""));
+    let gate = Gate::new("unprepared");
+    let router = world.router("begun", &gate.what());
+    let mut client = world.begin_to_commit(&router, "unprepared");
+    router.wait_for_log("a commit has reached its point");
+    world.cluster.primary(1).pause();
+    let began = Instant::now();
+    gate.open();
+    let told = client.answer(b"");
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    let error = told.error.as_ref().unwrap();
+    assert_eq!((error.sqlstate(), told.status), ("08006", b'I'), "{error:?}");
+    assert!(
+        error.field(b'D').contains("\"b\"") && error.field(b'H').contains("Nothing has been committed"),
+        "{error:?}"
+    );
+    assert_eq!(client.query(&format!("UPDATE users SET name = 'none' WHERE id = {}", world.ids[2])).tag(), "UPDATE 1");
+    world.cluster.primary(1).resume();
+    world.check("unprepared", &told);
+}
+
+/// The shards are well, only what is on its way gets lost: the truth is learned over other connections.
+#[test]
+fn a_connection_on_which_nothing_arrives_any_more_is_given_up() {
+    let world = World::start_with(&SETTINGS.replace("\"8s\"", "\"3s\""));
+    for (point, shard) in [("begun", 1), ("prepared", DECIDER)] {
+        for lost in [Lost::Answers, Lost::Everything] {
+            let name = format!("{point}-{lost:?}");
+            let gate = Gate::new(&name);
+            let router = world.router(point, &gate.what());
+            let mut client = world.begin_to_commit(&router, &name);
+            router.wait_for_log("a commit has reached its point");
+            world.wires[shard].mute(lost);
+            gate.open();
+            let told = client.answer(b"");
+            match (shard, lost) {
+                (DECIDER, Lost::Answers) => assert_eq!((told.sqlstate(), told.tag()), ("", "COMMIT"), "{name}"),
+                _ => assert_eq!(told.sqlstate(), "08006", "{name}: {:?}", told.error),
+            }
+            world.check(&name, &told);
+        }
+    }
+}
+
+/// Deferred constraints are checked in a commit, as long as it takes.
+#[test]
+fn shards_that_are_at_work_are_waited_for() {
+    let world = World::start_with(&SETTINGS.replace("\"8s\"", "\"1s\"").replace("\"400ms\"", "\"60s\""));
+    for shard in 0..usize::from(SHARDS) {
+        let trigger = "CREATE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql AS \
+                       $$ BEGIN PERFORM pg_sleep(3); RETURN NULL; END $$; \
+                       CREATE CONSTRAINT TRIGGER dawdles AFTER UPDATE ON users DEFERRABLE INITIALLY DEFERRED \
+                       FOR EACH ROW WHEN (NEW.name = 'busy') EXECUTE FUNCTION dawdle()";
+        world.cluster.primary(shard).psql(trigger).unwrap();
+    }
+    let mut client = world.begin_to_commit(&world.observer, "busy");
+    let began = Instant::now();
+    let told = client.answer(b"");
+    assert_eq!((told.sqlstate(), told.tag(), told.notices.len()), ("", "COMMIT", 0), "{:?}", told.error);
+    assert!(began.elapsed() > Duration::from_secs(5), "{:?}", began.elapsed());
+    world.check("busy", &told);
 }
 
 /// What a session has committed it sees at once, though nobody has looked for what was left yet.

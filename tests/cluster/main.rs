@@ -30,6 +30,7 @@ mod large;
 mod listening;
 mod loading;
 mod mirrored;
+mod outdated_writes;
 mod peers;
 mod phases;
 mod pipelines;

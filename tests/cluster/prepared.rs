@@ -13,13 +13,13 @@ const OTHER: &str = "SELECT v + 1 FROM notes WHERE user_id = 1 ORDER BY v";
 
 /// A router over shards on which somebody else changes what a function gives: the catalog as the router
 /// sees it stays the same, only the servers know.
-struct Changing {
+pub(crate) struct Changing {
     shards: Vec<String>,
-    router: Running,
+    pub(crate) router: Running,
 }
 
 impl Changing {
-    fn new(shards: usize, pool: &str) -> Self {
+    pub(crate) fn new(shards: usize, pool: &str) -> Self {
         let shards = databases("changing", shards);
         for shard in &shards {
             superuser(shared(), shard).query(&made("int", "i"));
@@ -36,7 +36,7 @@ impl Changing {
     }
 
     /// From now on the function gives something else than before.
-    fn change(&self) {
+    pub(crate) fn change(&self) {
         for shard in &self.shards {
             let changed =
                 superuser(shared(), shard).query(&format!("DROP FUNCTION shown(int); {}", made("text", "'t' || i")));
@@ -72,7 +72,7 @@ fn expected(sql: &str, prefix: &str) -> String {
     values.iter().map(|value| format!("{prefix}{value}")).collect::<Vec<_>>().join("\n")
 }
 
-fn describe(name: &str) -> Vec<u8> {
+pub(crate) fn describe(name: &str) -> Vec<u8> {
     message(b'D', format!("S{name}\0").as_bytes())
 }
 
@@ -80,7 +80,7 @@ fn close(name: &str) -> Vec<u8> {
     message(b'C', format!("S{name}\0").as_bytes())
 }
 
-fn ask(client: &mut Wire, messages: &[Vec<u8>]) -> Answer {
+pub(crate) fn ask(client: &mut Wire, messages: &[Vec<u8>]) -> Answer {
     client.send(&messages.concat());
     client.answer(b"")
 }

@@ -165,6 +165,7 @@ impl Router {
             stats: Registry::default().register(0, "app", "app"),
             commits: Arc::new(Commits::new(1, Arc::new(Nowhere), bounds, Handle::current())),
             descriptions: RefCell::default(),
+            shapes: RefCell::default(),
             listening: Arc::new(Listening::new(Vec::new(), Handle::current())),
             greetings: RefCell::default(),
             all_greetings: Arc::default(),

@@ -14,9 +14,18 @@ pub struct Proxy {
     state: Arc<State>,
 }
 
+/// What of a connection arrives nowhere, though it stays open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lost {
+    Answers,
+    Everything,
+}
+
 #[derive(Default)]
 struct State {
     is_cut: AtomicBool,
+    /// Of the connections that there are; new ones are none of these.
+    muted: Mutex<Vec<Arc<Muted>>>,
     /// Both ends of every connection, also of those that have ended.
     ends: Mutex<Vec<TcpStream>>,
 }
@@ -47,9 +56,24 @@ impl Proxy {
         }
     }
 
+    /// Connections that there are stay open, and this arrives nowhere any more; new ones are as good as ever.
+    pub fn mute(&self, lost: Lost) {
+        for muted in self.state.muted.lock().unwrap().drain(..) {
+            muted.answers.store(true, Ordering::SeqCst);
+            muted.requests.store(lost == Lost::Everything, Ordering::SeqCst);
+        }
+    }
+
     pub fn mend(&self) {
         self.state.is_cut.store(false, Ordering::SeqCst);
     }
+}
+
+/// Whether what comes in either direction is thrown away.
+#[derive(Default)]
+struct Muted {
+    requests: AtomicBool,
+    answers: AtomicBool,
 }
 
 impl State {
@@ -59,13 +83,20 @@ impl State {
         if self.is_cut.load(Ordering::SeqCst) {
             return;
         }
-        for (from, to) in [(&client, &server), (&server, &client)] {
+        let muted = Arc::new(Muted::default());
+        self.muted.lock().unwrap().push(muted.clone());
+        for (from, to, answers) in [(&client, &server, false), (&server, &client, true)] {
+            let muted = muted.clone();
             from.set_nodelay(true).ok();
             let (mut from, mut to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
             ends.push(from.try_clone().unwrap());
             thread::spawn(move || {
                 let mut chunk = [0; 16 << 10];
                 while let Ok(count @ 1..) = from.read(&mut chunk) {
+                    let is_muted = if answers { &muted.answers } else { &muted.requests };
+                    if is_muted.load(Ordering::SeqCst) {
+                        continue;
+                    }
                     if to.write_all(&chunk[..count]).is_err() {
                         break;
                     }
