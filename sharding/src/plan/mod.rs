@@ -359,7 +359,7 @@ pub enum Returns {
     Nothing,
     /// As many as are given.
     EveryRow,
-    /// ON CONFLICT may pass rows over, so each comes with its number.
+    /// ON CONFLICT or a trigger may pass rows over, so each comes with its number.
     Numbered(RowNumbers),
 }
 

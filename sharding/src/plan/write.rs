@@ -19,7 +19,7 @@ use super::{
     Copies, EachShard, InsertRows, KeyColumn, Node, Plan, Returns, RowArrays, RowColumns, RowNumbers, SelectedRows,
     Shards, TargetColumn, Turns, Write, build, final_query, mirror, reasons,
 };
-use crate::catalog::{Column, Table, TableKind};
+use crate::catalog::{Column, Event, Table, TableKind};
 use crate::refusal::Refusal;
 use crate::sql::parse::{self, Parsed};
 use crate::sql::tree::{Body, Dml, Insert, Merge, Query, Stmt};
@@ -122,10 +122,16 @@ fn given_rows(
 
 /// Which rows of an INSERT ... VALUES come back.
 fn returned(binder: &Binder<'_>, insert: &Insert) -> Returns {
-    let passes_over = insert.conflict.as_ref().is_some_and(|conflict| conflict.set.is_empty() || conflict.filtered);
+    let conflict = insert.conflict.as_ref();
+    let passes_over = conflict.is_some_and(|conflict| conflict.set.is_empty() || conflict.filtered);
+    let is_passed = |event: Event| {
+        let mut targets = binder.tables.iter().filter(|table| table.target);
+        targets.any(|table| binder.names.catalog.passes_over(table.schema, table.name, event))
+    };
+    let is_passed = is_passed(Event::Insert) || conflict.is_some() && is_passed(Event::Update);
     match row_numbers(binder, insert) {
         _ if insert.returning.is_empty() => Returns::Nothing,
-        Some(numbers) if passes_over => Returns::Numbered(numbers),
+        Some(numbers) if passes_over || is_passed => Returns::Numbered(numbers),
         _ => Returns::EveryRow,
     }
 }
