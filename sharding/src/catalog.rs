@@ -58,6 +58,7 @@ impl Catalog {
         })
     }
 
+    /// Notes that a trigger may pass over rows with which this is done.
     pub fn note_passing(&mut self, schema: &str, table: &str, event: Event) {
         let known = self.passing.entry(schema.to_owned()).or_default().entry(table.to_owned()).or_default();
         if !known.contains(&event) {

@@ -468,7 +468,8 @@ fn leave_out_scattered(
     }
 }
 
-/// Finds the triggers and rules that would do harm, and the triggers that pass rows over. Those of a child act for its parents too, and those of a table for the views over it.
+/// Finds the triggers and rules that would do harm, and the triggers that pass rows over. Those of a child act for its parents too, and
+/// those of a table for the views over it.
 fn find_hazards(catalog: &mut Catalog, actors: &[Actor], parents: &[[(String, String); 2]], views: &[ViewRow]) {
     let mut hazards: HashMap<String, HashMap<String, Vec<Hazard>>> = HashMap::new();
     let mut passing: Vec<(String, String, Event)> = Vec::new();

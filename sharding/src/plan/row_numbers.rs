@@ -1,7 +1,7 @@
 //! The rows of an INSERT that come back with their numbers.
 //!
-//! Where ON CONFLICT or a trigger passes rows over, what comes back does not show which rows it is: they may be alike, and defaults, triggers and DO UPDATE
-//! fill them. But a server stores one row after another, and shows each before it takes the next. So a value of every row leaves the
+//! Where ON CONFLICT or a trigger passes rows over, what comes back does not show which rows it is: they may be alike, and defaults,
+//! triggers and DO UPDATE fill them. But a server stores one row after another, and shows each before it takes the next. So a value of every row leaves the
 //! row's number in a setting that lasts as long as the transaction, and RETURNING reads it there.
 
 use crate::key::KeyType;
