@@ -37,6 +37,8 @@ pub struct Catalog {
     pub sequences: HashMap<String, HashMap<String, ShardId>>,
     /// Schema -> table -> what forbids to read or write it over several shards.
     pub hazards: HashMap<String, HashMap<String, Vec<Hazard>>>,
+    /// Schema -> table -> what is done with rows that a trigger before it may pass over, so that they do not come back.
+    pub passing: HashMap<String, HashMap<String, Vec<Event>>>,
 }
 
 impl Catalog {
@@ -46,6 +48,28 @@ impl Catalog {
         tables.flat_map(|(schema, (name, found))| {
             found.iter().map(move |hazard| (schema.as_str(), name.as_str(), hazard))
         })
+    }
+
+    /// Everything that triggers may pass over, with the schema and the name of its table.
+    pub fn all_passing(&self) -> impl Iterator<Item = (&str, &str, Event)> {
+        let tables = self.passing.iter().flat_map(|(schema, tables)| tables.iter().map(move |found| (schema, found)));
+        tables.flat_map(|(schema, (name, events))| {
+            events.iter().map(move |event| (schema.as_str(), name.as_str(), *event))
+        })
+    }
+
+    /// Notes that a trigger may pass over rows with which this is done.
+    pub fn note_passing(&mut self, schema: &str, table: &str, event: Event) {
+        let known = self.passing.entry(schema.to_owned()).or_default().entry(table.to_owned()).or_default();
+        if !known.contains(&event) {
+            known.push(event);
+        }
+    }
+
+    /// Whether a trigger may pass over rows with which this is done.
+    pub fn passes_over(&self, schema: &str, table: &str, event: Event) -> bool {
+        let events = self.passing.get(schema).and_then(|tables| tables.get(table));
+        events.is_some_and(|events| events.contains(&event))
     }
 }
 

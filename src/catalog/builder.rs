@@ -388,6 +388,7 @@ impl Builder {
             search_path: self.search_path,
             rules: self.rules,
             hazards: HashMap::new(),
+            passing: HashMap::new(),
         };
         if self.shards > 1 {
             find_hazards(&mut catalog, &self.actors, &self.parents, &self.views);
@@ -467,9 +468,11 @@ fn leave_out_scattered(
     }
 }
 
-/// Finds the triggers and rules that would do harm. Those of a child act for its parents too, and those of a table for the views over it.
+/// Finds the triggers and rules that would do harm, and the triggers that pass rows over. Those of a child act for its parents too, and
+/// those of a table for the views over it.
 fn find_hazards(catalog: &mut Catalog, actors: &[Actor], parents: &[[(String, String); 2]], views: &[ViewRow]) {
     let mut hazards: HashMap<String, HashMap<String, Vec<Hazard>>> = HashMap::new();
+    let mut passing: Vec<(String, String, Event)> = Vec::new();
     let mut note = |(schema, table): (&str, &str), hazard: &Hazard| {
         let known = hazards.entry(schema.to_owned()).or_default().entry(table.to_owned()).or_default();
         if !known.contains(hazard) {
@@ -483,7 +486,13 @@ fn find_hazards(catalog: &mut Catalog, actors: &[Actor], parents: &[[(String, St
             Act::Rule(event) => hazards::of_rule(catalog, own, name, *event),
             Act::Policy(conditions) => hazards::of_policy(catalog, own, name, conditions),
         };
-        let Some(hazard) = found else { continue };
+        let passed = match act {
+            Act::Trigger(code) if code.passes_over() => code.events(),
+            Act::Trigger(_) | Act::Rule(_) | Act::Policy(_) => Vec::new(),
+        };
+        if found.is_none() && passed.is_empty() {
+            continue;
+        }
         let mut concerned = vec![own];
         let mut next = 0;
         while let Some((schema, table)) = concerned.get(next).copied() {
@@ -494,12 +503,14 @@ fn find_hazards(catalog: &mut Catalog, actors: &[Actor], parents: &[[(String, St
             next += 1;
         }
         let names = |view: &ViewRow| concerned.iter().any(|(_, table)| view.definition.contains(table));
-        for view in views.iter().filter(|view| names(view)) {
-            note((&view.schema, &view.name), &hazard);
+        let views = views.iter().filter(|view| names(view)).map(|view| (view.schema.as_str(), view.name.as_str()));
+        for (schema, table) in concerned.iter().copied().chain(views) {
+            found.iter().for_each(|hazard| note((schema, table), hazard));
+            passed.iter().for_each(|event| passing.push((schema.to_owned(), table.to_owned(), *event)));
         }
-        concerned.into_iter().for_each(|table| note(table, &hazard));
     }
     catalog.hazards = hazards;
+    passing.iter().for_each(|(schema, table, event)| catalog.note_passing(schema, table, *event));
 }
 
 /// Finds out where the rows of views are, those of views over views last; of the others, which can be read as the query they stand for.

@@ -129,6 +129,7 @@ impl CatalogWatch {
             && self.version() > 0
             && !source.rules.tables.values().any(elsewhere)
             && self.current().hazards.is_empty()
+            && self.current().passing.is_empty()
         {
             let loaded = load_shard(&first.primary, &source.rules, count(&source.shards)).await;
             changed = loaded.ok().map(|loaded| self.publish(loaded.catalog));
@@ -332,6 +333,9 @@ fn combine(loaded: Vec<(ShardId, Catalog)>, before: &Catalog) -> Option<Catalog>
             known.push(hazard.clone());
         }
     }
+    for (schema, table, event) in others.iter().flat_map(|(_, other)| other.all_passing()) {
+        combined.note_passing(schema, table, event);
+    }
     let others = others.into_iter().map(|(id, catalog)| (Some(id), catalog)).chain([(None, before.clone())]);
     for (id, catalog) in others {
         for (schema, tables) in catalog.tables {
@@ -357,6 +361,7 @@ fn count(shards: &[Shard]) -> u16 {
 fn same(a: &Catalog, b: &Catalog) -> bool {
     a.tables == b.tables
         && a.hazards == b.hazards
+        && a.passing == b.passing
         && a.views == b.views
         && a.functions == b.functions
         && a.sequences == b.sequences

@@ -55,6 +55,7 @@ mod measure;
 mod mirror;
 mod moments;
 mod moved;
+mod numbered;
 mod pipeline;
 mod prepared;
 pub mod presence;

@@ -3,10 +3,10 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use pgsluice_sharding::ShardId;
 use pgsluice_sharding::plan::row_arrays::RowValues;
-use pgsluice_sharding::plan::{Copies, InsertRows, Turns, Write};
+use pgsluice_sharding::plan::{Copies, InsertRows, Returns, Turns, Write};
 use pgsluice_sharding::sql::rows::RowSpans;
 use pgsluice_sharding::sql::{Access, with_clock};
 
@@ -24,6 +24,7 @@ use super::cursors::close_portal_of_router;
 use super::final_query::Beyond;
 use super::gather::{Described, ManyRequest, OUT_BYTES, bind_for_shard, columns};
 use super::mirror::First;
+use super::numbered::{self, NumberedRows};
 use super::types::ParameterTypes;
 use super::worker::{Description, shape_of_row};
 use super::{CatalogChange, Conversation, Failure};
@@ -41,6 +42,8 @@ pub(super) enum Returned<'a> {
     Passed { describe: bool },
     /// They wait, as whole messages; the description passes if the client has not got it.
     Kept { rows: &'a mut Vec<u8>, describe: bool },
+    /// The same of rows that have their numbers behind them, of which the description does not speak.
+    Numbered { rows: &'a mut Vec<u8>, describe: bool },
     /// Another shard gives the same.
     Dropped,
 }
@@ -250,9 +253,16 @@ impl Conversation {
         let ids = self.link_writers(&shards, request.access).await?;
         self.measure.touches(ids.len());
         let rows = Rows { insert, text: &text, spans: &spans, places, shards: &shards };
-        let parts = match rows.as_arrays(request.arguments)? {
+        let arguments = match insert.returns {
+            Returns::Numbered(_) => {
+                let formats = request.arguments.bind()?.result_formats.codes().collect();
+                &request.arguments.with_formats(&numbered::formats(formats))?
+            }
+            Returns::Nothing | Returns::EveryRow => request.arguments,
+        };
+        let parts = match rows.as_arrays(arguments)? {
             Some((sql, arrays)) => self.start_arrays(insert, &ids, &sql, arrays).await?,
-            None => self.start_values(&rows, &ids, request.arguments).await?,
+            None => self.start_values(&rows, &ids, arguments).await?,
         };
         if insert.turns == Turns::Together {
             self.send_all_parts(&parts).await?;
@@ -260,7 +270,11 @@ impl Conversation {
         let mut tag = String::new();
         let mut kept = vec![Vec::new(); parts.len()];
         for (n, part) in parts.iter().enumerate() {
-            let returned = Returned::Kept { rows: &mut kept[n], describe: request.describe && n == 0 };
+            let (rows, describe) = (&mut kept[n], request.describe && n == 0);
+            let returned = match insert.returns {
+                Returns::Numbered(_) => Returned::Numbered { rows, describe },
+                Returns::Nothing | Returns::EveryRow => Returned::Kept { rows, describe },
+            };
             let heard = self.hear_part(part.id, returned, Notices::Passed).await;
             let all: usize = kept.iter().map(Vec::len).sum();
             let fits = all <= self.worker.limits().final_query_bytes_max;
@@ -268,8 +282,10 @@ impl Conversation {
             let more = self.or_stop(&parts[n + 1..], heard).await?;
             tag = added(&tag, &more);
         }
-        if insert.returns {
-            self.give_in_order(&shards, places, &kept).await?;
+        match insert.returns {
+            Returns::Nothing => {}
+            Returns::EveryRow => self.give_in_order(&shards, places, &kept).await?,
+            Returns::Numbered(_) => self.give_by_number(&shards, places, &kept).await?,
         }
         Ok(tag)
     }
@@ -316,15 +332,18 @@ impl Conversation {
         let mut parts = Vec::with_capacity(ids.len());
         for (shard, id) in rows.shards.iter().zip(ids) {
             let own: Vec<usize> = (0..rows.places.len()).filter(|row| rows.places[*row] == *shard).collect();
-            let sql = insert.part(&rows.spans.text_with(rows.text, &own));
+            let sql = match insert.returns {
+                Returns::Numbered(numbers) => numbers.text_with(rows.text, rows.spans, &own),
+                Returns::Nothing | Returns::EveryRow => rows.spans.text_with(rows.text, &own),
+            };
+            let sql = insert.part(&sql);
             parts.push(Part { id: *id, sql: types.settle(&sql).into_owned() });
         }
         self.start_parts(&parts, &types, &arguments)?;
         Ok(parts)
     }
 
-    /// Passes kept rows on in the order of the rows they come from. Rows that were passed over by ON CONFLICT leave no gap that could be
-    /// told; then those of a shard follow each other.
+    /// Passes kept rows on in the order of the rows they come from, all of which have come back.
     async fn give_in_order(&mut self, shards: &[ShardId], places: &[ShardId], kept: &[Vec<u8>]) -> Result<(), Failure> {
         let mut rest: Vec<&[u8]> = kept.iter().map(Vec::as_slice).collect();
         for place in places {
@@ -342,6 +361,30 @@ impl Conversation {
             }
         }
         Ok(())
+    }
+
+    /// The same for rows of which some may not have come back.
+    async fn give_by_number(
+        &mut self,
+        shards: &[ShardId],
+        places: &[ShardId],
+        kept: &[Vec<u8>],
+    ) -> Result<(), Failure> {
+        let mut numbered = NumberedRows::new(shards, kept);
+        let mut row = BytesMut::new();
+        for place in places {
+            match &mut self.kept {
+                None => numbered.take(*place, &mut self.client.out)?,
+                Some(kept) => {
+                    numbered.take(*place, &mut row)?;
+                    kept.extend_from_slice(&row.split());
+                }
+            }
+            if self.client.out.len() >= OUT_BYTES {
+                self.client.flush().await?;
+            }
+        }
+        Ok(numbered.end()?)
     }
 
     /// A server on each shard that will be written, in their order.
@@ -467,7 +510,7 @@ impl Conversation {
 
     fn keeps_too_much(&self, returned: &Returned<'_>) -> bool {
         let bytes = match returned {
-            Returned::Kept { rows, .. } => rows.len(),
+            Returned::Kept { rows, .. } | Returned::Numbered { rows, .. } => rows.len(),
             Returned::Passed { .. } | Returned::Dropped => self.kept.as_ref().map_or(0, |kept| kept.len()),
         };
         bytes > self.worker.limits().final_query_bytes_max
@@ -496,7 +539,11 @@ impl Conversation {
                 Some(kept) => kept.extend_from_slice(message),
                 None => client.out.extend_from_slice(message),
             },
-            (b'D', Returned::Kept { rows, .. }) => rows.extend_from_slice(message),
+            (b'T', Returned::Numbered { describe: true, .. }) => {
+                let Some(described) = numbered::described(message) else { return Err(self.out_of_step(i)) };
+                client.out.extend_from_slice(&described);
+            }
+            (b'D', Returned::Kept { rows, .. } | Returned::Numbered { rows, .. }) => rows.extend_from_slice(message),
             (b'C', _) => *tag = String::from_utf8_lossy(&message[5..header.total - 1]).into_owned(),
             (b'N', _) if notices == Notices::Dropped => {}
             (b'N' | b'S' | b'A', _) if verdict == Verdict::Pass || header.tag == b'A' => {

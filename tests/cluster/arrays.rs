@@ -122,3 +122,78 @@ fn as_many_parameters_as_the_protocol_allows() {
     );
     assert_eq!(seen(&mut client), "arrays");
 }
+
+/// Rows of which every third is there already.
+fn with_conflicts(client: &mut Wire, value: impl Fn(i64) -> String) -> String {
+    client.query("INSERT INTO told (user_id) SELECT n * 3 FROM generate_series(1, 40) AS s(n)").tag();
+    let rows: Vec<String> = (0..ROWS).map(|n| format!("({}, {})", n * 37 % 101, value(n))).collect();
+    format!(
+        "INSERT INTO told (user_id, words) VALUES {} ON CONFLICT DO NOTHING RETURNING user_id, 1::int",
+        rows.join(", ")
+    )
+}
+
+#[test]
+fn rows_that_come_back_are_fetched_in_their_order() {
+    const PORTION: u8 = 7;
+    let (_router, mut client) = table("portions_of");
+    let expected: Vec<i64> = (0..ROWS).map(|n| n * 37 % 101).filter(|id| *id == 0 || id % 3 > 0).collect();
+    for value in ["'x'", "lower('X')"] {
+        let sql = with_conflicts(&mut client, |_| value.to_owned());
+        // The id in binary, the number as text.
+        let mut messages = wire::parse("", &sql);
+        messages.extend(wire::message(b'B', b"\0\0\0\0\0\0\0\x02\0\x01\0\0"));
+        messages.extend(wire::message(b'D', b"P\0"));
+        for _ in 0..=expected.len() / usize::from(PORTION) {
+            messages.extend(wire::message(b'E', &[0, 0, 0, 0, PORTION]));
+        }
+        messages.extend(wire::sync());
+        client.send(&messages);
+        let (mut ids, mut suspended) = (Vec::new(), 0);
+        loop {
+            let message = client.message().unwrap();
+            match message.tag {
+                b'T' => {
+                    let columns = wire::columns(&message.body);
+                    let names: Vec<&str> = columns.iter().map(|column| &*column.name).collect();
+                    assert_eq!(names, ["user_id", "int4"]);
+                }
+                b'D' => {
+                    let row = wire::values(&message.body);
+                    assert_eq!((row.len(), row[1].as_deref()), (2, Some(&b"1"[..])));
+                    ids.push(i64::from_be_bytes(row[0].as_deref().unwrap().try_into().unwrap()));
+                }
+                b's' => suspended += 1,
+                b'E' => panic!("{}", wire::sqlstate(&message.body)),
+                b'Z' => break,
+                _ => {}
+            }
+        }
+        assert_eq!(ids, expected);
+        assert_eq!(suspended, expected.len() / usize::from(PORTION));
+        client.query("TRUNCATE told").tag();
+    }
+}
+
+#[test]
+fn only_rows_that_may_be_passed_over_are_numbered() {
+    let (_router, mut client) = table("numbers_only");
+    let plain = with_conflicts(&mut client, |n| format!("'{n}'"));
+    let computed = plain.replacen("'0'", "upper('0')", 1);
+    for insert in [plain, computed] {
+        for (sql, is_numbered) in [
+            (insert.clone(), true),
+            (insert.replace("RETURNING user_id, 1::int", ""), false),
+            (
+                insert.replace("DO NOTHING", "(user_id) DO UPDATE SET words = excluded.words, seen = excluded.seen"),
+                false,
+            ),
+        ] {
+            client.query("TRUNCATE told").tag();
+            assert_eq!(client.query(&sql).tag(), format!("INSERT 0 {ROWS}"));
+            let numbered = client.text("SELECT DISTINCT seen LIKE '%sluice.row%' FROM told WHERE words IS NOT NULL");
+            assert_eq!(numbered, if is_numbered { "t" } else { "f" }, "{sql}");
+        }
+    }
+    assert_eq!(client.text("SELECT count(*) FROM pg_settings WHERE name LIKE 'sluice%'"), "0");
+}

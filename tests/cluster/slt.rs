@@ -1,10 +1,11 @@
 //! `tests/sql/*.slt`: the same statements on one plain PostgreSQL and through the router over one,
-//! two and three shards. PostgreSQL is the judge: nothing of what it should answer is written down.
+//! two and three shards, some over four. PostgreSQL is the judge: nothing of what it should answer is written down.
 //!
 //! - `statement ok` must succeed on PostgreSQL, `statement error` must fail there.
 //! - `query` must succeed; its rows are compared in order when the statement ends with its own
 //!   `ORDER BY`, and as a set otherwise or with `query T rowsort`.
 //! - `# refused` above a record: several shards must refuse it with 0A000; one shard must not.
+//! - `# ordered` above a record: its rows have an order without `ORDER BY`, which is compared.
 //! - `# since 16` above a record: older servers do not know it; it is left out there.
 //! - `# text` above a record asks for results as text: binary ones name types by numbers of one database.
 //! - `# $1 = text` above a record gives a parameter; NULL is the word.
@@ -26,8 +27,11 @@ const ROWS_SHOWN: usize = 12;
 const FIRST_OWN_OID: u32 = 16384;
 
 /// Files with writes that read on other shards: what they read is kept in memory.
-const READ_ELSEWHERE: [&str; 7] =
-    ["made_tables", "many_rows", "moved_rows", "reference", "spread_writes", "staged", "write_traps"];
+const READ_ELSEWHERE: [&str; 8] =
+    ["conflict_order", "made_tables", "many_rows", "moved_rows", "reference", "spread_writes", "staged", "write_traps"];
+
+/// Files whose rows come together from many places.
+const SPREAD_WIDELY: [&str; 1] = ["conflict_order"];
 
 macro_rules! files {
     ($($name:ident),* $(,)?) => {
@@ -44,6 +48,7 @@ files! {
     aggregates,
     clocks,
     collations,
+    conflict_order,
     ddl,
     empty,
     errors,
@@ -139,8 +144,8 @@ fn run_file(name: &str) {
         let plain = databases(name, 1);
         let judge = run(shared().port(), &plain[0], &steps, protocol, false);
         check_the_file(&steps, &judge);
-        for (shards, limits) in [(1, ""), (2, ""), (3, ""), (2, SMALL)] {
-            if limits == SMALL && READ_ELSEWHERE.contains(&name) {
+        for (shards, limits) in [(1, ""), (2, ""), (3, ""), (4, ""), (2, SMALL)] {
+            if limits == SMALL && READ_ELSEWHERE.contains(&name) || shards == 4 && !SPREAD_WIDELY.contains(&name) {
                 continue;
             }
             let over = databases(name, shards);
@@ -236,7 +241,7 @@ fn step(place: String, connection: &Connection, sql: String, notes: &[String], e
     };
     let refused = notes.iter().any(|note| note == "refused");
     let results = if notes.iter().any(|note| note == "text") { Results::Text } else { Results::Binary };
-    let ordered = has_own_order(&sql);
+    let ordered = has_own_order(&sql) || notes.iter().any(|note| note == "ordered");
     let place = place.rsplit('/').next().unwrap_or_default().to_owned();
     Step { place, connection, sql, parameters, copy: String::new(), expect, ordered, refused, results }
 }

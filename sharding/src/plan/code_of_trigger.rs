@@ -44,6 +44,16 @@ impl TriggerCode {
         self.kind & INSTEAD != 0
     }
 
+    /// Whether rows may neither be stored nor come back, because it returns something else than them.
+    pub fn passes_over(&self) -> bool {
+        if !self.sets_row() || self.language != "plpgsql" {
+            return self.sets_row() && self.function == "suppress_redundant_updates_trigger";
+        }
+        let words: Vec<&str> = Lexer::new(&self.body).map(|token| &self.body[token.start..token.end]).collect();
+        let is = |at: usize, word: &str| words.get(at).is_some_and(|found| found.eq_ignore_ascii_case(word));
+        (0..words.len()).any(|at| is(at, "return") && !(is(at + 1, "new") && is(at + 2, ";")))
+    }
+
     /// Whether what it returns is stored.
     fn sets_row(&self) -> bool {
         self.kind & (ROW | BEFORE) == ROW | BEFORE && self.kind & (INSERT | UPDATE) != 0
@@ -297,5 +307,29 @@ impl Code<'_> {
             }
             _ => true,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn passes(kind: i16, language: &str, body: &str) -> bool {
+        let function = "suppress_redundant_updates_trigger".to_owned();
+        TriggerCode { kind, function, language: language.into(), body: body.into() }.passes_over()
+    }
+
+    #[test]
+    fn rows_are_passed_over_by_what_returns_anything_else() {
+        let before = ROW | BEFORE | INSERT;
+        assert!(!passes(before, "plpgsql", "BEGIN NEW.a := 1; Return new ; END"));
+        assert!(!passes(before, "plpgsql", "BEGIN NEW.a := 'RETURN NULL;'; RETURN NEW; -- return null;\nEND"));
+        for other in ["NULL", "OLD", "(NEW)", "CASE WHEN NEW.a > 1 THEN NEW END", "coalesce(OLD, NEW)"] {
+            assert!(passes(before, "plpgsql", &format!("BEGIN IF a THEN RETURN NEW; END IF; RETURN {other}; END")));
+        }
+        // After the row is stored nobody heeds it.
+        assert!(!passes(ROW | INSERT, "plpgsql", "BEGIN RETURN NULL; END"));
+        assert!(!passes(BEFORE | INSERT, "plpgsql", "BEGIN RETURN NULL; END"));
+        assert!(passes(ROW | BEFORE | UPDATE, "internal", ""));
     }
 }

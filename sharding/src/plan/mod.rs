@@ -38,6 +38,7 @@ mod reduce;
 mod resolve;
 mod route;
 pub mod row_arrays;
+mod row_numbers;
 mod scope;
 mod splice;
 mod stages;
@@ -64,6 +65,7 @@ pub use draft::{Draft, Given, Sequence, Sequences, Wanted, without_unique_ids};
 pub use final_query::quoted;
 pub use phases::{Phase, build_with};
 pub use row_arrays::RowArrays;
+pub use row_numbers::RowNumbers;
 pub use stages::{Carried, Stage, StageColumn, StagedWrite};
 pub use steps::Step;
 pub use view::{can_stand_for_view, view_kind};
@@ -369,11 +371,20 @@ pub struct InsertRows {
     pub timed: bool,
     /// Highest parameter number in the text, 0 for none.
     pub params: u16,
-    /// Rows come back.
-    pub returns: bool,
+    pub returns: Returns,
     pub turns: Turns,
     /// How a shard takes its rows when all their values are plain.
     pub arrays: Option<RowArrays>,
+}
+
+/// Which rows of an INSERT come back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Returns {
+    Nothing,
+    /// As many as are given.
+    EveryRow,
+    /// ON CONFLICT or a trigger may pass rows over, so each comes with its number.
+    Numbered(RowNumbers),
 }
 
 /// When the shards of an INSERT store their rows.

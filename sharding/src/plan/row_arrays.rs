@@ -4,6 +4,8 @@
 //! What a column then holds must be what VALUES would have put there. So only values are taken whose text means the same in both: numbers
 //! for numbers, strings for what is read from strings, parameters of the column's own type. Anything else leaves the rows as they are.
 
+use super::Returns;
+use super::row_numbers::{RowNumbers, told};
 use crate::catalog::{Column, ColumnDefault, Identity, Origin};
 use crate::sql::cells::Cell;
 use crate::sql::rows::RowSpans;
@@ -48,6 +50,7 @@ pub struct RowArrays {
     pub elements: Vec<u32>,
     /// What stands in the place of VALUES, with the arrays as the first parameters.
     pub source: Box<str>,
+    pub returns: Returns,
 }
 
 /// One array as a parameter.
@@ -86,7 +89,7 @@ impl RowArrays {
     pub const ROWS_MIN: usize = 8;
 
     /// None when a column has another type.
-    pub(super) fn of(columns: &[&Column]) -> Option<Self> {
+    pub(super) fn of(columns: &[&Column], returns: Returns) -> Option<Self> {
         let mut sources = Vec::with_capacity(columns.len());
         for (n, column) in columns.iter().enumerate() {
             let (_, name) = ELEMENTS.iter().find(|(oid, _)| *oid == column.type_oid)?;
@@ -98,14 +101,24 @@ impl RowArrays {
             }
             sources.push(format!("pg_catalog.unnest(${}::pg_catalog.{name}[])", n + 1));
         }
-        let source = format!("SELECT * FROM ROWS FROM ({})", sources.join(", "));
-        Some(Self { elements: columns.iter().map(|column| column.type_oid).collect(), source: source.into() })
+        let source = format!("ROWS FROM ({})", sources.join(", "));
+        let source = match returns {
+            Returns::Nothing | Returns::EveryRow => format!("SELECT * FROM {source}"),
+            Returns::Numbered(_) => RowNumbers::source(&source, columns.len()),
+        };
+        Some(Self { elements: columns.iter().map(|column| column.type_oid).collect(), source: source.into(), returns })
     }
 
     /// The text that takes arrays, from the client's; none when what stands around its rows names parameters.
     pub fn text(&self, text: &str, spans: &RowSpans) -> Option<String> {
+        if spans.params_around(text) {
+            return None;
+        }
         let [head, tail] = spans.around(text);
-        (!spans.params_around(text)).then(|| format!("{head}{}{tail}", self.source))
+        Some(match self.returns {
+            Returns::Nothing | Returns::EveryRow => format!("{head}{}{tail}", self.source),
+            Returns::Numbered(_) => format!("{head}{}{}", self.source, told(tail)),
+        })
     }
 
     /// The arrays for `parts` shards, where `part_of` tells the one of each row; none when a value is not plain, or rows are few.
@@ -379,7 +392,7 @@ mod tests {
     use super::*;
 
     fn arrays(elements: &[u32]) -> RowArrays {
-        RowArrays { elements: elements.to_vec(), source: "ROWS".into() }
+        RowArrays { elements: elements.to_vec(), source: "ROWS".into(), returns: Returns::Nothing }
     }
 
     /// The arrays of one shard: as text, or the elements in hex.

@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Display, Formatter};
 
-use super::{Copies, Count, FinalQuery, Gather, Input, Node, Plan, StagedWrite, Write};
+use super::{Copies, Count, FinalQuery, Gather, Input, Node, Plan, Returns, StagedWrite, Write};
 
 /// One step: its heading, what stands below it, and the steps whose rows it takes.
 ///
@@ -89,7 +89,8 @@ impl Write {
                 Step { name: "WriteEach", detail, ..each.query.steps(full) }
             }
             Self::Rows(insert) => {
-                Step { name: "InsertRows", detail: format!("each row on {}", insert.keys), ..Step::default() }
+                let numbered = if let Returns::Numbered(_) = insert.returns { ", with its number" } else { "" };
+                Step { name: "InsertRows", detail: format!("each row on {}{numbered}", insert.keys), ..Step::default() }
             }
             Self::Selected(insert) => {
                 let detail = insert.source.to_string().trim_start_matches("Route: ").to_owned();

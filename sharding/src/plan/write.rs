@@ -16,10 +16,10 @@ use super::bind_query::Seen;
 use super::decide::{Context, rows_of};
 use super::scope::{Columns, Names};
 use super::{
-    Copies, EachShard, InsertRows, KeyColumn, Node, Plan, RowArrays, RowColumns, SelectedRows, Shards, TargetColumn,
-    Turns, Write, build, final_query, mirror, reasons,
+    Copies, EachShard, InsertRows, KeyColumn, Node, Plan, Returns, RowArrays, RowColumns, RowNumbers, SelectedRows,
+    Shards, TargetColumn, Turns, Write, build, final_query, mirror, reasons,
 };
-use crate::catalog::{Column, Table, TableKind};
+use crate::catalog::{Column, Event, Table, TableKind};
 use crate::refusal::Refusal;
 use crate::sql::parse::{self, Parsed};
 use crate::sql::tree::{Body, Dml, Insert, Merge, Query, Stmt};
@@ -109,18 +109,46 @@ fn given_rows(
     if binder.occurrences.len() > 1 || !binder.locals.is_empty() {
         return Err(reasons::spread("INSERT ... VALUES with subqueries"));
     }
+    let returns = returned(binder, insert);
     Ok(Write::Rows(InsertRows {
         keys,
         timed: binder.facts.clocks > 0,
         params: parsed.params,
-        returns: !insert.returning.is_empty(),
+        returns,
         turns: if insert.conflict.is_some() { Turns::InOrder } else { Turns::Together },
-        arrays: arrays(binder, insert),
+        arrays: arrays(binder, insert, returns),
     }))
 }
 
+/// Which rows of an INSERT ... VALUES come back.
+fn returned(binder: &Binder<'_>, insert: &Insert) -> Returns {
+    let conflict = insert.conflict.as_ref();
+    let passes_over = conflict.is_some_and(|conflict| conflict.set.is_empty() || conflict.filtered);
+    let is_passed = |event: Event| {
+        let mut targets = binder.tables.iter().filter(|table| table.target);
+        targets.any(|table| binder.names.catalog.passes_over(table.schema, table.name, event))
+    };
+    let is_passed = is_passed(Event::Insert) || conflict.is_some() && is_passed(Event::Update);
+    match row_numbers(binder, insert) {
+        _ if insert.returning.is_empty() => Returns::Nothing,
+        Some(numbers) if passes_over || is_passed => Returns::Numbered(numbers),
+        _ => Returns::EveryRow,
+    }
+}
+
+/// How the rows of an INSERT ... VALUES leave their numbers.
+fn row_numbers(binder: &Binder<'_>, insert: &Insert) -> Option<RowNumbers> {
+    let Columns::Table(table) = binder.rels[binder.occurrences.first()?.rel].columns else { return None };
+    let TableKind::Sharded { column, key_type } = table.kind else { return None };
+    let key = match insert.columns.is_empty() {
+        true => column,
+        false => insert.columns.iter().position(|name| **name == *table.columns[column].name)?,
+    };
+    Some(RowNumbers { key, key_type })
+}
+
 /// How the rows of an INSERT ... VALUES can go to their shards as arrays.
-fn arrays(binder: &Binder<'_>, insert: &Insert) -> Option<RowArrays> {
+fn arrays(binder: &Binder<'_>, insert: &Insert, returns: Returns) -> Option<RowArrays> {
     let Columns::Table(table) = binder.rels[binder.occurrences.first()?.rel].columns else { return None };
     let Body::Values(rows) = &insert.source.as_ref()?.body else { return None };
     let width = rows.first()?.len();
@@ -128,7 +156,7 @@ fn arrays(binder: &Binder<'_>, insert: &Insert) -> Option<RowArrays> {
         return None;
     }
     let columns = filled_columns(table, insert, &Some(width));
-    if columns.len() == width { RowArrays::of(&columns) } else { None }
+    if columns.len() == width { RowArrays::of(&columns, returns) } else { None }
 }
 
 /// Every shard runs the statement for its own rows.

@@ -246,7 +246,9 @@ impl Builder<'_> {
     }
 
     fn conflict(&mut self, conflict: &nodes::OnConflictClause) -> Result<Conflict> {
-        let mut exprs: Vec<Expr> = self.maybe_expr(conflict.where_clause())?.into_iter().collect();
+        let filter = self.maybe_expr(conflict.where_clause())?;
+        let filtered = filter.is_some();
+        let mut exprs: Vec<Expr> = filter.into_iter().collect();
         let mut columns = Vec::new();
         if let Some(infer) = conflict.infer() {
             for element in infer.index_elems() {
@@ -258,7 +260,7 @@ impl Builder<'_> {
             }
             exprs.extend(self.maybe_expr(infer.where_clause())?);
         }
-        Ok(Conflict { columns, exprs, set: self.assignments(conflict.target_list().iter())? })
+        Ok(Conflict { columns, exprs, set: self.assignments(conflict.target_list().iter())?, filtered })
     }
 
     fn assignments<'a>(&mut self, targets: impl Iterator<Item = &'a nodes::ResTarget>) -> Result<Vec<Assignment>> {

@@ -79,6 +79,28 @@ impl RowSpans {
         Lexer::new(tail).any(|token| token.kind == TokenKind::Param)
     }
 
+    /// Where the value of this number, from 0, stands in one of the rows; none if the row has fewer.
+    pub(crate) fn value_of(&self, text: &str, row: &Range<usize>, number: usize) -> Option<Range<usize>> {
+        let inside = row.start + 1..row.end - 1;
+        let (mut depth, mut at) = (0, 0);
+        let mut value: Option<Range<usize>> = None;
+        for token in Lexer::starting_at(&text[..inside.end], inside.start) {
+            match text.as_bytes()[token.start] {
+                b'(' | b'[' => depth += 1,
+                b')' | b']' => depth -= 1,
+                b',' if depth == 0 => {
+                    at += 1;
+                    continue;
+                }
+                _ => {}
+            }
+            if at == number {
+                value = Some(value.map_or(token.start, |value| value.start)..token.end);
+            }
+        }
+        value
+    }
+
     /// The text with these rows only, of which there is at least one.
     pub fn text_with(&self, text: &str, rows: &[usize]) -> String {
         let (first, last) = (self.rows.first().map_or(0, |row| row.start), self.rows.last().map_or(0, |row| row.end));

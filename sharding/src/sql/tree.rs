@@ -352,6 +352,8 @@ pub(crate) struct Conflict {
     pub columns: Vec<Box<str>>,
     pub exprs: Vec<Expr>,
     pub set: Vec<Assignment>,
+    /// DO UPDATE has a WHERE.
+    pub filtered: bool,
 }
 
 #[derive(Clone, Debug, PartialEq)]
