@@ -56,6 +56,10 @@ pub struct Hazard {
     pub what: String,
     /// When it acts.
     pub events: Vec<Event>,
+    /// The column that an update must set to wake it, if not every update does.
+    pub column: Option<String>,
+    /// The table that it belongs to, where that is another, whose rows follow by foreign keys.
+    pub follows: Option<String>,
     /// What is wrong with it, as the end of a sentence.
     pub reason: String,
 }
@@ -139,6 +143,8 @@ pub struct Column {
     /// Part of the primary key.
     pub primary: bool,
     pub origin: Origin,
+    /// A text for it, or for a part of it, may say `now`: dates and times, and what is made of them.
+    pub reads_clock: bool,
     pub collation: Collation,
     pub crossing: Crossing,
     pub default: ColumnDefault,
@@ -338,6 +344,7 @@ pub(crate) fn column_of(column: &ColumnDef, default_collation: Collation) -> Col
     let crossing = if column.collation.is_some() { Crossing::default() } else { crossing };
     let (name, not_null) = (column.name.to_string(), column.not_null);
     let origin = Origin::of(column.generated);
+    let reads_clock = !is_built_in_type(&column.target.name) || is_of_time(&column.target.name);
     Column {
         name,
         type_oid,
@@ -345,6 +352,7 @@ pub(crate) fn column_of(column: &ColumnDef, default_collation: Collation) -> Col
         not_null,
         primary: false,
         origin,
+        reads_clock,
         collation,
         crossing,
         default: ColumnDefault::None,
@@ -354,6 +362,24 @@ pub(crate) fn column_of(column: &ColumnDef, default_collation: Collation) -> Col
 /// Whether PostgreSQL itself brings the type of this name.
 pub(crate) fn is_built_in_type(name: &str) -> bool {
     type_oid(name) != 0
+}
+
+/// Whether a text for a built-in type, or for a part of it, may say `now`.
+pub(crate) fn is_of_time(name: &str) -> bool {
+    matches!(
+        name,
+        "date"
+            | "time"
+            | "timetz"
+            | "timestamp"
+            | "timestamptz"
+            | "daterange"
+            | "tsrange"
+            | "tstzrange"
+            | "datemultirange"
+            | "tsmultirange"
+            | "tstzmultirange"
+    )
 }
 
 /// A built-in type in SQL whose values can be elements of an array.

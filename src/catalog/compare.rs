@@ -125,6 +125,7 @@ mod tests {
             not_null: true,
             primary: false,
             origin: Origin::Given,
+            reads_clock: false,
             collation: Collation::Bytes,
             crossing: Crossing::default(),
             default: ColumnDefault::None,

@@ -113,6 +113,7 @@ fn view_columns(catalog: &Catalog, query: &Query) -> Vec<Column> {
             not_null: false,
             primary: false,
             origin: Origin::Given,
+            reads_clock: true,
             collation: catalog.default_collation,
             crossing: Crossing::default(),
             default: ColumnDefault::None,
