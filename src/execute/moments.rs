@@ -8,9 +8,11 @@ use pgsluice_sharding::sql::moments::{holds_moment, is_moment};
 
 use crate::protocol::error::ErrorFields;
 use crate::protocol::reply;
+use crate::session::settings::quote_literal;
 
 use super::arguments::Arguments;
 use super::gather::{BINARY, bind_for_shard};
+use super::types::ParameterTypes;
 use super::{Conversation, Failure};
 
 /// Dates and times, and what PostgreSQL makes of them.
@@ -33,9 +35,6 @@ const TYPES: [(u32, &str); 16] = [
     (4534, "tstzmultirange"),
 ];
 
-/// The first id of a type that PostgreSQL does not bring itself.
-const OWN_TYPES: u32 = 16384;
-
 impl Conversation {
     /// The arguments of a write with such parameters as the times that they mean, as the server has it that was first to join the client's
     /// transaction; none if there are no such parameters.
@@ -56,11 +55,11 @@ impl Conversation {
         };
         let id = self.links[i].server.id.0;
         let description = self.write_description(id, arguments).await?;
-        let types = description.parameter_types.numbers();
+        let types = &description.parameter_types;
         let mut values: Vec<(i16, Option<Cow<'_, [u8]>>)> = Vec::new();
         for (n, (format, value)) in arguments.bind()?.parameters().enumerate() {
             let told = match value.filter(|_| says(&(format, value))) {
-                Some(text) => match self.type_of_time(id, types.get(n).copied().unwrap_or_default()).await? {
+                Some(text) => match self.type_of_time(id, types, n).await? {
                     Some(known) => Some(self.moment(id, text, known).await?),
                     None => None,
                 },
@@ -74,14 +73,20 @@ impl Conversation {
         Ok(Some(arguments.with_values(&values)?))
     }
 
-    /// The type of this number on a server if it is one of time, or a domain over one.
-    async fn type_of_time(&mut self, id: u64, type_oid: u32) -> Result<Option<(u32, &'static str)>, Failure> {
+    /// The type of a parameter if it is one of time; what a domain over one stands for.
+    async fn type_of_time(
+        &mut self,
+        id: u64,
+        types: &ParameterTypes,
+        param: usize,
+    ) -> Result<Option<(u32, &'static str)>, Failure> {
         let known = |type_oid: u32| TYPES.iter().find(|(known, _)| *known == type_oid).copied();
-        if type_oid < OWN_TYPES {
-            return Ok(known(type_oid));
-        }
+        let Some(name) = types.name_of(param) else {
+            return Ok(types.numbers().get(param).and_then(|number| known(*number)));
+        };
+        let name = quote_literal(name);
         let question = format!(
-            "WITH RECURSIVE below(oid) AS (SELECT {type_oid}::pg_catalog.oid UNION ALL SELECT t.typbasetype \
+            "WITH RECURSIVE below(oid) AS (SELECT {name}::pg_catalog.regtype::pg_catalog.oid UNION ALL SELECT t.typbasetype \
              FROM pg_catalog.pg_type t JOIN below b ON b.oid OPERATOR(pg_catalog.=) t.oid \
              WHERE t.typtype OPERATOR(pg_catalog.=) 'd') SELECT b.oid FROM below b"
         );
