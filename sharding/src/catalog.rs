@@ -143,11 +143,26 @@ pub struct Column {
     /// Part of the primary key.
     pub primary: bool,
     pub origin: Origin,
-    /// A text for it, or for a part of it, may say `now`: dates and times, and what is made of them.
-    pub reads_clock: bool,
+    pub reading: Reading,
     pub collation: Collation,
     pub crossing: Crossing,
     pub default: ColumnDefault,
+}
+
+/// What a text for a column means.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reading {
+    /// The same whenever it is read.
+    #[default]
+    Fixed,
+    /// It, or a part of it, may say `now`: dates and times, and what is made of them.
+    Clock,
+}
+
+impl Reading {
+    pub fn of(reads_clock: bool) -> Self {
+        if reads_clock { Self::Clock } else { Self::Fixed }
+    }
 }
 
 /// Where the values of a column come from.
@@ -344,7 +359,7 @@ pub(crate) fn column_of(column: &ColumnDef, default_collation: Collation) -> Col
     let crossing = if column.collation.is_some() { Crossing::default() } else { crossing };
     let (name, not_null) = (column.name.to_string(), column.not_null);
     let origin = Origin::of(column.generated);
-    let reads_clock = !is_built_in_type(&column.target.name) || is_of_time(&column.target.name);
+    let reading = Reading::of(!is_built_in_type(&column.target.name) || is_of_time(&column.target.name));
     Column {
         name,
         type_oid,
@@ -352,7 +367,7 @@ pub(crate) fn column_of(column: &ColumnDef, default_collation: Collation) -> Col
         not_null,
         primary: false,
         origin,
-        reads_clock,
+        reading,
         collation,
         crossing,
         default: ColumnDefault::None,

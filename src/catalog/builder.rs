@@ -7,7 +7,7 @@ use std::fmt;
 use pgsluice_sharding::Refusal;
 use pgsluice_sharding::catalog::{
     Catalog, Collation, Column, ColumnDefault, Crossing, CrossingForm, Event, Function, FunctionKind, Identity, Origin,
-    Relation, SequenceName, Table, TableKind, TableRules, Volatility,
+    Reading, Relation, SequenceName, Table, TableKind, TableRules, Volatility,
 };
 use pgsluice_sharding::map::ShardId;
 use pgsluice_sharding::plan::{TriggerCode, can_stand_for_view, view_kind};
@@ -82,7 +82,7 @@ struct TypeRow {
     crossing: Crossing,
     /// That it has by itself.
     collation: u32,
-    reads_clock: bool,
+    reading: Reading,
 }
 
 #[derive(Debug)]
@@ -175,7 +175,7 @@ impl Builder {
             _ => CrossingForm::Never,
         };
         let crossing = Crossing { form, type_name: row.text(1)?.to_owned(), ..Crossing::default() };
-        let found = TypeRow { crossing, collation: row.number(3)?, reads_clock: row.boolean(4)? };
+        let found = TypeRow { crossing, collation: row.number(3)?, reading: Reading::of(row.boolean(4)?) };
         self.types.insert(row.number(0)?, found);
         Ok(())
     }
@@ -209,7 +209,7 @@ impl Builder {
             not_null: row.boolean(6)?,
             primary: row.boolean(8)?,
             origin: Origin::of(row.boolean(9)?),
-            reads_clock: known.is_none_or(|known| known.reads_clock),
+            reading: known.map_or(Reading::Clock, |known| known.reading),
             collation: self.collation_of(row.number(7)?),
             crossing: Crossing { domain, ..self.crossing_of(type_oid, row.number(7)?) },
             default: ColumnDefault::None,

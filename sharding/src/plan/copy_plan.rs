@@ -3,7 +3,7 @@
 use super::computed::{check_copied, missing_fields};
 use super::final_query::quoted;
 use super::reasons;
-use crate::catalog::{Column, Origin, Relation, Table, TableKind};
+use crate::catalog::{Column, Origin, Reading, Relation, Table, TableKind};
 use crate::copy::{
     AddedField, CopyFormat, CopyFrom, CopyTarget, Encoding, FieldValue, ForceNull, ForceQuote, KeyOptions, MomentField,
     MomentKind, PartialRows, PrintForm,
@@ -58,13 +58,13 @@ pub(super) fn copy_from(found: &Table, name: &str, table: &TableRef, copy: &Copy
 /// The columns that the data have, in their order.
 fn data_columns<'t>(found: &'t Table, copy: &'t Copy) -> impl Iterator<Item = &'t Column> {
     let all = found.columns.iter().filter(|column| copy.columns.is_empty() && column.origin == Origin::Given);
-    let named = |name: &'t Box<str>| found.columns.iter().find(|column| *column.name == **name);
-    all.chain(copy.columns.iter().filter_map(named))
+    let named = |name: &str| found.columns.iter().find(|column| column.name == name);
+    all.chain(copy.columns.iter().filter_map(move |name| named(name)))
 }
 
 /// The fields whose texts may say `now`.
 fn moments(found: &Table, copy: &Copy) -> Vec<MomentField> {
-    let fields = data_columns(found, copy).zip(0..).filter(|(column, _)| column.reads_clock);
+    let fields = data_columns(found, copy).zip(0..).filter(|(column, _)| column.reading == Reading::Clock);
     let moment = |(column, field): (&Column, u16)| MomentField {
         field,
         column: column.name.clone(),

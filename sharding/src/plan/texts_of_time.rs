@@ -1,7 +1,7 @@
 //! Texts that a statement reads as times: one may say `now`, and each copy of a reference table would read another time in it.
 
 use super::bind::Binder;
-use crate::catalog::{is_built_in_type, is_of_time};
+use crate::catalog::{Reading, is_built_in_type, is_of_time};
 use crate::copy::MomentKind;
 use crate::sql::moments::holds_moment;
 use crate::sql::tree::{Body, Const, Dml, Expr, Value};
@@ -27,8 +27,8 @@ const TEXTS: [u32; 3] = [oid::TEXT, oid::VARCHAR, 1042];
 pub(super) fn text_of_time(binder: &Binder<'_>, dml: &Dml) -> Option<String> {
     let mut found = None;
     let mut targets = binder.tables.iter().filter(|used| used.target).flat_map(|used| &used.table.columns);
-    let has_parts =
-        targets.any(|column| column.reads_clock && MomentKind::of_type(column.type_oid) == MomentKind::Parts);
+    let has_parts = targets
+        .any(|column| column.reading == Reading::Clock && MomentKind::of_type(column.type_oid) == MomentKind::Parts);
     walk::dml(dml, &mut |visited| {
         let (name, arg) = match visited {
             Visited::Expr(Expr::Cast(cast)) if is_of_time(&cast.target.name) => (&cast.target.name, &cast.arg),

@@ -100,11 +100,11 @@ pub fn is_moment(text: &str) -> bool {
     let (mut moments, mut zones, mut now) = (0, 0, false);
     let named_zone = text.contains('/');
     for run in text.split(|letter: char| !letter.is_ascii_alphabetic()).filter(|run| !run.is_empty()) {
-        let is = |known: &&str| run.eq_ignore_ascii_case(known);
-        if WORDS.iter().any(|word| is(word)) {
-            now |= is(&"now");
+        let is_among = |words: &[&str]| words.iter().any(|word| run.eq_ignore_ascii_case(word));
+        if is_among(&WORDS) {
+            now |= is_among(&WORDS[..1]);
             moments += 1;
-        } else if !KEYWORDS.iter().any(|word| is(word)) && !run.to_ascii_lowercase().ends_with("day") {
+        } else if !is_among(&KEYWORDS) && !run.to_ascii_lowercase().ends_with("day") {
             zones += 1;
             if !named_zone && !(3..=ABBREVIATION_MAX).contains(&run.len()) {
                 return false;
