@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use pgsluice_sharding::catalog::Collation;
-use pgsluice_sharding::copy::{CopyFormat, CopyFrom, CopyTarget, KeyOptions, Splitter};
+use pgsluice_sharding::copy::{
+    CopyFormat, CopyFrom, CopyTarget, ForceNull, KeyOptions, MomentField, MomentKind, Splitter,
+};
 use pgsluice_sharding::key::Format;
 use pgsluice_sharding::merge::{ColumnType, Merge, MergeLimits, Progress, ShardInput};
 use pgsluice_sharding::plan::{
@@ -132,6 +134,7 @@ fn copying(criterion: &mut Criterion) {
     }
     let map = ShardMap::even(4096, 4);
     let mut group = criterion.benchmark_group("copy");
+    let (dated_text, dated_csv) = (text.clone().into_bytes(), csv.clone().into_bytes());
     let formats = [
         ("text", CopyFormat::Text { delimiter: b'\t', null: b"\\N".to_vec(), header: false }, text.into_bytes()),
         (
@@ -140,7 +143,19 @@ fn copying(criterion: &mut Criterion) {
             csv.into_bytes(),
         ),
         ("binary", CopyFormat::Binary, binary),
+        (
+            "text, a field may say now",
+            CopyFormat::Text { delimiter: b'\t', null: b"\\N".to_vec(), header: false },
+            dated_text,
+        ),
+        (
+            "csv, a field may say now",
+            CopyFormat::Csv { delimiter: b',', null: Vec::new(), quote: b'"', escape: b'"', header: false },
+            dated_csv,
+        ),
     ];
+    let (kind, null) = (MomentKind::TimestampTz, ForceNull::AsWritten);
+    let at = MomentField { field: 3, column: "at".to_owned(), kind, null };
     for (name, format, data) in formats {
         let copy = CopyFrom {
             target: CopyTarget::Sharded { field: 0, key_type: KeyType::Int8, stored_in: None },
@@ -150,6 +165,7 @@ fn copying(criterion: &mut Criterion) {
             key: KeyOptions::default(),
             partial: None,
             added: Vec::new(),
+            moments: if name.ends_with("now") { vec![at.clone()] } else { Vec::new() },
         };
         group.throughput(Throughput::Bytes(data.len() as u64));
         group.bench_function(name, |bencher| {

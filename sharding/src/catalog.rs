@@ -80,6 +80,10 @@ pub struct Hazard {
     pub what: String,
     /// When it acts.
     pub events: Vec<Event>,
+    /// The column that an update must set to wake it, if not every update does.
+    pub column: Option<String>,
+    /// The table that it belongs to, where that is another, whose rows follow by foreign keys.
+    pub follows: Option<String>,
     /// What is wrong with it, as the end of a sentence.
     pub reason: String,
 }
@@ -163,9 +167,26 @@ pub struct Column {
     /// Part of the primary key.
     pub primary: bool,
     pub origin: Origin,
+    pub reading: Reading,
     pub collation: Collation,
     pub crossing: Crossing,
     pub default: ColumnDefault,
+}
+
+/// What a text for a column means.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reading {
+    /// The same whenever it is read.
+    #[default]
+    Fixed,
+    /// It, or a part of it, may say `now`: dates and times, and what is made of them.
+    Clock,
+}
+
+impl Reading {
+    pub fn of(reads_clock: bool) -> Self {
+        if reads_clock { Self::Clock } else { Self::Fixed }
+    }
 }
 
 /// Where the values of a column come from.
@@ -362,6 +383,7 @@ pub(crate) fn column_of(column: &ColumnDef, default_collation: Collation) -> Col
     let crossing = if column.collation.is_some() { Crossing::default() } else { crossing };
     let (name, not_null) = (column.name.to_string(), column.not_null);
     let origin = Origin::of(column.generated);
+    let reading = Reading::of(!is_built_in_type(&column.target.name) || is_of_time(&column.target.name));
     Column {
         name,
         type_oid,
@@ -369,6 +391,7 @@ pub(crate) fn column_of(column: &ColumnDef, default_collation: Collation) -> Col
         not_null,
         primary: false,
         origin,
+        reading,
         collation,
         crossing,
         default: ColumnDefault::None,
@@ -378,6 +401,24 @@ pub(crate) fn column_of(column: &ColumnDef, default_collation: Collation) -> Col
 /// Whether PostgreSQL itself brings the type of this name.
 pub(crate) fn is_built_in_type(name: &str) -> bool {
     type_oid(name) != 0
+}
+
+/// Whether a text for a built-in type, or for a part of it, may say `now`.
+pub(crate) fn is_of_time(name: &str) -> bool {
+    matches!(
+        name,
+        "date"
+            | "time"
+            | "timetz"
+            | "timestamp"
+            | "timestamptz"
+            | "daterange"
+            | "tsrange"
+            | "tstzrange"
+            | "datemultirange"
+            | "tsmultirange"
+            | "tstzmultirange"
+    )
 }
 
 /// A built-in type in SQL whose values can be elements of an array.

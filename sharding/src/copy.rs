@@ -5,6 +5,7 @@ mod binary;
 mod csv;
 mod line_map;
 mod lines;
+mod moments;
 mod print;
 mod text;
 
@@ -17,6 +18,7 @@ use crate::refusal::Refusal;
 use added::Added;
 pub use added::{AddedField, FieldCell, FieldValue};
 use binary::Binary;
+pub use moments::{MomentField, MomentKind, Times};
 pub use print::{CopyQuery, ForceQuote, PrintForm, Printer};
 
 use line_map::LineMap;
@@ -36,6 +38,8 @@ pub struct CopyFrom {
     pub partial: Option<PartialRows>,
     /// What the router puts in front of each row; only where the data have not all columns.
     pub added: Vec<AddedField>,
+    /// The fields in text or CSV in whose columns `now` is a time.
+    pub moments: Vec<MomentField>,
 }
 
 /// What the table and the options say of the field with the key.
@@ -108,6 +112,7 @@ pub struct Splitter {
     /// By shard.
     maps: Vec<LineMap>,
     added: Added,
+    times: Times,
     /// The beginning of a row whose end has not come yet.
     pending: Vec<u8>,
     /// A decoded key, kept for its memory.
@@ -160,6 +165,7 @@ impl Splitter {
             form,
             maps: Vec::new(),
             added: Added::default(),
+            times: Times::default(),
             pending: Vec::new(),
             scratch: Vec::new(),
         }
@@ -176,7 +182,8 @@ impl Splitter {
 
     /// Takes the next bytes of the stream, cut anywhere, and appends whole rows to the buffer of
     /// their shard: `out[shard]`. A header line goes to every shard that is used (all), because
-    /// each runs the same COPY statement. A reference table's data goes to every shard as it is.
+    /// each runs the same COPY statement. A reference table's data goes to every shard as it is, but for times that each would read
+    /// for itself.
     ///
     /// # Errors
     /// PostgreSQL's error for the row, with the line in its context: a key that does not parse
@@ -220,7 +227,7 @@ impl Splitter {
 
     /// Every shard gets the data as they are.
     fn passes_whole(&self) -> bool {
-        self.copy.target == CopyTarget::Reference && self.copy.added.is_empty()
+        self.copy.target == CopyTarget::Reference && self.copy.added.is_empty() && self.copy.moments.is_empty()
     }
 
     /// The CONTEXT of a shard's error with the line that the client counts, and that line; `None` if it names no line.

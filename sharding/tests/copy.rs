@@ -29,6 +29,7 @@ fn copy(format: CopyFormat, field: u16, key_type: KeyType) -> CopyFrom {
         key: KeyOptions::default(),
         partial: None,
         added: Vec::new(),
+        moments: Vec::new(),
     }
 }
 

@@ -6,13 +6,14 @@ use std::fmt;
 
 use pgsluice_sharding::Refusal;
 use pgsluice_sharding::catalog::{
-    Catalog, Collation, Column, ColumnDefault, Crossing, CrossingForm, Event, Function, FunctionKind, Hazard, Identity,
-    Origin, Relation, SequenceName, Table, TableKind, TableRules, Volatility,
+    Catalog, Collation, Column, ColumnDefault, Crossing, CrossingForm, Event, Function, FunctionKind, Identity, Origin,
+    Reading, Relation, SequenceName, Table, TableKind, TableRules, Volatility,
 };
 use pgsluice_sharding::map::ShardId;
-use pgsluice_sharding::plan::{TriggerCode, can_stand_for_view, hazards, view_kind};
+use pgsluice_sharding::plan::{TriggerCode, can_stand_for_view, view_kind};
 use pgsluice_sharding::sql::code::pin_of_code;
 
+use crate::catalog::actors::{Act, Actor, Cascade, Ties, find_hazards, find_passing};
 use crate::catalog::queries::Subject;
 
 /// The oid of the collation `default`: whatever the database has.
@@ -53,8 +54,7 @@ pub struct Builder {
     default_collation: Collation,
     search_path: Vec<String>,
     collations: HashMap<u32, (Collation, String)>,
-    /// With the collation that the type has by itself.
-    types: HashMap<u32, (Crossing, u32)>,
+    types: HashMap<u32, TypeRow>,
     /// Domain -> (type below, typmod).
     domains: HashMap<u32, (u32, i32)>,
     relations: Vec<RelationRows>,
@@ -64,6 +64,7 @@ pub struct Builder {
     /// With the table they belong to.
     sequences: Vec<(SequenceName, Option<(String, String)>)>,
     actors: Vec<Actor>,
+    cascades: Vec<Cascade>,
     views: Vec<ViewRow>,
 }
 
@@ -75,29 +76,22 @@ struct RelationRows {
     columns: Vec<Column>,
 }
 
+/// A type that columns have.
 #[derive(Debug)]
-struct ViewRow {
-    schema: String,
-    name: String,
-    definition: String,
+struct TypeRow {
+    crossing: Crossing,
+    /// That it has by itself.
+    collation: u32,
+    reading: Reading,
+}
+
+#[derive(Debug)]
+pub(super) struct ViewRow {
+    pub(super) schema: String,
+    pub(super) name: String,
+    pub(super) definition: String,
     /// Whoever reads its tables by its definition sees what the view shows, and nobody else does.
     open: bool,
-}
-
-/// What acts when a table is written.
-#[derive(Debug)]
-struct Actor {
-    table: (String, String),
-    name: String,
-    act: Act,
-}
-
-#[derive(Debug)]
-enum Act {
-    Trigger(TriggerCode),
-    Rule(Event),
-    /// Its conditions.
-    Policy(Vec<String>),
 }
 
 impl Actor {
@@ -123,6 +117,7 @@ impl Builder {
             functions: HashMap::new(),
             sequences: Vec::new(),
             actors: Vec::new(),
+            cascades: Vec::new(),
             views: Vec::new(),
         }
     }
@@ -145,6 +140,7 @@ impl Builder {
             Subject::Triggers => self.trigger(row),
             Subject::Rules => self.rule(row),
             Subject::Policies => self.policy(row),
+            Subject::Cascades => self.cascade(row),
             Subject::Defaults => self.default(row),
             Subject::Views => self.view(row),
         }
@@ -179,7 +175,8 @@ impl Builder {
             _ => CrossingForm::Never,
         };
         let crossing = Crossing { form, type_name: row.text(1)?.to_owned(), ..Crossing::default() };
-        self.types.insert(row.number(0)?, (crossing, row.number(3)?));
+        let found = TypeRow { crossing, collation: row.number(3)?, reading: Reading::of(row.boolean(4)?) };
+        self.types.insert(row.number(0)?, found);
         Ok(())
     }
 
@@ -203,8 +200,8 @@ impl Builder {
         let Some(column) = row.optional(3) else { return Ok(()) };
         let own_type = row.number(4)?;
         let (type_oid, typmod) = self.base_type(own_type, row.number(5)?);
-        let domain = self.types.get(&own_type).filter(|_| own_type != type_oid);
-        let domain = domain.map(|(domain, _)| domain.type_name.clone());
+        let known = self.types.get(&own_type);
+        let domain = known.filter(|_| own_type != type_oid).map(|domain| domain.crossing.type_name.clone());
         let column = Column {
             name: column.to_owned(),
             type_oid,
@@ -212,6 +209,7 @@ impl Builder {
             not_null: row.boolean(6)?,
             primary: row.boolean(8)?,
             origin: Origin::of(row.boolean(9)?),
+            reading: known.map_or(Reading::Clock, |known| known.reading),
             collation: self.collation_of(row.number(7)?),
             crossing: Crossing { domain, ..self.crossing_of(type_oid, row.number(7)?) },
             default: ColumnDefault::None,
@@ -281,6 +279,23 @@ impl Builder {
         Ok(())
     }
 
+    fn cascade(&mut self, row: Row<'_>) -> Result<(), BadRow> {
+        let follows = |column: usize| match row.text(column) {
+            Ok("c") if column == 5 => Ok(Some(Event::Delete)),
+            Ok("c" | "n" | "d") => Ok(Some(Event::Update)),
+            Ok(_) => Ok(None),
+            Err(bad) => Err(bad),
+        };
+        self.cascades.push(Cascade {
+            table: (row.text(0)?.to_owned(), row.text(1)?.to_owned()),
+            other: (row.text(2)?.to_owned(), row.text(3)?.to_owned()),
+            column: row.text(4)?.to_owned(),
+            on_delete: follows(5)?,
+            on_update: follows(6)?,
+        });
+        Ok(())
+    }
+
     fn default(&mut self, row: Row<'_>) -> Result<(), BadRow> {
         let (schema, table, column) = (row.text(0)?, row.text(1)?, row.text(2)?);
         let identity = match row.text(3)? {
@@ -332,7 +347,9 @@ impl Builder {
     }
 
     fn crossing_of(&self, type_oid: u32, collation: u32) -> Crossing {
-        let Some((crossing, own)) = self.types.get(&type_oid) else { return Crossing::default() };
+        let Some(TypeRow { crossing, collation: own, .. }) = self.types.get(&type_oid) else {
+            return Crossing::default();
+        };
         match self.collations.get(&collation) {
             _ if collation == *own => crossing.clone(),
             Some((_, name)) => Crossing { collation: Some(name.clone()), ..crossing.clone() },
@@ -391,7 +408,9 @@ impl Builder {
             passing: HashMap::new(),
         };
         if self.shards > 1 {
-            find_hazards(&mut catalog, &self.actors, &self.parents, &self.views);
+            let ties = Ties { parents: &self.parents, cascades: &self.cascades, views: &self.views };
+            find_hazards(&mut catalog, &self.actors, &ties);
+            find_passing(&mut catalog, &self.actors, &ties);
             look_through(&mut catalog, self.views);
             let Catalog { hazards, tables, .. } = &mut catalog;
             for (schema, hazards) in hazards {
@@ -466,51 +485,6 @@ fn leave_out_scattered(
         ));
         tables.get_mut(schema).and_then(|tables| tables.remove(name));
     }
-}
-
-/// Finds the triggers and rules that would do harm, and the triggers that pass rows over. Those of a child act for its parents too, and
-/// those of a table for the views over it.
-fn find_hazards(catalog: &mut Catalog, actors: &[Actor], parents: &[[(String, String); 2]], views: &[ViewRow]) {
-    let mut hazards: HashMap<String, HashMap<String, Vec<Hazard>>> = HashMap::new();
-    let mut passing: Vec<(String, String, Event)> = Vec::new();
-    let mut note = |(schema, table): (&str, &str), hazard: &Hazard| {
-        let known = hazards.entry(schema.to_owned()).or_default().entry(table.to_owned()).or_default();
-        if !known.contains(hazard) {
-            known.push(hazard.clone());
-        }
-    };
-    for Actor { table: (schema, table), name, act } in actors {
-        let own = (schema.as_str(), table.as_str());
-        let found = match act {
-            Act::Trigger(code) => hazards::of_trigger(catalog, own, name, code),
-            Act::Rule(event) => hazards::of_rule(catalog, own, name, *event),
-            Act::Policy(conditions) => hazards::of_policy(catalog, own, name, conditions),
-        };
-        let passed = match act {
-            Act::Trigger(code) if code.passes_over() => code.events(),
-            Act::Trigger(_) | Act::Rule(_) | Act::Policy(_) => Vec::new(),
-        };
-        if found.is_none() && passed.is_empty() {
-            continue;
-        }
-        let mut concerned = vec![own];
-        let mut next = 0;
-        while let Some((schema, table)) = concerned.get(next).copied() {
-            let above = parents.iter().filter(|[child, _]| child.0 == schema && child.1 == table);
-            let above = above.map(|[_, (schema, table)]| (schema.as_str(), table.as_str()));
-            let new: Vec<_> = above.filter(|parent| !concerned.contains(parent)).collect();
-            concerned.extend(new);
-            next += 1;
-        }
-        let names = |view: &ViewRow| concerned.iter().any(|(_, table)| view.definition.contains(table));
-        let views = views.iter().filter(|view| names(view)).map(|view| (view.schema.as_str(), view.name.as_str()));
-        for (schema, table) in concerned.iter().copied().chain(views) {
-            found.iter().for_each(|hazard| note((schema, table), hazard));
-            passed.iter().for_each(|event| passing.push((schema.to_owned(), table.to_owned(), *event)));
-        }
-    }
-    catalog.hazards = hazards;
-    passing.iter().for_each(|(schema, table, event)| catalog.note_passing(schema, table, *event));
 }
 
 /// Finds out where the rows of views are, those of views over views last; of the others, which can be read as the query they stand for.

@@ -112,7 +112,7 @@ const FIRST_USER_OID: u32 = 16384;
 mod tests {
     use std::collections::HashMap;
 
-    use pgsluice_sharding::catalog::{Collation, Column, ColumnDefault, Crossing, Origin};
+    use pgsluice_sharding::catalog::{Collation, Column, ColumnDefault, Crossing, Origin, Reading};
     use pgsluice_sharding::key::KeyType;
 
     use super::*;
@@ -125,6 +125,7 @@ mod tests {
             not_null: true,
             primary: false,
             origin: Origin::Given,
+            reading: Reading::Fixed,
             collation: Collation::Bytes,
             crossing: Crossing::default(),
             default: ColumnDefault::None,

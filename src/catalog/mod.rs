@@ -12,6 +12,7 @@
 //!   shard primaries -> load -> Builder -> Catalog -> CatalogWatch -> CatalogReader of each worker
 //! ```
 
+mod actors;
 pub mod blocks;
 mod builder;
 mod compare;

@@ -18,6 +18,7 @@ pub enum Subject {
     Functions,
     Sequences,
     Triggers,
+    Cascades,
     Rules,
     Policies,
     Defaults,
@@ -32,7 +33,7 @@ pub struct Query {
 }
 
 /// All questions, in the order in which the builder wants the answers.
-pub const QUERIES: [Query; 10] = [
+pub const QUERIES: [Query; 11] = [
     Query { subject: Subject::Database, sql: DATABASE },
     Query { subject: Subject::Collations, sql: COLLATIONS },
     Query { subject: Subject::Domains, sql: DOMAINS },
@@ -42,6 +43,7 @@ pub const QUERIES: [Query; 10] = [
     Query { subject: Subject::Functions, sql: FUNCTIONS },
     Query { subject: Subject::Sequences, sql: SEQUENCES },
     Query { subject: Subject::Triggers, sql: TRIGGERS },
+    Query { subject: Subject::Cascades, sql: CASCADES },
     Query { subject: Subject::Rules, sql: RULES },
 ];
 
@@ -78,8 +80,8 @@ JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) k.collnamespace";
 const DOMAINS: &str = "\
 SELECT t.oid, t.typbasetype, t.typtypmod FROM pg_catalog.pg_type t WHERE t.typtype OPERATOR(pg_catalog.=) 'd'";
 
-/// oid, name in SQL, whether its values cross in binary (b), as text (t), within a row (r) or not (n), its collation: the types that columns
-/// have.
+/// oid, name in SQL, whether its values cross in binary (b), as text (t), within a row (r) or not (n), its collation, whether it is a
+/// date or time or has parts that are: the types that columns have.
 ///
 /// As text goes tsquery, whose binary form cannot be read when it is empty. What has no binary form, or means an object by a number (regclass
 /// and the like), does not cross, nor does what has such parts.
@@ -88,6 +90,7 @@ WITH RECURSIVE parts(part, whole) AS MATERIALIZED ( \
   SELECT a.typelem, a.oid FROM pg_catalog.pg_type a WHERE a.typelem OPERATOR(pg_catalog.<>) 0::pg_catalog.oid \
   UNION ALL SELECT a.typbasetype, a.oid FROM pg_catalog.pg_type a WHERE a.typbasetype OPERATOR(pg_catalog.<>) 0::pg_catalog.oid \
   UNION ALL SELECT r.rngsubtype, r.rngtypid FROM pg_catalog.pg_range r \
+  UNION ALL SELECT r.rngsubtype, r.rngmultitypid FROM pg_catalog.pg_range r \
   UNION ALL SELECT x.atttypid, c.reltype FROM pg_catalog.pg_attribute x \
     JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) x.attrelid \
     WHERE x.attrelid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid AND c.reltype OPERATOR(pg_catalog.<>) 0::pg_catalog.oid \
@@ -96,13 +99,16 @@ unsendable(oid) AS ( \
   SELECT t.oid FROM pg_catalog.pg_type t WHERE t.typsend OPERATOR(pg_catalog.=) 0::pg_catalog.oid \
     OR t.typreceive OPERATOR(pg_catalog.=) 0::pg_catalog.oid OR t.typtype OPERATOR(pg_catalog.=) 'p' \
     OR t.oid OPERATOR(pg_catalog.=) ANY ('{24,2202,2203,2204,2205,2206,3615,3734,3769,4089,4096,4191}'::pg_catalog.oid[]) \
-  UNION SELECT p.whole FROM unsendable u JOIN parts p ON p.part OPERATOR(pg_catalog.=) u.oid) \
+  UNION SELECT p.whole FROM unsendable u JOIN parts p ON p.part OPERATOR(pg_catalog.=) u.oid), \
+timely(oid) AS ( \
+  SELECT t.oid FROM pg_catalog.pg_type t WHERE t.oid OPERATOR(pg_catalog.=) ANY ('{1082,1083,1114,1184,1266}'::pg_catalog.oid[]) \
+  UNION SELECT p.whole FROM timely u JOIN parts p ON p.part OPERATOR(pg_catalog.=) u.oid) \
 SELECT t.oid, pg_catalog.concat(pg_catalog.quote_ident(n.nspname), '.', pg_catalog.quote_ident(t.typname)), \
   CASE WHEN t.oid OPERATOR(pg_catalog.=) 3615::pg_catalog.oid THEN 't' \
     WHEN t.oid OPERATOR(pg_catalog.=) ANY (ARRAY(SELECT u.oid FROM unsendable u)) THEN 'n' \
     WHEN t.typcategory OPERATOR(pg_catalog.=) 'A' OR t.typtype OPERATOR(pg_catalog.=) 'c' THEN 'r' \
     WHEN t.typtype OPERATOR(pg_catalog.=) ANY ('{b,e,r,m}'::pg_catalog.\"char\"[]) THEN 'b' ELSE 'n' END, \
-  t.typcollation \
+  t.typcollation, t.oid OPERATOR(pg_catalog.=) ANY (ARRAY(SELECT u.oid FROM timely u)) \
 FROM pg_catalog.pg_type t \
 JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) t.typnamespace \
 WHERE EXISTS (SELECT FROM pg_catalog.pg_attribute a WHERE a.atttypid OPERATOR(pg_catalog.=) t.oid) \
@@ -173,6 +179,20 @@ JOIN pg_catalog.pg_language l ON l.oid OPERATOR(pg_catalog.=) p.prolang \
 WHERE NOT t.tgisinternal AND t.tgenabled OPERATOR(pg_catalog.=) ANY ('{O,A}'::pg_catalog.\"char\"[]) \
   AND n.nspname OPERATOR(pg_catalog.<>) 'sluice' \
 ORDER BY n.nspname, c.relname, t.tgname";
+
+/// schema, table, schema and name of the table that its rows follow, a column by which they do, what happens to them when a row there is
+/// deleted, when the column is updated.
+const CASCADES: &str = "\
+SELECT n.nspname, c.relname, m.nspname, r.relname, a.attname, x.confdeltype, x.confupdtype \
+FROM pg_catalog.pg_constraint x \
+JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) x.conrelid \
+JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace \
+JOIN pg_catalog.pg_class r ON r.oid OPERATOR(pg_catalog.=) x.confrelid \
+JOIN pg_catalog.pg_namespace m ON m.oid OPERATOR(pg_catalog.=) r.relnamespace \
+JOIN pg_catalog.pg_attribute a ON a.attrelid OPERATOR(pg_catalog.=) x.confrelid AND a.attnum OPERATOR(pg_catalog.=) ANY (x.confkey) \
+WHERE x.contype OPERATOR(pg_catalog.=) 'f' AND (x.confdeltype OPERATOR(pg_catalog.=) ANY ('{c,n,d}'::pg_catalog.\"char\"[]) \
+  OR x.confupdtype OPERATOR(pg_catalog.=) ANY ('{c,n,d}'::pg_catalog.\"char\"[])) \
+ORDER BY n.nspname, c.relname, x.conname, a.attnum";
 
 /// schema, table, rule, `ev_type`: the rules of tables that do more than nothing.
 const RULES: &str = "\
@@ -329,8 +349,9 @@ SELECT pg_catalog.concat_ws('/', \
    pg_catalog.concat_ws(',', p.oid, p.proname, p.pronamespace, p.prokind, p.proretset, p.provolatile, p.prosrc), 0)\
    ::pg_catalog.numeric)) \
   FROM pg_catalog.pg_proc p WHERE p.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid), \
- (SELECT pg_catalog.sum(pg_catalog.hashtextextended(pg_catalog.concat_ws(',', p.conrelid, p.conkey), 0)\
-   ::pg_catalog.numeric) FROM pg_catalog.pg_constraint p WHERE p.contype OPERATOR(pg_catalog.=) 'p' \
+ (SELECT pg_catalog.sum(pg_catalog.hashtextextended(pg_catalog.concat_ws(',', p.conrelid, p.conkey, p.confrelid, p.confkey, \
+   p.confdeltype, p.confupdtype), 0)::pg_catalog.numeric) FROM pg_catalog.pg_constraint p \
+   WHERE p.contype OPERATOR(pg_catalog.=) ANY ('{p,f}'::pg_catalog.\"char\"[]) \
    AND p.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid), \
  (SELECT pg_catalog.sum(pg_catalog.hashtextextended(pg_catalog.concat_ws(',', t.tgrelid, t.tgname, t.tgfoid, t.tgtype, t.tgenabled), 0)\
    ::pg_catalog.numeric) FROM pg_catalog.pg_trigger t WHERE NOT t.tgisinternal), \

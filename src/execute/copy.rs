@@ -5,7 +5,7 @@ use std::io;
 use std::task::Poll;
 
 use bytes::BytesMut;
-use pgsluice_sharding::copy::{CopyFrom, CopyTarget, PartialRows, Splitter};
+use pgsluice_sharding::copy::{CopyFrom, CopyTarget, PartialRows, Splitter, Times};
 use pgsluice_sharding::plan::turn_of_writers;
 use pgsluice_sharding::sql::Access;
 use pgsluice_sharding::{Refusal, ShardId};
@@ -203,9 +203,13 @@ impl Conversation {
             self.take_turn(&ids, &turn_of_writers(std::slice::from_ref(&copy.table), &[])).await?;
         }
         let fields = self.added_fields(copy).await?;
+        let times = match copy.moments.is_empty() {
+            true => Times::default(),
+            false => self.copied_times(ids[0]).await?,
+        };
         let begun = self.begin_copies(&ids, &copy.with_added(text)).await;
         let version = self.links[self.position(ids[0])?].server.major_version();
-        let mut splitter = Splitter::new(copy, self.worker.limits().message_bytes_max).for_version(version);
+        let mut splitter = Splitter::new(copy, self.worker.limits().message_bytes_max).for_version(version).at(times);
         let mut parts = vec![Vec::new(); ids.len()];
         let ending = match begun {
             Ok(()) => self.feed_shards(&ids, &mut splitter, &fields, &mut parts).await,

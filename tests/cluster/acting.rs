@@ -231,6 +231,72 @@ fn policies_that_look_at_other_shards_are_found() {
     done(&mut wire, count);
 }
 
+/// What wakes a trigger need not name its table: rows follow others by foreign keys.
+#[test]
+fn triggers_of_rows_that_follow_are_found() {
+    let acting = Acting::new(
+        "following",
+        &[
+            "CREATE TABLE plans (id int PRIMARY KEY, code text UNIQUE, name text)",
+            "CREATE TABLE countries (id int PRIMARY KEY, plan_id int REFERENCES plans ON DELETE CASCADE, \
+             code text REFERENCES plans (code) ON UPDATE CASCADE, at timestamptz)",
+            "CREATE TABLE users (id bigint PRIMARY KEY, country_id int REFERENCES countries ON DELETE SET NULL)",
+            "CREATE TABLE orders (user_id bigint NOT NULL REFERENCES users ON DELETE CASCADE, id int)",
+            "INSERT INTO plans VALUES (1, 'a', 'x'), (2, 'b', 'y')",
+            "INSERT INTO countries VALUES (1, 1, 'a'), (2, 2, 'b')",
+            "INSERT INTO users SELECT g, g % 2 + 1 FROM generate_series(1, 10) g",
+        ],
+    );
+    let mut wire = acting.router.client();
+    let delete = "DELETE FROM plans WHERE id = 7";
+    let recode = "UPDATE plans SET name = 'z', code = 'c' WHERE id = 7";
+    let harmless = [
+        "UPDATE plans SET name = 'z'",
+        "INSERT INTO plans VALUES (1, 'a', 'x') ON CONFLICT (id) DO UPDATE SET name = excluded.name",
+        "INSERT INTO plans SELECT 3, md5(random()::text) ON CONFLICT DO NOTHING",
+    ];
+    let counts = "BEGIN PERFORM nextval('s'); RETURN COALESCE(NEW, OLD); END";
+
+    acting.trigger("AFTER DELETE ON countries", counts);
+    acting.refuses(&mut wire, delete, "trigger \"acts\" of \"countries\"");
+    acting.refuses(
+        &mut wire,
+        "WITH gone AS (DELETE FROM plans WHERE id = 7 RETURNING id) SELECT * FROM gone",
+        "of \"countries\"",
+    );
+    harmless.iter().chain([&recode]).for_each(|sql| done(&mut wire, sql));
+    acting.past("DROP TRIGGER acts ON countries");
+
+    acting.trigger("BEFORE UPDATE ON countries", "BEGIN NEW.at := now(); RETURN NEW; END");
+    acting.refuses(&mut wire, recode, "trigger \"acts\" of \"countries\"");
+    let upsert = "INSERT INTO plans VALUES (1, 'a', 'x') ON CONFLICT (id) DO UPDATE SET code = 'd'";
+    acting.refuses(&mut wire, upsert, "uses now()");
+    harmless.iter().chain([&delete]).for_each(|sql| done(&mut wire, sql));
+    // A trigger of the table may set the column, too.
+    acting.past(
+        "CREATE FUNCTION sets() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.code := lower(NEW.code); RETURN NEW; END'; \
+         CREATE TRIGGER sets BEFORE UPDATE ON plans FOR EACH ROW EXECUTE FUNCTION sets()",
+    );
+    acting.refuses(&mut wire, harmless[0], "trigger \"acts\" of \"countries\"");
+    acting.past("DROP TRIGGER sets ON plans; DROP TRIGGER acts ON countries");
+
+    // Rows that follow rows that follow: countries go, users lose theirs.
+    acting.trigger("AFTER UPDATE ON users", counts);
+    acting.refuses(&mut wire, delete, "trigger \"acts\" of \"users\"");
+    acting.refuses(&mut wire, "DELETE FROM countries WHERE id = 7", "calls nextval()");
+    harmless.iter().chain([&recode]).for_each(|sql| done(&mut wire, sql));
+    acting.past("ALTER TABLE users DISABLE TRIGGER acts");
+    acting.runs(&mut wire, delete);
+
+    acting.trigger("AFTER DELETE ON orders", counts);
+    acting.refuses(&mut wire, "DELETE FROM users WHERE id = 7", "trigger \"acts\" of \"orders\"");
+    acting.refuses(&mut wire, "DELETE FROM users", "trigger \"acts\" of \"orders\"");
+    done(&mut wire, delete);
+    // Once nothing follows, nothing acts.
+    acting.past("ALTER TABLE orders DROP CONSTRAINT orders_user_id_fkey");
+    acting.runs(&mut wire, "DELETE FROM users WHERE id = 7");
+}
+
 #[test]
 fn what_cascades_is_counted_as_on_one_postgresql() {
     let tables = [

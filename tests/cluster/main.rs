@@ -14,6 +14,7 @@ mod conversations;
 mod copying;
 mod copying_filled;
 mod copying_in;
+mod copying_moments;
 mod crashes;
 mod cursors;
 mod ddl;

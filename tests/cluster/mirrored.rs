@@ -324,3 +324,50 @@ fn a_moment_in_a_parameter_is_the_same_everywhere() {
     assert_eq!(answer.sqlstate(), "", "{:?}", answer.error);
     assert_eq!(wire.text("SELECT count(*), count(DISTINCT at) FROM users"), "60|1");
 }
+
+/// A text that is read as a time may say the moment, too, and so may a part of a value.
+#[test]
+fn a_text_that_is_read_as_a_time_is_read_once() {
+    let copies = Copies::new("read_once", 3);
+    let mut wire = copies.client(&[
+        "CREATE DOMAIN moment AS timestamptz",
+        "CREATE TABLE plans (id int PRIMARY KEY, at timestamptz, word text, days date[], span tstzrange, made moment)",
+        "CREATE TABLE countries (at timestamptz, word text)",
+        "INSERT INTO plans (id, word) SELECT g, CASE g % 2 WHEN 0 THEN 'now' ELSE '2024-02-29' END FROM generate_series(1, 20) g",
+    ]);
+    let rows = "SELECT array_agg(p ORDER BY id) FROM plans p";
+    for (sql, parameters) in [
+        ("INSERT INTO plans (id, at) VALUES (100, $1::text::timestamptz)", vec![Some("now")]),
+        ("UPDATE plans SET at = $1::text::timestamptz WHERE id < 3", vec![Some("now")]),
+        ("UPDATE plans SET at = coalesce($1, word)::timestamptz WHERE id < 5", vec![Some("now")]),
+        ("UPDATE plans SET at = word::timestamptz", vec![]),
+        ("UPDATE plans SET at = p.word::timestamp FROM (SELECT id, word FROM plans) p WHERE p.id = plans.id", vec![]),
+        ("UPDATE plans SET at = (SELECT max(word) FROM plans)::timestamptz", vec![]),
+        ("UPDATE plans SET at = timestamptz(lower($1::varchar))", vec![Some("NOW")]),
+        ("UPDATE plans SET at = ($1::jsonb ->> 'at')::timestamptz", vec![Some("{\"at\": \"now\"}")]),
+        (
+            "INSERT INTO plans (id, at) SELECT id, at FROM jsonb_to_recordset($1) j(id int, at timestamptz)",
+            vec![Some("[{\"id\": 200, \"at\": \"now\"}]")],
+        ),
+        ("UPDATE plans SET span = '[now,infinity)'::tstzrange", vec![]),
+        ("UPDATE plans SET days = '{now,2024-02-29,today}'", vec![]),
+        ("UPDATE plans SET span = $1 WHERE id > 3", vec![Some("[2024-02-29,now)")]),
+        ("UPDATE plans SET days = $1, span = $2, made = $3", vec![Some("{today}"), Some("[now,now]"), Some("now")]),
+        ("UPDATE plans SET made = $1", vec![Some("now")]),
+    ] {
+        let answer = wire.execute(sql, &parameters, false);
+        assert_eq!(answer.sqlstate(), "", "{sql}: {:?}", answer.error);
+        assert_ne!(answer.tag(), "UPDATE 0", "{sql}");
+        copies.same(rows);
+    }
+    // Rows without a key could not be found again; what is no text needs none.
+    refused(&mut wire, "UPDATE countries SET at = word::timestamptz", "a text that is read as timestamptz");
+    for sql in [
+        "INSERT INTO countries VALUES ('2024-02-29'::text::timestamptz, 'now')",
+        "UPDATE countries SET at = date_trunc('day', at)::date",
+        "UPDATE countries SET at = (at + '1 day'::interval)::timestamp WHERE at::date < '2025-01-01'",
+    ] {
+        done(&mut wire, sql);
+        copies.same("SELECT array_agg(c) FROM countries c");
+    }
+}

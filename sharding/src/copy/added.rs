@@ -151,30 +151,40 @@ fn put(out: &mut Vec<u8>, format: &CopyFormat, field: &AddedField, cell: &FieldC
             out.extend_from_slice(null);
             out.push(*delimiter);
         }
-        (CopyFormat::Text { delimiter, .. }, Some(text)) => {
-            for byte in text.bytes() {
-                match byte {
-                    b'\n' => out.extend_from_slice(b"\\n"),
-                    b'\r' => out.extend_from_slice(b"\\r"),
-                    byte if byte == *delimiter || byte == b'\\' => out.extend_from_slice(&[b'\\', byte]),
-                    byte => out.push(byte),
-                }
-            }
-            out.push(*delimiter);
-        }
         (CopyFormat::Csv { delimiter, .. }, Some(text)) if !matches!(cell, FieldCell::Text(_)) => {
             out.extend_from_slice(text.as_bytes());
             out.push(*delimiter);
         }
-        (CopyFormat::Csv { delimiter, quote, escape, .. }, Some(text)) => {
+        (CopyFormat::Text { delimiter, .. } | CopyFormat::Csv { delimiter, .. }, Some(text)) => {
+            put_text(out, format, text.as_bytes());
+            out.push(*delimiter);
+        }
+    }
+}
+
+/// A value as it stands in a row of text or CSV: there in quotes.
+pub(super) fn put_text(out: &mut Vec<u8>, format: &CopyFormat, text: &[u8]) {
+    match format {
+        CopyFormat::Text { delimiter, .. } => {
+            for byte in text {
+                match byte {
+                    b'\n' => out.extend_from_slice(b"\\n"),
+                    b'\r' => out.extend_from_slice(b"\\r"),
+                    byte if byte == delimiter || *byte == b'\\' => out.extend_from_slice(&[b'\\', *byte]),
+                    byte => out.push(*byte),
+                }
+            }
+        }
+        CopyFormat::Csv { quote, escape, .. } => {
             out.push(*quote);
-            for byte in text.bytes() {
-                if byte == *quote || byte == *escape {
+            for byte in text {
+                if byte == quote || byte == escape {
                     out.push(*escape);
                 }
-                out.push(byte);
+                out.push(*byte);
             }
-            out.extend_from_slice(&[*quote, *delimiter]);
+            out.push(*quote);
         }
+        CopyFormat::Binary => {}
     }
 }

@@ -1,5 +1,7 @@
 //! One field of a line of CSV.
 
+use std::ops::Range;
+
 use memchr::{memchr, memchr2};
 
 use crate::copy::Field;
@@ -38,6 +40,18 @@ pub(super) fn field<'a>(
         raw if raw == default => Field::Default,
         _ => Field::Value(raw),
     }
+}
+
+/// Where the field with this number stands, with its quotes; `None` when the line ends before it, or a quote stays open.
+pub(super) fn place(line: &[u8], number: u16, marks: [u8; 3]) -> Option<Range<usize>> {
+    let mut start = 0;
+    for _ in 0..number {
+        start += end(&line[start..], marks)? + 1;
+        if start > line.len() {
+            return None;
+        }
+    }
+    Some(start..start + end(&line[start..], marks)?)
 }
 
 /// Where the first field ends; `None` when a quote stays open.

@@ -80,7 +80,6 @@ impl Splitter {
         let mut taken = 0;
         let Form::Lines(lines) = &self.form else { return Ok(0) };
         let may_have_marker = lines.end == EndMarker::Awaited && lines.marker.find(bytes).is_some();
-        let adds = !self.copy.added.is_empty();
         loop {
             let Form::Lines(lines) = &mut self.form else { return Ok(taken) };
             if lines.end == EndMarker::Seen {
@@ -125,14 +124,7 @@ impl Splitter {
                 (0..out.len()).for_each(|shard| self.count(shard, before, self.lines - before));
                 continue;
             }
-            if adds && self.widen(&rest[..line.whole], out) {
-                continue;
-            }
-            let found = self.shard_of_line(content, map);
-            // What is wrong with it PostgreSQL can tell best.
-            let shard = found.as_ref().map_or(0, |shard| usize::from(shard.0));
-            out[shard].extend_from_slice(&self.added.prefix);
-            out[shard].extend_from_slice(&rest[..line.whole]);
+            let (shard, found) = self.give_line(rest, line, map, out);
             let is_first = quoting && style.is_some() && self.maps.get(shard).is_none_or(|map| map.lines() == 0);
             if is_first {
                 // A shard learns the style with its first line.
@@ -147,15 +139,36 @@ impl Splitter {
         }
     }
 
-    /// Makes the added fields of a line; whether all shards have got it with them, as rows of a reference table.
-    fn widen(&mut self, line: &[u8], out: &mut [Vec<u8>]) -> bool {
-        self.next_fields();
-        let is_copied = self.copy.target == CopyTarget::Reference;
-        for shard in out.iter_mut().filter(|_| is_copied) {
-            shard.extend_from_slice(&self.added.prefix);
-            shard.extend_from_slice(line);
+    /// Gives the line at the beginning of some bytes, with its added fields and times, to its shard, or to all shards as a row of a
+    /// reference table. What is wrong with its key PostgreSQL can tell best: such a line goes to the first shard.
+    #[inline]
+    fn give_line(
+        &mut self,
+        rest: &[u8],
+        line: Line,
+        map: &ShardMap,
+        out: &mut [Vec<u8>],
+    ) -> (usize, Result<(), Refusal>) {
+        let content = &rest[..line.content];
+        if !self.copy.added.is_empty() {
+            self.next_fields();
         }
-        is_copied
+        let told = match self.told(content) {
+            Ok(told) => told,
+            Err(refusal) => return (0, Err(refusal)),
+        };
+        let found = self.shard_of_line(content, map);
+        let pieces = match &told {
+            Some(told) => [&self.added.prefix, &**told, &rest[line.content..line.whole]],
+            None => [&self.added.prefix, &rest[..line.whole], &[]],
+        };
+        if self.copy.target == CopyTarget::Reference {
+            out.iter_mut().for_each(|shard| pieces.iter().for_each(|piece| shard.extend_from_slice(piece)));
+            return (0, Ok(()));
+        }
+        let shard = found.as_ref().map_or(0, |shard| usize::from(shard.0));
+        pieces.iter().for_each(|piece| out[shard].extend_from_slice(piece));
+        (shard, found.map(drop))
     }
 
     #[inline]

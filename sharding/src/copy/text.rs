@@ -1,5 +1,7 @@
 //! One field of a line of text COPY.
 
+use std::ops::Range;
+
 use memchr::{memchr, memchr2};
 
 use crate::copy::Field;
@@ -13,15 +15,8 @@ pub(super) fn field<'a>(
     [null, default]: [Option<&[u8]>; 2],
     scratch: &'a mut Vec<u8>,
 ) -> Field<'a> {
-    let mut rest = line;
-    for _ in 0..number {
-        let end = end(rest, delimiter);
-        if end == rest.len() {
-            return Field::Missing;
-        }
-        rest = &rest[end + 1..];
-    }
-    let raw = &rest[..end(rest, delimiter)];
+    let Some(place) = place(line, number, delimiter) else { return Field::Missing };
+    let raw = &line[place];
     if Some(raw) == null {
         return Field::Null;
     }
@@ -33,6 +28,20 @@ pub(super) fn field<'a>(
     }
     unescape(raw, scratch);
     Field::Value(scratch)
+}
+
+/// Where the field with this number stands; `None` when the line ends before it.
+#[inline]
+pub(super) fn place(line: &[u8], number: u16, delimiter: u8) -> Option<Range<usize>> {
+    let mut start = 0;
+    for _ in 0..number {
+        let end = start + end(&line[start..], delimiter);
+        if end == line.len() {
+            return None;
+        }
+        start = end + 1;
+    }
+    Some(start..start + end(&line[start..], delimiter))
 }
 
 /// Where the first field ends: at a delimiter that no backslash protects.

@@ -55,7 +55,7 @@ impl TriggerCode {
     }
 
     /// Whether what it returns is stored.
-    fn sets_row(&self) -> bool {
+    pub fn sets_row(&self) -> bool {
         self.kind & (ROW | BEFORE) == ROW | BEFORE && self.kind & (INSERT | UPDATE) != 0
     }
 }

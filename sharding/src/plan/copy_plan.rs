@@ -3,10 +3,10 @@
 use super::computed::{check_copied, missing_fields};
 use super::final_query::quoted;
 use super::reasons;
-use crate::catalog::{Relation, Table, TableKind};
+use crate::catalog::{Column, Origin, Reading, Relation, Table, TableKind};
 use crate::copy::{
-    AddedField, CopyFormat, CopyFrom, CopyTarget, Encoding, FieldValue, ForceNull, ForceQuote, KeyOptions, PartialRows,
-    PrintForm,
+    AddedField, CopyFormat, CopyFrom, CopyTarget, Encoding, FieldValue, ForceNull, ForceQuote, KeyOptions, MomentField,
+    MomentKind, PartialRows, PrintForm,
 };
 use crate::refusal::Refusal;
 use crate::sql::tree::{Copy, CopyOption, TableRef};
@@ -19,11 +19,7 @@ pub(super) fn copy_from(found: &Table, name: &str, table: &TableRef, copy: &Copy
     let (target, key_column) = match found.kind {
         TableKind::Sharded { column, key_type } => {
             let key = &found.columns[column].name;
-            let field = if copy.columns.is_empty() {
-                Some(column)
-            } else {
-                copy.columns.iter().position(|column| **column == **key)
-            };
+            let field = data_columns(found, copy).position(|column| column.name == *key);
             let field = if added.iter().any(|field| field.is_key) { Some(0) } else { field };
             let field = field.and_then(|field| u16::try_from(field).ok());
             let field = field.ok_or_else(|| reasons::insert_without_key(name, key))?;
@@ -37,11 +33,18 @@ pub(super) fn copy_from(found: &Table, name: &str, table: &TableRef, copy: &Copy
     check_copied(found, name, &known)?;
     check_marked(found, name, copy)?;
     check_added(copy, &added, &format(copy)?)?;
-    let mut key = KeyOptions::default();
+    let format = format(copy)?;
+    let moments = match format {
+        CopyFormat::Binary => Vec::new(),
+        CopyFormat::Text { .. } | CopyFormat::Csv { .. } => moments(found, copy),
+    };
+    let mut key = key_options(copy, &key_column);
     if matches!(target, CopyTarget::Sharded { .. }) {
         check_options(copy)?;
-        key = key_options(copy, &key_column);
         key.not_null = found.columns.iter().any(|column| column.name == key_column && column.not_null);
+    }
+    if !moments.is_empty() {
+        check_encoding(copy, "a table with dates or times")?;
     }
     let relation = match &table.schema {
         Some(schema) => format!("{}.{}", quoted(schema), quoted(name)),
@@ -49,7 +52,26 @@ pub(super) fn copy_from(found: &Table, name: &str, table: &TableRef, copy: &Copy
     };
     let is_partial = !copy.columns.is_empty() && copy.columns.len() < found.columns.len();
     let partial = is_partial.then(|| PartialRows { relation, columns: copy.columns.clone() });
-    Ok(CopyFrom { target, format: format(copy)?, table: name.to_owned(), key_column, key, partial, added })
+    Ok(CopyFrom { target, format, table: name.to_owned(), key_column, key, partial, added, moments })
+}
+
+/// The columns that the data have, in their order.
+fn data_columns<'t>(found: &'t Table, copy: &'t Copy) -> impl Iterator<Item = &'t Column> {
+    let all = found.columns.iter().filter(|column| copy.columns.is_empty() && column.origin == Origin::Given);
+    let named = |name: &str| found.columns.iter().find(|column| column.name == name);
+    all.chain(copy.columns.iter().filter_map(move |name| named(name)))
+}
+
+/// The fields whose texts may say `now`.
+fn moments(found: &Table, copy: &Copy) -> Vec<MomentField> {
+    let fields = data_columns(found, copy).zip(0..).filter(|(column, _)| column.reading == Reading::Clock);
+    let moment = |(column, field): (&Column, u16)| MomentField {
+        field,
+        column: column.name.clone(),
+        kind: MomentKind::of_type(column.type_oid),
+        null: force_null(copy, &column.name),
+    };
+    fields.map(moment).collect()
 }
 
 /// Refuses the option DEFAULT where what the marker stands for in a row is not a shard's to make.
@@ -122,9 +144,13 @@ fn check_options(copy: &Copy) -> Result<(), Refusal> {
             }
         }
     }
+    check_encoding(copy, "a sharded table")
+}
+
+fn check_encoding(copy: &Copy, table: &str) -> Result<(), Refusal> {
     match option(copy, "encoding") {
         Some(CopyOption::Text(name)) if embeds_ascii(name) => {
-            let what = format!("COPY in encoding {name} into a sharded table");
+            let what = format!("COPY in encoding {name} into {table}");
             Err(reasons::utility(&what, "Convert the data to UTF8."))
         }
         _ => Ok(()),
@@ -135,21 +161,24 @@ fn option<'c>(copy: &'c Copy, name: &str) -> Option<&'c CopyOption> {
     copy.options.iter().find(|(found, _)| &**found == name).map(|(_, value)| value)
 }
 
-fn key_options(copy: &Copy, key: &str) -> KeyOptions {
-    let names_key = |name: &str| match option(copy, name) {
-        Some(CopyOption::Names(columns)) => columns.iter().any(|column| **column == *key),
+fn force_null(copy: &Copy, column: &str) -> ForceNull {
+    let is_named = |name: &str| match option(copy, name) {
+        Some(CopyOption::Names(columns)) => columns.iter().any(|named| **named == *column),
         Some(CopyOption::All) => true,
         _ => false,
     };
-    let default = match option(copy, "default") {
-        Some(CopyOption::Text(marker)) => Some(marker.as_bytes().to_vec()),
-        _ => None,
-    };
-    let null = match (names_key("force_not_null"), names_key("force_null")) {
+    match (is_named("force_not_null"), is_named("force_null")) {
         // Of both PostgreSQL applies the first, and what that leaves is no NULL string.
         (true, _) => ForceNull::NotNull,
         (false, true) => ForceNull::Null,
         (false, false) => ForceNull::AsWritten,
+    }
+}
+
+fn key_options(copy: &Copy, key: &str) -> KeyOptions {
+    let default = match option(copy, "default") {
+        Some(CopyOption::Text(marker)) => Some(marker.as_bytes().to_vec()),
+        _ => None,
     };
     let encoding = match option(copy, "encoding") {
         Some(CopyOption::Text(name)) => match &*plain(name) {
@@ -159,7 +188,7 @@ fn key_options(copy: &Copy, key: &str) -> KeyOptions {
         },
         _ => Encoding::Utf8,
     };
-    KeyOptions { not_null: false, null, default, encoding }
+    KeyOptions { not_null: false, null: force_null(copy, key), default, encoding }
 }
 
 /// The name of an encoding as PostgreSQL compares it.

@@ -6,7 +6,7 @@ use super::decide::Context;
 use super::scope::{Columns, Names};
 use super::view::view_kind;
 use crate::catalog::{
-    Catalog, Column, ColumnDefault, Crossing, Identity, Origin, Relation, SequenceName, Table, TableRules,
+    Catalog, Column, ColumnDefault, Crossing, Identity, Origin, Reading, Relation, SequenceName, Table, TableRules,
 };
 use crate::refusal::Refusal;
 use crate::sql::parse::{Parsed, parse};
@@ -113,6 +113,7 @@ fn view_columns(catalog: &Catalog, query: &Query) -> Vec<Column> {
             not_null: false,
             primary: false,
             origin: Origin::Given,
+            reading: Reading::Clock,
             collation: catalog.default_collation,
             crossing: Crossing::default(),
             default: ColumnDefault::None,

@@ -24,14 +24,14 @@ pub fn of_trigger(catalog: &Catalog, (schema, table): (&str, &str), name: &str, 
         None => "runs in the place of statements that the router sees".to_owned(),
     };
     let reason = format!("its function {}() {reason}", code.function);
-    Some(Hazard { what: format!("trigger \"{name}\""), events: code.events(), reason })
+    Some(hazard(format!("trigger \"{name}\""), code.events(), reason))
 }
 
 /// The hazard that a rule with something to do is for its table, if that is not on one shard.
 pub fn of_rule(catalog: &Catalog, (schema, table): (&str, &str), name: &str, event: Event) -> Option<Hazard> {
     spread_table(catalog, schema, table)?;
     let reason = "it writes other statements into those that the router sees".to_owned();
-    Some(Hazard { what: format!("{RULE} \"{name}\""), events: vec![event], reason })
+    Some(hazard(format!("{RULE} \"{name}\""), vec![event], reason))
 }
 
 /// The hazard that a policy is for its table, if a condition of it looks at rows that may be elsewhere.
@@ -56,7 +56,15 @@ pub fn of_policy(
     }
     let events = vec![Event::Select, Event::Insert, Event::Update, Event::Delete];
     let reason = "it looks at rows that may be on other shards".to_owned();
-    Some(Hazard { what: policy(name), events, reason })
+    Some(hazard(policy(name), events, reason))
+}
+
+fn hazard(what: String, events: Vec<Event>, reason: String) -> Hazard {
+    Hazard { what, events, column: None, follows: None, reason }
+}
+
+fn refusal(table: &str, hazard: &Hazard) -> Refusal {
+    reasons::hazard(hazard.follows.as_deref().unwrap_or(table), &hazard.what, &hazard.reason)
 }
 
 /// Refuses a policy of a table that looks at other shards.
@@ -64,7 +72,7 @@ pub(super) fn check_policy(catalog: &Catalog, (schema, table): &(String, String)
     let what = policy(name);
     let known = catalog.hazards.get(schema).and_then(|tables| tables.get(table));
     match known.and_then(|known| known.iter().find(|hazard| hazard.what == what)) {
-        Some(hazard) => Err(reasons::hazard(table, &what, &hazard.reason)),
+        Some(hazard) => Err(refusal(table, hazard)),
         None => Ok(()),
     }
 }
@@ -90,12 +98,23 @@ pub(super) fn check(binder: &Binder<'_>, dml: &Dml) -> Result<(), Refusal> {
         Dml::Delete(_) => &[Event::Delete],
         Dml::Query(_) | Dml::Merge(_) => &[Event::Insert, Event::Update, Event::Delete],
     };
+    // What is assigned, where that can be told.
+    let set = match dml {
+        _ if binder.targets > 1 => None,
+        Dml::Update(update) => Some(&update.set),
+        Dml::Insert(insert) => insert.conflict.as_ref().map(|conflict| &conflict.set),
+        Dml::Query(_) | Dml::Delete(_) | Dml::Merge(_) => None,
+    };
     let wakes = |hazard: &Hazard, usage: Usage| match usage {
-        Usage::Target => hazard.events.iter().any(|event| events.contains(event)),
+        Usage::Target => {
+            let is_set =
+                |column: &String| set.is_none_or(|set| set.iter().any(|assigned| *assigned.column == **column));
+            hazard.events.iter().any(|event| events.contains(event)) && hazard.column.as_ref().is_none_or(is_set)
+        }
         Usage::Preserved | Usage::Nullable => hazard.events.contains(&Event::Select),
     };
     match binder.hazards.iter().find(|(_, hazard, usage)| wakes(hazard, *usage)) {
-        Some((table, hazard, _)) => Err(reasons::hazard(table, &hazard.what, &hazard.reason)),
+        Some((table, hazard, _)) => Err(refusal(table, hazard)),
         None => Ok(()),
     }
 }
@@ -105,14 +124,15 @@ pub(super) fn check_copied(names: &Names<'_>, table: &TableRef, event: Event) ->
     // COPY passes rules over.
     let wakes = |hazard: &Hazard| hazard.events.contains(&event) && !hazard.what.starts_with(RULE);
     match of_table(names, table).find(|(_, hazard)| wakes(hazard)) {
-        Some((name, hazard)) => Err(reasons::hazard(name, &hazard.what, &hazard.reason)),
+        Some((name, hazard)) => Err(refusal(name, hazard)),
         None => Ok(()),
     }
 }
 
 /// Whether something acts when an INSERT stores rows in a table, or updates those that are there.
 pub(super) fn wakes_by_insert(names: &Names<'_>, table: &TableRef) -> bool {
-    of_table(names, table).any(|(_, hazard)| hazard.events.iter().any(|event| *event != Event::Delete))
+    let wakes = |hazard: &Hazard| hazard.follows.is_none() && hazard.events.iter().any(|event| *event != Event::Delete);
+    of_table(names, table).any(|(_, hazard)| wakes(hazard))
 }
 
 fn of_table<'c>(names: &Names<'c>, table: &TableRef) -> impl Iterator<Item = (&'c str, &'c Hazard)> {

@@ -7,6 +7,7 @@ use super::decide::Context;
 use super::draft::Sequences;
 use super::final_query::quoted;
 use super::scope::Columns;
+use super::texts_of_time::text_of_time;
 use super::undetermined::undetermined;
 use super::{Mirror, reasons};
 use crate::catalog::{Column, CrossingForm, Origin, Relation, Table, element_type};
@@ -29,7 +30,8 @@ pub(super) fn varying(context: Context<'_>, binder: &Binder<'_>, dml: &Dml) -> O
     let word = facts.time_word.then(|| "the string 'now', 'today', 'tomorrow' or 'yesterday'".to_owned());
     let default = || open_defaults(context, dml).map(|open| format!("the default of \"{}\"", open.column));
     let order = || undetermined(binder, dml);
-    function.or_else(|| facts.clock.clone()).or(word).or_else(default).or_else(order)
+    let text = || text_of_time(binder, dml);
+    function.or_else(|| facts.clock.clone()).or(word).or_else(text).or_else(default).or_else(order)
 }
 
 /// How the copies are written by a statement with something that varies.

@@ -46,6 +46,7 @@ mod steps;
 mod stored;
 mod targets;
 mod terms;
+mod texts_of_time;
 mod undetermined;
 mod view;
 mod write;
