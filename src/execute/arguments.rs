@@ -87,6 +87,11 @@ impl Arguments {
         Ok(Self { bind, row: None, ..self.clone() })
     }
 
+    /// The same with the results in these formats, of which the client gets all or some.
+    pub(super) fn told_in_formats(&self, formats: &[i16]) -> Result<Self, Failure> {
+        Ok(Self { row: self.row, ..self.with_formats(formats)? })
+    }
+
     /// The same with all results as text.
     pub(super) fn as_text(&self) -> Result<Self, Failure> {
         self.with_formats(&[])

@@ -38,6 +38,7 @@ impl Conversation {
         request: ManyRequest<'_>,
     ) -> Result<String, Failure> {
         let description = self.write_description(ids[0], request.arguments).await?;
+        self.hold_to_what_was_told(&description, request.arguments)?;
         let own = description.client_columns.len();
         if request.describe && own > 0 {
             self.send_row_description(&description, request.arguments)?;

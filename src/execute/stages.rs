@@ -75,6 +75,7 @@ impl Conversation {
         request: ManyRequest<'_>,
     ) -> Result<String, Failure> {
         let whole = self.judge_stages(staged, request.arguments).await?;
+        self.hold_to_what_was_told(&whole.description, request.arguments)?;
         if request.describe && !whole.description.client_columns.is_empty() {
             self.send_row_description(&whole.description, request.arguments)?;
         }

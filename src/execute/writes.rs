@@ -256,7 +256,7 @@ impl Conversation {
         let arguments = match insert.returns {
             Returns::Numbered(_) => {
                 let formats = request.arguments.bind()?.result_formats.codes().collect();
-                &request.arguments.with_formats(&numbered::formats(formats))?
+                &request.arguments.told_in_formats(&numbered::formats(formats))?
             }
             Returns::Nothing | Returns::EveryRow => request.arguments,
         };
@@ -478,7 +478,7 @@ impl Conversation {
                 failure = Some(self.shard_failed(i, header.total));
                 continue;
             }
-            if header.tag == b'T' && failure.is_none() && self.gives_other_rows(i, header) {
+            if header.tag == b'T' && failure.is_none() && self.gives_other_rows(i, header, &returned) {
                 failure = Some(self.rows_are_others());
                 returned = Returned::Dropped;
             }
@@ -495,11 +495,28 @@ impl Conversation {
         }
     }
 
+    /// For writes of which no server gives the client's rows as they are.
+    pub(super) fn hold_to_what_was_told(
+        &mut self,
+        description: &Description,
+        arguments: &Arguments,
+    ) -> Result<(), Failure> {
+        match arguments.row_told() {
+            Some(told) if told != shape_of_row(&description.client_row) => Err(self.rows_are_others()),
+            _ => Ok(()),
+        }
+    }
+
     /// Whether a description of a server's rows is not what the client was told.
-    fn gives_other_rows(&self, i: usize, header: Header) -> bool {
+    fn gives_other_rows(&self, i: usize, header: Header, returned: &Returned<'_>) -> bool {
         let link = &self.links[i];
-        let shape = || shape_of_row(&link.inbox.filled()[5..header.total]);
-        !link.server.state.hidden_query_runs() && link.row_told.is_some_and(|told| told != shape())
+        let Some(told) = link.row_told.filter(|_| !link.server.state.hidden_query_runs()) else { return false };
+        let message = &link.inbox.filled()[..header.total];
+        let shape = match returned {
+            Returned::Numbered { .. } => numbered::described(message).map(|own| shape_of_row(&own[5..])),
+            Returned::Passed { .. } | Returned::Kept { .. } | Returned::Dropped => Some(shape_of_row(&message[5..])),
+        };
+        shape != Some(told)
     }
 
     /// Keeps rows that are merged, as far as that is allowed.
