@@ -149,10 +149,28 @@ impl Splitter {
         map: &ShardMap,
         out: &mut [Vec<u8>],
     ) -> (usize, Result<(), Refusal>) {
-        let content = &rest[..line.content];
         if !self.copy.added.is_empty() {
             self.next_fields();
         }
+        if self.copy.target == CopyTarget::Reference || !self.copy.moments.is_empty() {
+            return self.give_told_line(rest, line, map, out);
+        }
+        let found = self.shard_of_line(&rest[..line.content], map);
+        let shard = found.as_ref().map_or(0, |shard| usize::from(shard.0));
+        out[shard].extend_from_slice(&self.added.prefix);
+        out[shard].extend_from_slice(&rest[..line.whole]);
+        (shard, found.map(drop))
+    }
+
+    /// The same for a line that may hold times, or that goes to all shards.
+    fn give_told_line(
+        &mut self,
+        rest: &[u8],
+        line: Line,
+        map: &ShardMap,
+        out: &mut [Vec<u8>],
+    ) -> (usize, Result<(), Refusal>) {
+        let content = &rest[..line.content];
         let told = match self.told(content) {
             Ok(told) => told,
             Err(refusal) => return (0, Err(refusal)),

@@ -15,8 +15,15 @@ pub(super) fn field<'a>(
     [null, default]: [Option<&[u8]>; 2],
     scratch: &'a mut Vec<u8>,
 ) -> Field<'a> {
-    let Some(place) = place(line, number, delimiter) else { return Field::Missing };
-    let raw = &line[place];
+    let mut rest = line;
+    for _ in 0..number {
+        let end = end(rest, delimiter);
+        if end == rest.len() {
+            return Field::Missing;
+        }
+        rest = &rest[end + 1..];
+    }
+    let raw = &rest[..end(rest, delimiter)];
     if Some(raw) == null {
         return Field::Null;
     }
